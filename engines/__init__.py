@@ -1,0 +1,1 @@
+"""Adapters to the local engine and to providers; no policy, no database."""

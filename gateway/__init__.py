@@ -1,0 +1,1 @@
+"""Weighbridge's HTTP service, its persistence and its wiring."""

@@ -1,0 +1,1 @@
+"""Redis: every limit and budget of a request decided and settled atomically."""

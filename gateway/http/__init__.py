@@ -1,0 +1,1 @@
+"""HTTP front: dialects of the data plane, the control plane, operations and pages."""

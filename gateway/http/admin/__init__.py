@@ -1,0 +1,1 @@
+"""The control plane under /admin/v1: one file a resource."""

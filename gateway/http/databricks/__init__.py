@@ -1,0 +1,1 @@
+"""Databricks' and MLflow's dialect: invocations and the serving-endpoints API."""

@@ -1,0 +1,1 @@
+"""The line: every request walks it, one file a step."""

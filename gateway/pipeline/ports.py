@@ -1,0 +1,97 @@
+"""What the line asks of the world: protocols that stores, counters and fakes implement.
+
+The line knows none of HTTP, SQL or Redis; what is away shows as the errors of gateway.errors.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from typing import Protocol
+
+from gateway.spool.records import Charge, Intent, Progress, Record
+from policies.catalog import Endpoint, Snapshot
+from policies.principal import Caller
+
+
+class Keys(Protocol):
+    """Finds the caller behind a credential."""
+
+    def known(self, credential: str) -> Caller | None:
+        """The caller, when the credential was verified recently and nothing has changed since."""
+        ...
+
+    async def verify(self, credential: str, snapshot: Snapshot) -> Caller:
+        """Verify a credential; raises Unauthenticated, or Unavailable when PostgreSQL is away and it is unknown."""
+        ...
+
+
+class Catalog(Protocol):
+    """The configuration as of now."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present snapshot; raises Unavailable while there is none or it could not be confirmed for 15 minutes."""
+        ...
+
+
+class Reservation(Protocol):
+    """What one admission holds. Nothing is released twice: `settled` turns true on the first settlement."""
+
+    request_id: str
+    admitted_at_ms: int
+    sequence: int
+    granted_output: int
+    group_id: str | None
+    degraded: str | None
+    charges: list[Charge]
+    settled: bool
+    headers: list[tuple[bytes, bytes]]
+    """`x-ratelimit-*` and `x-weighbridge-reserved`, ready to send."""
+
+
+class Reservations(Protocol):
+    """Decides, tops up and settles every limit and budget of a request."""
+
+    def reserve(
+        self,
+        snapshot: Snapshot,
+        caller: Caller,
+        endpoint: Endpoint,
+        *,
+        request_id: str,
+        prompt_tokens: int,
+        output_tokens: int,
+        least_output: int,
+        group: str | None = None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> Future[Reservation]:
+        """Reserve all or nothing.
+
+        `output_tokens` is the allowance asked for (times `n` already), `least_output` the least that is of use.
+        `idempotency` is (key, digest of the body). The future raises LimitExceeded, BudgetExhausted,
+        IdempotencyConflict or Unavailable.
+        """
+        ...
+
+    def top_up(self, reservation: Reservation, output_tokens: int) -> Future[int]:
+        """Ask for more output tokens; the future gives how many were granted, 0 where a limit refuses."""
+        ...
+
+    def settle(self, reservation: Reservation, *, prompt_tokens: int, completion_tokens: int, cost_nano_usd: int) -> None:
+        """Correct every charge to what was used; returns at once, is repeated until Redis took it."""
+        ...
+
+
+class Spool(Protocol):
+    """The worker's own append-only file. Appending is a write to the page cache: it survives the process."""
+
+    def append(self, record: Record) -> None:
+        """Append one record; raises SpoolFull when the cap is reached and the record would start new work."""
+        ...
+
+    def admits(self) -> bool:
+        """Whether new work may start (the spool is below its cap)."""
+        ...
+
+
+__all__ = ["Catalog", "Intent", "Keys", "Progress", "Reservation", "Reservations", "Spool"]

@@ -1,0 +1,118 @@
+"""Everything the environment may say, read once at start.
+
+A value that cannot be used raises SettingsError, whose text names the variable and what it takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+PREFIX = "WEIGHBRIDGE_"
+
+
+class SettingsError(ValueError):
+    """An environment variable holds a value that cannot be used; the text says which and what it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Frozen settings of one process tree; built by `from_env` and passed down."""
+
+    home: Path
+    """Where embedded stores, keys, logs, the spool and the engine's environment live."""
+    host: str
+    """Address that the listeners bind."""
+    port: int
+    """Port of the data plane (and of everything else while `admin_port` is unset)."""
+    admin_port: int | None
+    """When set, `/admin/v1` and the console listen here instead of on `port`."""
+    workers: int
+    """Gateway worker processes that share the port."""
+    database_url: str | None
+    """The application's role in PostgreSQL; None means the embedded server."""
+    migrate_database_url: str | None
+    """The schema's owner in PostgreSQL; None means the embedded server's owner."""
+    redis_url: str | None
+    """Redis; None means the embedded server."""
+    engine: Literal["vllm", "none"]
+    """Whether a local engine is started."""
+    engine_url: str | None
+    """An engine that someone else runs (http://host:port or unix:/path)."""
+    secret_file: Path
+    """The master key: at least 32 bytes, mode 0600; created on the first embedded start."""
+    pg_port: int | None
+    """Opens the embedded PostgreSQL on loopback with a password."""
+
+    @property
+    def spool_dir(self) -> Path:
+        """Folder of the workers' spools."""
+        return self.home / "spool"
+
+    @property
+    def embedded(self) -> bool:
+        """True while at least one store is the embedded one."""
+        return self.database_url is None or self.redis_url is None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read `WEIGHBRIDGE_*`; raises SettingsError for a value that cannot be used."""
+        env = os.environ if environ is None else environ
+        home = Path(env.get(f"{PREFIX}HOME") or "var").expanduser().absolute()
+        engine = env.get(f"{PREFIX}ENGINE") or "vllm"
+        if engine not in ("vllm", "none"):
+            raise SettingsError(f"{PREFIX}ENGINE is {engine!r}; it takes vllm or none")
+        secret = env.get(f"{PREFIX}SECRET_FILE")
+        return cls(
+            home=home,
+            host=env.get(f"{PREFIX}HOST") or "127.0.0.1",
+            port=_port(env, "PORT") or 8080,
+            admin_port=_port(env, "ADMIN_PORT"),
+            workers=_count(env, "WORKERS", default=min(2, os.cpu_count() or 1)),
+            database_url=env.get(f"{PREFIX}DATABASE_URL") or None,
+            migrate_database_url=env.get(f"{PREFIX}MIGRATE_DATABASE_URL") or None,
+            redis_url=env.get(f"{PREFIX}REDIS_URL") or None,
+            engine=engine,
+            engine_url=env.get(f"{PREFIX}ENGINE_URL") or None,
+            secret_file=Path(secret).expanduser().absolute() if secret else home / "master.key",
+            pg_port=_port(env, "PG_PORT"),
+        )
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that rebuild these settings in a child process."""
+        values = {
+            "HOME": str(self.home),
+            "HOST": self.host,
+            "PORT": str(self.port),
+            "ADMIN_PORT": "" if self.admin_port is None else str(self.admin_port),
+            "WORKERS": str(self.workers),
+            "DATABASE_URL": self.database_url or "",
+            "MIGRATE_DATABASE_URL": self.migrate_database_url or "",
+            "REDIS_URL": self.redis_url or "",
+            "ENGINE": self.engine,
+            "ENGINE_URL": self.engine_url or "",
+            "SECRET_FILE": str(self.secret_file),
+            "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
+        }
+        return {PREFIX + name: value for name, value in values.items()}
+
+
+def _port(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(PREFIX + name)
+    if not text:
+        return None
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise SettingsError(f"{PREFIX}{name} is {text!r}; it takes a port from 1 to 65535")
+    return int(text)
+
+
+def _count(env: Mapping[str, str], name: str, *, default: int) -> int:
+    text = env.get(PREFIX + name)
+    if not text:
+        return default
+    if not text.isdecimal() or not 0 < int(text) <= 256:
+        raise SettingsError(f"{PREFIX}{name} is {text!r}; it takes a whole number from 1 to 256")
+    return int(text)

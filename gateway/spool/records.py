@@ -1,0 +1,158 @@
+"""The spool's records: what a worker appends, and the framing that a torn write cannot fool.
+
+A frame is `length u32 LE | crc32 u32 LE | payload`; the payload is a MessagePack array whose first element is
+the record's kind. Fields are only ever added at the end, with a default, so that old segments stay readable.
+Never a prompt, an answer or a secret in any of them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from struct import Struct as Packing
+
+import msgspec
+
+MAGIC = b"WBSPOOL1"
+HEAD = Packing("<II")
+MAX_PAYLOAD = 1 << 20
+
+
+class Charge(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One counter that the admission charged, with all that the settlement needs to correct it."""
+
+    limit_id: str
+    subject: str
+    metric: str
+    key: str
+    """Redis key."""
+    kind: str
+    """`r` rolling window, `p` fixed period (calendar limit or budget), `n` concurrency."""
+    position: int
+    """Rolling: absolute sub-bucket number; period: its start in ms; concurrency: 0."""
+    fixed: int
+    """Amount charged whatever the output (tokens, requests or nano-dollars)."""
+    per_token: int
+    """Amount charged for each granted output token."""
+    window_ms: int = 0
+
+
+class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
+    """A request was admitted and is about to be dispatched."""
+
+    request_id: bytes
+    """16 bytes, UUIDv7."""
+    admitted_at_ms: int
+    """Redis TIME of the admission; decides every period."""
+    sequence: int
+    snapshot_version: int
+    principal_id: str
+    principal_kind: str
+    principal_name: str
+    key_id: str | None
+    group_id: str | None
+    """Charged group, None where no group's limit was charged."""
+    endpoint_id: str
+    endpoint_name: str
+    api: str
+    """`openai.chat`, `openai.completions`, `databricks.chat`, ..."""
+    stream: bool
+    estimated_prompt_tokens: int
+    granted_output_tokens: int
+    charges: list[Charge]
+    prices: list[tuple[str, str, str, int, int, int, int, int, int]]
+    """(entity id, entity name, price id, input, cache_read, cache_write, output, reasoning, per_request)."""
+    client_request_id: str | None = None
+    end_user: str | None = None
+    tags: dict[str, str] = {}
+    degraded: str | None = None
+    """Mode under which it was admitted while Redis was away (`share`, `open`); None in normal operation."""
+
+
+class Progress(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
+    """A checkpoint of a running attempt: dispatched, first byte seen, or more tokens counted."""
+
+    request_id: bytes
+    attempt: int
+    at_ms: int
+    entity_id: str
+    first_byte: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cache_read_tokens: int = 0
+    granted_output_tokens: int = 0
+    """Total output tokens granted so far, top-ups included; 0 where unchanged."""
+    charges: list[Charge] = []
+    """Charges that a top-up added."""
+
+
+class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
+    """One call upstream has ended."""
+
+    request_id: bytes
+    attempt: int
+    entity_id: str
+    entity_name: str
+    model: str
+    started_at_ms: int
+    first_byte_us: int | None
+    duration_us: int
+    outcome: str
+    """`ok`, `cut`, `error`, `timeout`, `interrupted` or `excluded`."""
+    status: int | None
+    error_code: str | None
+    fresh_input: int
+    cache_read: int
+    cache_write: int
+    output: int
+    reasoning: int
+    usage_source: str
+    price_id: str
+    cost_nano_usd: int
+    reason: str | None = None
+
+
+class Settlement(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
+    """A request has ended, exactly once; its last attempt rides along."""
+
+    request_id: bytes
+    ended_at_ms: int
+    status: str
+    """`ok`, `cut` (client left or a limit stopped it), `error`, `interrupted`."""
+    http_status: int
+    error_code: str | None
+    finish_reason: str | None
+    stopped_by: str | None
+    """`client`, `limit`, `upstream`, `shutdown` or None."""
+    first_byte_us: int | None
+    duration_us: int
+    queue_us: int
+    cache_hit: bool
+    last: Attempt | None
+
+
+Record = Intent | Progress | Attempt | Settlement
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Record)
+
+
+def frame(record: Record) -> bytes:
+    """The bytes to append for one record."""
+    payload = _encoder.encode(record)
+    return HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def unframe(data: bytes, start: int = 0) -> Iterator[tuple[Record, int]]:
+    """Yield (record, offset behind it) for every whole frame from `start`; stops before a torn or foreign one."""
+    end = len(data)
+    while start + HEAD.size <= end:
+        length, crc = HEAD.unpack_from(data, start)
+        stop = start + HEAD.size + length
+        if length > MAX_PAYLOAD or stop > end:
+            return
+        payload = data[start + HEAD.size : stop]
+        if zlib.crc32(payload) != crc:
+            return
+        yield _decoder.decode(payload), stop
+        start = stop

@@ -1,0 +1,1 @@
+"""PostgreSQL: each file implements one port and returns policies' values, never rows."""

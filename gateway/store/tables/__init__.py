@@ -1,0 +1,1 @@
+"""SQLAlchemy tables, a docstring per column."""

@@ -1,0 +1,91 @@
+"""What can be called: endpoints, served entities, prices, and the snapshot that holds one version of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from policies.principal import Group, Principal
+
+if TYPE_CHECKING:
+    from policies.limits import Limit
+    from policies.permissions import Level
+
+
+class EntityKind(StrEnum):
+    """Where a served entity runs."""
+
+    LOCAL = "local"
+    EXTERNAL = "external"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One version of a served entity's price; integers in nano-dollars (1e-9 USD) per 1,000,000 tokens."""
+
+    id: str
+    input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+    per_request: int = 0
+    """Nano-dollars a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEntity:
+    """A model that answers for an endpoint: of the local engine, or of a provider."""
+
+    id: str
+    name: str
+    kind: EntityKind
+    provider: str
+    """Name of the adapter: `vllm`, `openai`, ..."""
+    model: str
+    """The name sent upstream; what truly answers."""
+    price: Price
+    base_url: str | None = None
+    """None for the local engine, whose address the deployment knows."""
+    credential_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What clients name as `model`: served entities, the split over them and the fallback order."""
+
+    id: str
+    name: str
+    task: str
+    """`llm/v1/chat`, `llm/v1/completions` or `llm/v1/embeddings`."""
+    entities: tuple[ServedEntity, ...]
+    split: tuple[tuple[str, int], ...] = ()
+    """(entity name, percent); sums to 100 where there is more than one entity."""
+    fallbacks: tuple[str, ...] = ()
+    """Entity names in the order in which they are tried after the split's choice."""
+    estimate_milli: int = 500
+    """Estimated tokens per 1,000 bytes of text."""
+    default_max_tokens: int = 1024
+    """What a plain call without `max_tokens` reserves and is sent upstream with."""
+    creator: str = ""
+    created_at_ms: int = 0
+    updated_at_ms: int = 0
+    tags: tuple[tuple[str, str], ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One immutable version of the configuration; workers swap it whole."""
+
+    version: int
+    principals: Mapping[str, Principal] = field(default_factory=dict[str, Principal])
+    groups: Mapping[str, Group] = field(default_factory=dict[str, Group])
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict[str, Endpoint])
+    """By name."""
+    grants: Mapping[str, Mapping[str, Level]] = field(default_factory=dict[str, "Mapping[str, Level]"])
+    """Endpoint id -> principal or group id -> level."""
+    limits: tuple[Limit, ...] = ()
+    """In ascending order of id."""

@@ -1,0 +1,64 @@
+"""Who is asking: principals, groups and roles as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class PrincipalKind(StrEnum):
+    """People and machines; both belong to groups and both hold grants."""
+
+    USER = "user"
+    SERVICE_PRINCIPAL = "service_principal"
+
+
+class Role(StrEnum):
+    """Roles of the control plane. Endpoint ownership is not a role: it is CAN_MANAGE on that endpoint."""
+
+    ADMIN = "admin"
+    AUDITOR = "auditor"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group; `parents` are the groups it is directly nested in; `managers` may change its membership."""
+
+    id: str
+    name: str
+    parents: tuple[str, ...] = ()
+    managers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A user or a service principal with everything a decision needs to know of it."""
+
+    id: str
+    kind: PrincipalKind
+    name: str
+    groups: tuple[str, ...] = ()
+    """Ids of every group it belongs to, nested ones resolved, in ascending order."""
+    roles: frozenset[Role] = frozenset()
+    active: bool = True
+    tokens_not_before: int = 0
+    """Unix seconds; JWTs issued earlier are refused."""
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the principal may do everything on the control plane."""
+        return Role.ADMIN in self.roles
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated request's identity: the principal, and the key it came with (None for a JWT)."""
+
+    principal: Principal
+    key_id: str | None = None
+    endpoints: frozenset[str] | None = None
+    """Endpoint ids that the key is confined to; None means no confinement."""
+    planes: frozenset[str] = frozenset({"data", "control"})
+    """Planes that the key may be used on."""
+    expires_at: int | None = None
+    """Unix seconds at which the credential stops being valid."""

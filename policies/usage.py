@@ -1,0 +1,58 @@
+"""Tokens that a request used, in disjoint classes, and what they cost in integer nano-dollars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policies.catalog import Price
+
+MILLION = 1_000_000
+
+
+class UsageSource(StrEnum):
+    """Where the counts come from."""
+
+    REPORTED = "reported"
+    COUNTED = "counted"
+    ESTIMATED = "estimated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Disjoint classes of tokens: their sum is what was processed, nothing is counted twice."""
+
+    fresh_input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+    source: UsageSource = UsageSource.NONE
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All of the input, whatever its price."""
+        return self.fresh_input + self.cache_read + self.cache_write
+
+    @property
+    def completion_tokens(self) -> int:
+        """All of the output, reasoning included."""
+        return self.output + self.reasoning
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+def cost_nano_usd(usage: Usage, price: Price) -> int:
+    """Cost of one request: every class at its price, rounded up once at the end, plus the request's own price."""
+    micro = (
+        usage.fresh_input * price.input
+        + usage.cache_read * price.cache_read
+        + usage.cache_write * price.cache_write
+        + usage.output * price.output
+        + usage.reasoning * price.reasoning
+    )
+    return -(-micro // MILLION) + price.per_request
