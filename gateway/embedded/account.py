@@ -19,11 +19,11 @@ REDIS_ID = 61_379
 
 
 class PopenOptions(TypedDict):
-    """What subprocess.Popen needs to change the user."""
+    """What subprocess.Popen needs to change the user, or not to."""
 
-    user: int
-    group: int
-    extra_groups: list[int]
+    user: int | None
+    group: int | None
+    extra_groups: list[int] | None
     umask: int
 
 
@@ -34,9 +34,12 @@ class Account:
     uid: int
     gid: int
 
-    def popen_options(self) -> PopenOptions:
-        """The change of user for subprocess.Popen."""
-        return PopenOptions(user=self.uid, group=self.gid, extra_groups=[], umask=0o077)
+
+def popen_options(account: Account | None) -> PopenOptions:
+    """The change of user for subprocess.Popen; None keeps ours."""
+    if account is None:
+        return PopenOptions(user=None, group=None, extra_groups=None, umask=-1)
+    return PopenOptions(user=account.uid, group=account.gid, extra_groups=[], umask=0o077)
 
 
 def service_account(number: int) -> Account | None:

@@ -147,7 +147,7 @@ def _give(path: Path, account: Account | None) -> None:
         for folder, _, files in os.walk(path):
             os.chown(folder, wanted, gid)
             for file in files:
-                os.chown(os.path.join(folder, file), wanted, gid, follow_symlinks=False)
+                os.chown(Path(folder) / file, wanted, gid, follow_symlinks=False)
     if stat.S_IMODE(status.st_mode) != 0o700:
         path.chmod(0o700)
 

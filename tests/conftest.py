@@ -1,0 +1,113 @@
+"""Real stores for tests: one PostgreSQL and one Redis a session, a fresh database a module, started when asked for.
+
+Nothing here runs at collection, and a test that asks for no store starts none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Coroutine, Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from gateway.embedded.postgres import EmbeddedPostgres
+    from gateway.embedded.redis import EmbeddedRedis
+
+_TEMPLATE = "migrated_template"
+_numbers = count(1)
+T = TypeVar("T")
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run on a loop of its own: the stores outlive every test's loop and belong to none."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
+
+
+@pytest.fixture(scope="session")
+def stores_home() -> Iterator[Path]:
+    """A folder short enough for sockets and, as root, open to the servers' own users."""
+    home = Path(tempfile.mkdtemp(prefix="wb-test-"))
+    if os.geteuid() == 0:
+        home.chmod(0o711)
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(stores_home: Path) -> Iterator[EmbeddedPostgres]:
+    """A real PostgreSQL for the whole session, without fsync."""
+    from gateway.embedded.postgres import EmbeddedPostgres
+
+    server = EmbeddedPostgres(stores_home, durable=False)
+    run_now(server.start())
+    yield server
+    run_now(server.stop())
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: EmbeddedPostgres) -> str:
+    """The name of a database with every migration applied, copied for each module."""
+    from gateway.store.migrate import upgrade
+
+    async def build() -> None:
+        url = await postgres_server.create_database(_TEMPLATE)
+        outcome = await asyncio.to_thread(upgrade, url)
+        if inspect.isawaitable(outcome):
+            await outcome
+
+    run_now(build())
+    return _TEMPLATE
+
+
+@pytest.fixture(scope="module")
+def database_name(postgres_server: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    """A fresh migrated database for this module."""
+    name = f"test_{next(_numbers)}"
+    run_now(postgres_server.create_database(name, template=migrated_template))
+    yield name
+    run_now(postgres_server.drop_database(name))
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: EmbeddedPostgres, database_name: str) -> str:
+    """That database as the application's role, which owns nothing."""
+    return postgres_server.url(database=database_name)
+
+
+@pytest.fixture(scope="module")
+def owner_url(postgres_server: EmbeddedPostgres, database_name: str) -> str:
+    """That database as the schema's owner."""
+    return postgres_server.url("weighbridge_owner", database_name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(stores_home: Path) -> Iterator[EmbeddedRedis]:
+    """A real Redis for the whole session."""
+    from gateway.embedded.redis import EmbeddedRedis
+
+    server = EmbeddedRedis(stores_home)
+    run_now(server.start())
+    yield server
+    run_now(server.stop())
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """That Redis, emptied for this test."""
+    from redis import Redis
+
+    with Redis.from_url(redis_server.url()) as client:
+        client.flushall()
+    return redis_server.url()
