@@ -1,0 +1,80 @@
+"""Run vLLM's HTTP server inside the engine's own environment, started fast and tied to its parent.
+
+It is a script, run by path, and imports nothing of the gateway. The invariant: when the process that holds the
+other end of standard input goes away, however it goes, this server and all its children go too.
+"""
+
+# pyright: reportMissingImports=false
+# What is imported inside functions exists only in the engine's environment.
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+
+PR_SET_PDEATHSIG = 1
+GRACE_SECONDS = 5.0
+
+
+def end_with_parent() -> None:
+    """Follow standard input, a pipe that our parent keeps open, and end the whole process group at its end."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    def tie_child() -> None:
+        # A forked engine core has no watching thread of its own; without this it would outlive a killed server.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="leash", daemon=True).start()
+    if sys.platform == "linux":
+        os.register_at_fork(after_in_child=tie_child)
+
+
+def fork_on_cpu() -> None:
+    """Let the engine core be forked from this process, which has imported everything, rather than spawned.
+
+    vLLM's CPU platform asks for a spawn, which imports torch and vLLM a second time (about 12 s of two cores).
+    Forking is vLLM's own default elsewhere, and safe here: no OpenMP region has run in this process yet.
+    """
+    from vllm.platforms.cpu import CpuPlatform
+
+    configure = CpuPlatform.check_and_update_config.__func__
+
+    def configure_and_fork(cls: type, vllm_config: object) -> None:
+        configure(cls, vllm_config)
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+
+    CpuPlatform.check_and_update_config = classmethod(configure_and_fork)
+
+
+def main() -> None:
+    if "--leash" in sys.argv:
+        sys.argv.remove("--leash")
+        end_with_parent()
+    # Nothing that the imports make is garbage: collecting meanwhile only costs time.
+    gc.disable()
+    from vllm.entrypoints.launchers.api_server.entry import main as serve
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        # The forked engine core needs these: imported once, here.
+        importlib.import_module("vllm.v1.engine.core")
+        importlib.import_module("vllm.v1.worker.cpu_worker")
+
+        fork_on_cpu()
+    gc.enable()
+    serve()
+
+
+if __name__ == "__main__":
+    main()
