@@ -1,0 +1,276 @@
+"""The tree of processes behind `weighbridge up` and `serve`: what is started after what, and stopped before what.
+
+Stores come before the schema, the schema before workers, workers before the engine (whose start takes longest);
+the stop runs the other way round, so that a worker never outlives what it settles into.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gateway.embedded.places import socket_folder
+from gateway.embedded.postgres import OWNER, EmbeddedPostgres
+from gateway.embedded.process import Child, spawn
+from gateway.embedded.redis import EmbeddedRedis
+from gateway.settings import Settings
+from gateway.supervise import logs
+from gateway.supervise.instance import ProcessNote, State
+from gateway.supervise.keeper import Keeper
+from gateway.supervise.listening import WorkerSockets, reserve
+from gateway.supervise.preflight import CannotRun
+from gateway.supervise.probe import answer_of
+from gateway.supervise.screen import Screen, address, last_line, welcome
+
+DRAIN_SECONDS = 30.0
+_SPOOL_SECONDS = 20.0
+_ENGINE_SECONDS = 20.0
+_UP_SECONDS = 60.0
+_ENGINE_SOCKET = "engine.sock"
+# Ends that a restart would only repeat: the engine says that it cannot run on this machine.
+_GIVEN_UP = 78
+
+
+@dataclass(slots=True)
+class Tree:
+    """One instance's processes; `start` and `stop` are each called once, `stop` after a failed start too."""
+
+    settings: Settings
+    screen: Screen
+    state: State
+    everything: bool
+    """True for `up` (embedded stores, migration, seed, engine), False for `serve`."""
+    program: Sequence[str] = (sys.executable, "-m", "gateway")
+    postgres: EmbeddedPostgres | None = None
+    redis: EmbeddedRedis | None = None
+    sockets: list[WorkerSockets] = field(default_factory=list[WorkerSockets])
+    keepers: dict[str, Keeper] = field(default_factory=dict[str, Keeper])
+    tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to end the waits of `stop`: children are then killed."""
+
+    @property
+    def log_folder(self) -> Path:
+        """Where the children's logs are."""
+        return self.settings.home / "logs"
+
+    async def start(self) -> None:
+        """Bring everything up in order and print the closing screen."""
+        self.sockets = reserve(self.settings)
+        self.tasks.append(asyncio.create_task(logs.keep_bounded(self.log_folder)))
+        own_engine = self.everything and self.settings.engine == "vllm" and self.settings.engine_url is None
+        if self.everything:
+            await self._start_stores()
+            if own_engine:
+                folder = socket_folder(
+                    self.settings.home / "run", "engine", None, longest_name=len(_ENGINE_SOCKET)
+                )
+                self.settings = replace(self.settings, engine_url=f"unix:{folder / _ENGINE_SOCKET}")
+            await self._run_once("migrate", "Database", "applying migrations")
+            if self.postgres is not None:
+                await self.postgres.open_to_password(OWNER, "weighbridge_auditor", "demo")
+            await self._run_once("seed", "First objects", "endpoints, users and keys")
+        await self._start_gateway()
+        self._note(phase="running")
+        self.screen.write(
+            welcome(self.settings, self.screen.seconds, self._stores_shown(), self._engine_shown(own_engine))
+        )
+        if own_engine:
+            await self._keep("engine", self._child("engine", "engine"))
+        self.tasks.append(asyncio.create_task(self._watch_readiness(own_engine)))
+
+    async def stop(self) -> None:
+        """Close the listeners, let workers finish, then the drainer, the engine, Redis and PostgreSQL."""
+        self._note(phase="stopping")
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for keeper in self.keepers.values():
+            await keeper.release()
+        workers = {name: keeper for name, keeper in self.keepers.items() if name.startswith("worker-")}
+        await self._end(workers, "Gateway", "finishing calls", DRAIN_SECONDS + 5)
+        await self._end(self._only("drainer"), "Drainer", "writing what is settled", _SPOOL_SECONDS)
+        await self._end(self._only("engine"), "Engine", "stopping", _ENGINE_SECONDS)
+        if self.redis is not None:
+            await self.redis.stop()
+        if self.postgres is not None:
+            await self.postgres.stop()
+        self._note(phase="stopped")
+
+    async def _start_stores(self) -> None:
+        settings = self.settings
+        if settings.database_url is None:
+            self.postgres = EmbeddedPostgres(settings.home, tcp_port=settings.pg_port)
+            known = (settings.home / "postgres" / "PG_VERSION").exists()
+            async with self.screen.step("PostgreSQL", "starting" if known else "setting up"):
+                await self._keep("postgres", self._restartable(self.postgres))
+            self.settings = replace(
+                self.settings,
+                database_url=self.postgres.url(),
+                migrate_database_url=self.postgres.url(OWNER),
+            )
+        if settings.redis_url is None:
+            self.redis = EmbeddedRedis(settings.home)
+            async with self.screen.step("Redis", "starting"):
+                await self._keep("redis", self._restartable(self.redis))
+            self.settings = replace(self.settings, redis_url=self.redis.url())
+
+    async def _start_gateway(self) -> None:
+        async with self.screen.step(
+            "Gateway", "starting", lambda: last_line(self.log_folder / "worker-0.log")
+        ):
+            for index, opened in enumerate(self.sockets):
+                opened.listen()
+                arguments = ["worker", "--index", str(index), "--fd", str(opened.main.fileno())]
+                if opened.admin is not None:
+                    arguments += ["--admin-fd", str(opened.admin.fileno())]
+                name = f"worker-{index}"
+                await self._keep(name, self._child(name, *arguments, descriptors=opened.descriptors))
+            await self._keep("drainer", self._child("drainer", "drain"))
+            await self._until_up()
+
+    async def _until_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _UP_SECONDS
+        while True:
+            status, _ = await answer_of(self.settings, "/healthz")
+            if status == 200:
+                return
+            failing = [keeper.name for keeper in self.keepers.values() if keeper.restarts >= 3]
+            if failing or loop.time() > deadline:
+                name = failing[0] if failing else "worker-0"
+                log = self.log_folder / f"{name}.log"
+                what = f"{name} ends again and again" if failing else f"no answer within {_UP_SECONDS:.0f} s"
+                raise CannotRun(f"The gateway did not come up: {what}: {last_line(log)} (see {log})")
+            await asyncio.sleep(0.05)
+
+    async def _run_once(self, command: str, title: str, doing: str) -> None:
+        log = self.log_folder / f"{command}.log"
+        async with self.screen.step(title, doing, lambda: last_line(log)):
+            child = await self._child(command, command)()
+            try:
+                status = await child.wait()
+            except asyncio.CancelledError:
+                child.kill_group()
+                raise
+            if status != 0:
+                raise CannotRun(f"`weighbridge {command}` failed: {last_line(log)} (see {log})")
+
+    async def _watch_readiness(self, own_engine: bool) -> None:
+        """Say when everything is ready, and until then what is missing, at least every five seconds."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        said = began
+        while True:
+            status, body = await answer_of(self.settings, "/readyz")
+            if status == 200:
+                self.screen.say(
+                    f"{'Engine' if own_engine else 'Everything'}: ready after {self.screen.seconds:.1f} s; "
+                    f"{address(self.settings)} answers calls"
+                )
+                return
+            engine = self.keepers.get("engine")
+            if engine is not None and engine.child is not None and engine.child.returncode == _GIVEN_UP:
+                return
+            if loop.time() - said >= 4.0:
+                said = loop.time()
+                detail = last_line(self.log_folder / "engine.log") if own_engine else body[:200]
+                who = "Engine" if own_engine else "Not ready yet"
+                self.screen.say(f"{who}: starting, {said - began:.0f} s{f' ({detail})' if detail else ''}")
+            await asyncio.sleep(0.5)
+
+    async def _keep(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
+        keeper = Keeper(name, start, self._child_changed, self.screen.say, given_up=_GIVEN_UP)
+        self.keepers[name] = keeper
+        await keeper.begin()
+
+    def _restartable(self, store: EmbeddedPostgres | EmbeddedRedis) -> Callable[[], Awaitable[Child]]:
+        async def start() -> Child:
+            await store.start()
+            return store.child
+
+        return start
+
+    def _child(
+        self, name: str, *arguments: str, descriptors: tuple[int, ...] = ()
+    ) -> Callable[[], Awaitable[Child]]:
+        async def start() -> Child:
+            return spawn(
+                name,
+                [*self.program, *arguments],
+                log=self.log_folder / f"{name}.log",
+                death_signal=signal.SIGTERM,
+                cwd=self.settings.home,
+                env=_environment(self.settings),
+                pass_fds=descriptors,
+            )
+
+        return start
+
+    def _child_changed(self, keeper: Keeper) -> None:
+        if keeper.child is None:
+            self.state.children.pop(keeper.name, None)
+        else:
+            self.state.children[keeper.name] = ProcessNote.of(keeper.child.pid, keeper.restarts)
+        self._note()
+
+    def _note(self, phase: str | None = None) -> None:
+        if phase is not None:
+            self.state.phase = phase
+        # A full disk must not end the supervisor: the file only describes.
+        with suppress(OSError):
+            self.state.save(self.settings.home)
+
+    def _only(self, name: str) -> dict[str, Keeper]:
+        return {name: self.keepers[name]} if name in self.keepers else {}
+
+    async def _end(self, keepers: dict[str, Keeper], title: str, doing: str, grace: float) -> None:
+        """Ask children to end and wait, at most `grace` seconds or until the person is in a hurry."""
+        if title == "Gateway":
+            for opened in self.sockets:
+                opened.close()
+        children = [
+            keeper.child for keeper in keepers.values() if keeper.child is not None and keeper.child.running
+        ]
+        if not children:
+            return
+        for child in children:
+            child.send(signal.SIGTERM)
+        async with self.screen.step(title, doing, ended="stopped"):
+            waits = [asyncio.ensure_future(child.wait()) for child in children]
+            hurry = asyncio.ensure_future(self.hurry.wait())
+            everyone = asyncio.ensure_future(asyncio.gather(*waits))
+            await asyncio.wait({everyone, hurry}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            for child in children:
+                child.kill_group()
+            await everyone
+
+    def _stores_shown(self) -> dict[str, str]:
+        if not self.everything:
+            return {}
+        postgres = "embedded" if self.postgres is not None else "yours (WEIGHBRIDGE_DATABASE_URL)"
+        if self.postgres is not None and self.settings.pg_port is not None:
+            postgres += (
+                f", also 127.0.0.1:{self.settings.pg_port} (user {OWNER}, "
+                f"password in {self.postgres.password_file})"
+            )
+        redis = "embedded" if self.redis is not None else "yours (WEIGHBRIDGE_REDIS_URL)"
+        return {"PostgreSQL": f"{postgres}; look inside with `weighbridge sql`", "Redis": redis}
+
+    def _engine_shown(self, own_engine: bool) -> str:
+        if own_engine:
+            return "starting; until it is up, calls are answered with 503 and retry-after"
+        return self.settings.engine_url or "none (WEIGHBRIDGE_ENGINE=none)"
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    return {**os.environ, **settings.to_env(), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

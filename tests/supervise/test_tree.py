@@ -1,0 +1,172 @@
+"""The whole tree with real stores and stand-in children: order, restarts, kills, refusals, the stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import asyncpg
+from tests.supervise.terminal import Instance, wait_for
+
+from gateway.embedded.process import alive
+
+
+def test_everything_starts_in_order_and_the_screen_says_how_to_begin(instance: Instance) -> None:
+    instance.launch()
+    instance.until_up()
+    begins = [event.removesuffix(" begins") for event in instance.events if event.endswith(" begins")]
+    assert begins[:2] == ["migrate", "seed"]
+    assert set(begins[2:5]) == {"worker-0", "worker-1", "drain"}
+    assert f"curl http://127.0.0.1:{instance.port}/v1/chat/completions" in instance.screen
+    wait_for(lambda: "Engine: ready after" in instance.screen)
+    assert set(instance.children) == {"postgres", "redis", "worker-0", "worker-1", "drainer", "engine"}
+
+
+def test_an_interrupt_stops_everything_in_order_and_leaves_no_process(instance: Instance) -> None:
+    process = instance.launch()
+    instance.until_up()
+    pids = [note["pid"] for note in instance.children.values()]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    ends = [event.removesuffix(" ends") for event in instance.events if event.endswith(" ends")]
+    assert set(ends[2:4]) == {"worker-0", "worker-1"}
+    assert ends[4:] == ["drain", "engine"]
+    assert not any(alive(pid) for pid in pids)
+    assert instance.answers() is None
+
+
+def test_a_second_start_keeps_the_data(instance: Instance) -> None:
+    process = instance.launch()
+    instance.until_up()
+    before = (instance.home / "postgres" / "PG_VERSION").resolve().stat().st_ino
+    process.terminate()
+    process.wait(20)
+    instance.launch()
+    instance.until_up()
+    assert (instance.home / "postgres" / "PG_VERSION").resolve().stat().st_ino == before
+    assert "PostgreSQL: starting" in instance.screen
+
+
+def test_a_killed_worker_is_back_within_a_second_and_no_connection_is_refused(instance: Instance) -> None:
+    instance.launch()
+    instance.until_up()
+    victim = instance.children["worker-1"]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", instance.port)):
+        pass
+    wait_for(lambda: instance.children.get("worker-1", {}).get("pid") not in (None, victim))
+    assert time.monotonic() - began < 1.0
+    assert {instance.answers() for _ in range(20)} <= {
+        str(instance.children[name]["pid"]) for name in ("worker-0", "worker-1")
+    }
+    assert "worker-1 ended (signal 9); starting it again" in instance.screen
+
+
+def test_killed_stores_come_back_by_themselves(instance: Instance) -> None:
+    instance.launch()
+    instance.until_up()
+    for store in ("redis", "postgres"):
+        victim = instance.children[store]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda store=store, victim=victim: instance.children.get(store, {}).get("pid") not in (None, victim))
+    wait_for(lambda: alive(instance.children["postgres"]["pid"]))
+
+
+def test_after_a_killed_supervisor_the_next_start_takes_over(instance: Instance) -> None:
+    process = instance.launch()
+    instance.until_up()
+    earlier = [note["pid"] for note in instance.children.values()]
+    process.kill()
+    process.wait()
+    instance.launch()
+    instance.until_up()
+    assert not any(alive(pid) for pid in earlier)
+
+
+def test_a_second_instance_on_the_same_home_is_refused_in_one_sentence(instance: Instance) -> None:
+    process = instance.launch()
+    instance.until_up()
+    refused = instance.run()
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert f"already runs from {instance.home} (process {process.pid}" in refused.stderr
+
+
+def test_a_port_in_use_is_refused_with_the_process_that_holds_it(instance: Instance) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", instance.port))
+        taken.listen()
+        refused = instance.run()
+    assert refused.returncode == 1
+    assert f"Port {instance.port} of 127.0.0.1 is in use by process {os.getpid()}" in refused.stderr
+    assert not (instance.home / "postgres").exists()
+
+
+def test_a_failed_migration_stops_the_start_with_its_last_line(instance: Instance) -> None:
+    instance.extra["FAKE_MISBEHAVE"] = "migrate"
+    refused = instance.run()
+    assert refused.returncode == 1
+    assert "`weighbridge migrate` failed: revision 0001 cannot be applied" in refused.stderr
+    assert "worker-0 begins" not in instance.events
+
+
+def test_workers_that_end_at_once_stop_the_start_with_their_last_line(instance: Instance) -> None:
+    instance.extra["FAKE_MISBEHAVE"] = "worker"
+    refused = instance.run()
+    assert refused.returncode == 1
+    assert "ends again and again: worker: no such table" in refused.stderr
+
+
+def test_an_engine_that_gives_up_is_not_started_again_and_the_gateway_stays(instance: Instance) -> None:
+    instance.extra["FAKE_MISBEHAVE"] = "engine"
+    instance.launch()
+    instance.until_up()
+    wait_for(lambda: "engine says that it cannot run here" in instance.screen)
+    assert instance.answers() is not None
+    assert instance.events.count("engine begins") == 1
+
+
+def test_a_second_interrupt_hastens_a_stop_that_a_worker_holds_up(instance: Instance) -> None:
+    instance.extra["FAKE_MISBEHAVE"] = "deaf"
+    process = instance.launch()
+    instance.until_up()
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: "Gateway: finishing calls" in instance.screen)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+
+
+def test_without_an_engine_none_is_started(instance: Instance) -> None:
+    instance.extra["WEIGHBRIDGE_ENGINE"] = "none"
+    instance.launch()
+    instance.until_up()
+    assert "engine" not in instance.children
+    assert "none (WEIGHBRIDGE_ENGINE=none)" in instance.screen
+
+
+async def test_stores_of_ones_own_replace_the_embedded_ones(
+    instance: Instance, postgres_server, redis_server
+) -> None:
+    url = await postgres_server.create_database("theirs")
+    instance.extra["WEIGHBRIDGE_DATABASE_URL"] = url
+    instance.extra["WEIGHBRIDGE_MIGRATE_DATABASE_URL"] = url
+    instance.extra["WEIGHBRIDGE_REDIS_URL"] = redis_server.url()
+    process = instance.launch()
+    instance.until_up()
+    assert not {"postgres", "redis"} & set(instance.children)
+    process.terminate()
+    process.wait(20)
+    assert not Path(instance.home / "postgres").exists()
+    connection = await asyncpg.connect(url)
+    await connection.close()
+
+
+def test_serve_refuses_to_start_without_stores_of_its_own(instance: Instance) -> None:
+    refused = instance.run("serve")
+    assert refused.returncode == 1
+    assert "needs WEIGHBRIDGE_DATABASE_URL and WEIGHBRIDGE_REDIS_URL" in refused.stderr
