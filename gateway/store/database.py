@@ -1,0 +1,108 @@
+"""How PostgreSQL is reached: one way to read an address, for SQLAlchemy and for asyncpg alike.
+
+No statement outlives its time limit, and nothing here leans on session state, so a transaction pooler may stand
+between: limits are set inside each transaction and prepared statements have no name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
+
+CONNECT_SECONDS = 5.0
+STATEMENT_SECONDS = 10.0
+
+# Anything that says the server, not the statement, is the trouble: waiting and trying again may help.
+AWAY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+)
+
+
+async def connect(
+    url: str,
+    *,
+    application_name: str,
+    statement_seconds: float = STATEMENT_SECONDS,
+    statement_cache_size: int = 0,
+) -> asyncpg.Connection[asyncpg.Record]:
+    """One connection without SQLAlchemy; `url` as libpq writes it, a socket folder as `?host=` included."""
+    return await asyncpg.connect(
+        plain(url),
+        timeout=CONNECT_SECONDS,
+        command_timeout=statement_seconds,
+        statement_cache_size=statement_cache_size,
+        server_settings={"application_name": application_name},
+    )
+
+
+def engine(
+    url: str,
+    *,
+    application_name: str = "weighbridge",
+    size: int = 4,
+    statement_seconds: float = STATEMENT_SECONDS,
+) -> AsyncEngine:
+    """A pool of at most `size` connections (0: none is kept); a statement is ended after `statement_seconds`.
+
+    asyncpg reads the address, so that it means the same to every part.
+    """
+
+    async def creator(**_: Any) -> asyncpg.Connection[asyncpg.Record]:
+        # The client's own limit stands behind the server's, which a frozen server would not keep.
+        return await connect(url, application_name=application_name, statement_seconds=statement_seconds + 2)
+
+    pool: dict[str, Any] = (
+        {
+            "pool_size": size,
+            "max_overflow": 0,
+            "pool_timeout": CONNECT_SECONDS,
+            "pool_pre_ping": True,
+            "pool_recycle": 1800,
+        }
+        if size
+        else {"poolclass": NullPool}
+    )
+    made = create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args={
+            "async_creator_fn": creator,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": _unnamed,
+        },
+        **pool,
+    )
+    limit = f"SET LOCAL statement_timeout = {int(statement_seconds * 1000)}"
+
+    def bound(connection: Connection) -> None:
+        connection.exec_driver_sql(limit)
+
+    event.listen(made.sync_engine, "begin", bound)
+    return made
+
+
+def sessions(made: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions on that engine; what they loaded stays readable after a commit."""
+    return async_sessionmaker(made, expire_on_commit=False)
+
+
+def plain(url: str) -> str:
+    """The address without SQLAlchemy's driver name, which asyncpg does not know."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme.partition('+')[0]}{separator}{rest}"
+
+
+def _unnamed() -> str:
+    # A named statement would be left behind on whichever server connection the pooler gave us then.
+    return ""

@@ -1,0 +1,8 @@
+"""All tables, so that a migration can be compared with them. Nothing else needs this module."""
+
+from __future__ import annotations
+
+from gateway.store.tables import audit, catalog, identity, ledger, rules, versioned
+from gateway.store.tables.base import metadata
+
+__all__ = ["audit", "catalog", "identity", "ledger", "metadata", "rules", "versioned"]

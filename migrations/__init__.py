@@ -1,0 +1,1 @@
+"""The schema's history: one reversible idea a revision, applied by gateway.store.migrate."""
