@@ -1,0 +1,58 @@
+// Holds pasted keys in sessionStorage: this tab only, gone when it closes. Nothing else on the page stores a key.
+
+const KEYS = "weighbridge.keys";
+const CHOSEN = "weighbridge.chosen-key";
+
+function read() {
+  try {
+    const keys = JSON.parse(sessionStorage.getItem(KEYS) ?? "[]");
+    return Array.isArray(keys) ? keys.filter((entry) => typeof entry?.key === "string") : [];
+  } catch {
+    return []; // storage that is switched off or holds something else: as if no key had been pasted
+  }
+}
+
+let fallback = null; // where sessionStorage is refused, keys live as long as the page
+
+function write(keys) {
+  try {
+    sessionStorage.setItem(KEYS, JSON.stringify(keys));
+  } catch {
+    fallback = keys;
+  }
+}
+
+export const all = () => fallback ?? read();
+
+export function chosen() {
+  const keys = all();
+  const index = Number(sessionStorage.getItem(CHOSEN) ?? 0);
+  return keys[index] ?? keys[0] ?? null;
+}
+
+export function choose(index) {
+  sessionStorage.setItem(CHOSEN, String(index));
+}
+
+// Enough of a key to tell it from another, and too little to use: its first characters, never its end.
+const labelOf = (key, name) => (name ? `${name} (${key.slice(0, 8)}…)` : `${key.slice(0, 12)}…`);
+
+export function add(key, name) {
+  const keys = all().filter((entry) => entry.key !== key);
+  keys.push({ key, label: labelOf(key, name) });
+  write(keys);
+  choose(keys.length - 1);
+}
+
+export function forget(entry) {
+  write(all().filter((other) => other.key !== entry.key));
+  choose(0);
+}
+
+// What is wrong with a pasted key before anything is sent; null where nothing is.
+export function problemWith(key) {
+  if (key === "") return "Paste a key first.";
+  if (/\s/.test(key)) return "A key has no spaces or line breaks; copy it again.";
+  if (!/^[\x21-\x7e]+$/.test(key)) return "A key has only plain letters, digits and signs; copy it again.";
+  return null;
+}
