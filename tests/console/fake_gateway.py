@@ -161,7 +161,8 @@ class FakeGateway:
         media_type = "text/event-stream" if reply.frames else "application/json"
         headers = {"content-type": media_type, "x-request-id": REQUEST_ID, **reply.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": reply.status, "headers": raw, "trailers": False})
+        start: Any = {"type": "http.response.start", "status": reply.status, "headers": raw}
+        await send(start)
         leaving = asyncio.create_task(self._watch(receive))
         try:
             for frame in reply.frames:

@@ -63,7 +63,7 @@ class Page:
 
 def read_page(file_name: str, media_type: str) -> Page:
     """Read one file of the package."""
-    body = files(__package__).joinpath("static", file_name).read_bytes()
+    body = files("gateway.http.console").joinpath("static", file_name).read_bytes()
     return Page(body=body, media_type=media_type, etag=f'"{sha256(body).hexdigest()[:32]}"')
 
 
