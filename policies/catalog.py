@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from policies.principal import Group, Principal
 
 if TYPE_CHECKING:
+    from policies.budgets import Budget
     from policies.limits import Limit
     from policies.permissions import Level
 
@@ -88,4 +89,6 @@ class Snapshot:
     grants: Mapping[str, Mapping[str, Level]] = field(default_factory=dict[str, "Mapping[str, Level]"])
     """Endpoint id -> principal or group id -> level."""
     limits: tuple[Limit, ...] = ()
+    """In ascending order of id."""
+    budgets: tuple[Budget, ...] = ()
     """In ascending order of id."""

@@ -1,0 +1,7 @@
+-- Open an epoch, unless one of the same server is open already; tells which epoch holds.
+-- KEYS: epoch, sequence   ARGV: the new epoch, its first part (the server's run id and a dot), first sequence number
+local held = redis.call('GET', KEYS[1])
+if held and string.sub(held, 1, #ARGV[2]) == ARGV[2] then return held end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', 2592000000)
+redis.call('SET', KEYS[2], ARGV[3], 'PX', 2592000000)
+return ARGV[1]

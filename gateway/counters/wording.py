@@ -1,0 +1,123 @@
+"""What a caller is told of limits: refusals that name the limit, whose it is, what is left and when it resets.
+
+Also the `x-ratelimit-*` headers of the tightest limits. No name of another principal is ever in them: a caller
+sees its own limits, its groups' and the endpoint's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from gateway.counters.plan import CONCURRENCY, Plan, Tap
+from gateway.errors import BudgetExhausted, GatewayError, LimitDetail, LimitExceeded
+from policies.limits import Metric, window_words
+
+NEVER = -1
+_DAY_SECONDS = 86_400
+_UNITS = {
+    Metric.REQUESTS: "requests",
+    Metric.INPUT_TOKENS: "input tokens",
+    Metric.OUTPUT_TOKENS: "output tokens",
+    Metric.TOTAL_TOKENS: "tokens",
+    Metric.CONCURRENT_REQUESTS: "requests",
+}
+
+
+def refusal(plan: Plan, tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int) -> GatewayError:
+    """The error for a refused admission; `reset_ms` counts from `now_ms`, -1 where no wait would help."""
+    draw = tap.draw
+    resets_at = now_ms + reset_ms if reset_ms != NEVER else 0
+    detail = LimitDetail(
+        limit=draw.limit_id,
+        metric=draw.metric.value,
+        scope=draw.owner,
+        amount=draw.capacity,
+        remaining=left,
+        requested=needed,
+        window="at once" if draw.window is None else draw.window.words,
+        resets_at_ms=resets_at,
+    )
+    headers = limit_headers(plan, tap, left, reset_ms)
+    if draw.metric is Metric.MONEY:
+        what = f"Budget {draw.name!r} of {draw.owner}" if draw.name else f"The budget of {draw.owner}"
+        message = (
+            f"{what}: {_dollars(draw.capacity)}{window_words(draw.window)}, {_dollars(left)} left,"
+            f" this request may cost up to {_dollars(needed)}; {_when(reset_ms, resets_at)}."
+        )
+        return BudgetExhausted(message, detail, headers=headers)
+    what = f"Rate limit {draw.name!r} of {draw.owner}" if draw.name else f"Rate limit of {draw.owner}"
+    unit = _UNITS[draw.metric]
+    message = (
+        f"{what}: {draw.capacity} {unit}{window_words(draw.window)}, {left} left,"
+        f" this request needs {needed}; {_when(reset_ms, resets_at)}."
+    )
+    wait = -(-reset_ms // 1000) if reset_ms != NEVER else _DAY_SECONDS
+    return LimitExceeded(message, detail, retry_after_seconds=max(1, wait), headers=headers)
+
+
+def admitted_headers(
+    plan: Plan, charged: Sequence[int], remaining: Sequence[int], resets: Sequence[int]
+) -> list[tuple[bytes, bytes]]:
+    """`x-ratelimit-*` for requests and for tokens, each of the tightest charged limit.
+
+    `charged` holds a tap's position in its counter, or -1.
+    """
+    headers: list[tuple[bytes, bytes]] = []
+    for names, indexes in ((_REQUESTS, plan.requests), (_TOKENS, plan.tokens)):
+        best = -1
+        for index in indexes:
+            if charged[index] >= 0 and (best < 0 or remaining[index] < remaining[best]):
+                best = index
+        if best >= 0:
+            left = remaining[best]
+            headers += [
+                (names[0], b"%d" % plan.taps[best].draw.capacity),
+                (names[1], b"%d" % (left if left > 0 else 0)),
+                (names[2], duration(resets[best])),
+            ]
+    return headers
+
+
+def limit_headers(plan: Plan, tap: Tap, left: int, reset_ms: int) -> list[tuple[bytes, bytes]]:
+    """`x-ratelimit-*` of the one limit that refused; nothing for money and concurrency, which have no such header."""
+    if tap.draw.metric is Metric.MONEY or tap.kind == CONCURRENCY:
+        return []
+    names = _REQUESTS if tap.draw.metric is Metric.REQUESTS else _TOKENS
+    headers = [(names[0], b"%d" % tap.draw.capacity), (names[1], b"%d" % max(0, left))]
+    return headers if reset_ms == NEVER else [*headers, (names[2], duration(reset_ms))]
+
+
+def duration(ms: int) -> bytes:
+    """A span as OpenAI's headers write it: `850ms`, `12.5s`, `6m0s`, `1h2m0s`."""
+    if ms < 1000:
+        return b"%dms" % (ms if ms > 0 else 0)
+    seconds, rest = divmod(ms, 1000)
+    tail = b"s" if not rest else b".%03ds" % rest
+    if seconds < 60:
+        return b"%d%b" % (seconds, tail)
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return b"%dm%d%b" % (minutes, seconds, tail)
+    return b"%dh%dm%d%b" % (*divmod(minutes, 60), seconds, tail)
+
+
+def _when(reset_ms: int, resets_at_ms: int) -> str:
+    if reset_ms == NEVER:
+        return "it is more than the limit ever allows: ask for less, or have the limit raised"
+    if reset_ms > 365 * _DAY_SECONDS * 1000:
+        return "it does not reset: have it raised"
+    at = datetime.fromtimestamp(resets_at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if reset_ms > 2 * _DAY_SECONDS * 1000:
+        return f"resets at {at}"
+    return f"enough is free in {max(1, -(-reset_ms // 1000))} s, at {at}"
+
+
+def _dollars(nano_usd: int) -> str:
+    text = f"{nano_usd // 1_000_000_000}.{nano_usd % 1_000_000_000:09d}"
+    whole, _, fraction = text.partition(".")
+    return f"${whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")

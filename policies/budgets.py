@@ -1,0 +1,146 @@
+"""Budgets: money that a scope may spend in a period, reserved at the dearest price that routing may choose.
+
+Integer nano-dollars throughout. A budget has no mode `open`: money is never admitted unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from policies.limits import LARGEST, METRICS, Draw, Metric, Mode, ScopeKind, group_order, group_words
+from policies.windows import Calendar
+
+if TYPE_CHECKING:
+    from policies.catalog import Endpoint, Snapshot
+    from policies.principal import Caller
+
+NANO = 1_000_000_000
+MILLION = 1_000_000
+_MONEY_SET = METRICS.index(Metric.MONEY) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A budget as it is configured."""
+
+    id: str
+    scope: ScopeKind
+    period: Calendar
+    nano_usd: int
+    subject_id: str | None = None
+    """The user, group, service principal, key or endpoint; None for defaults and the deployment."""
+    endpoint_id: str | None = None
+    """Counts only what was spent on this endpoint; None counts all of it."""
+    thresholds: tuple[int, ...] = ()
+    """Percentages at which an event is raised, ascending."""
+    mode: Mode = Mode.SHARE
+    """`strict`, `share` or `observe`."""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.nano_usd <= LARGEST:
+            raise ValueError(f"budget {self.id}: {self.nano_usd} nano-dollars; it takes 0 to {LARGEST}")
+        if self.mode is Mode.OPEN:
+            raise ValueError(f"budget {self.id}: a budget takes strict, share or observe, never open")
+        if any(not 0 < each <= 100 for each in self.thresholds) or list(self.thresholds) != sorted(self.thresholds):
+            raise ValueError(f"budget {self.id}: thresholds are ascending percentages from 1 to 100")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The dearest prices over an endpoint's served entities, class by class; nano-dollars."""
+
+    input_per_million: int
+    output_per_token: int
+    per_request: int
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing can cost anything."""
+        return self == _FREE
+
+    def fixed(self, prompt_tokens: int) -> int:
+        """What the request costs at most before its first output token."""
+        return -(-prompt_tokens * self.input_per_million // MILLION) + self.per_request
+
+
+_FREE = Rates(0, 0, 0)
+
+
+def dearest(endpoint: Endpoint) -> Rates:
+    """The prices to reserve at: of each class the dearest that routing may choose, fallbacks included."""
+    prices = [each.price for each in endpoint.entities]
+    if not prices:
+        return _FREE
+    output = max(max(each.output, each.reasoning) for each in prices)
+    return Rates(
+        input_per_million=max(max(each.input, each.cache_read, each.cache_write) for each in prices),
+        output_per_token=-(-output // MILLION),
+        per_request=max(each.per_request for each in prices),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetIndex:
+    """The budgets of one snapshot by whom they bind; built once a version."""
+
+    by_subject: dict[tuple[ScopeKind, str | None], tuple[Budget, ...]] = field(
+        default_factory=dict[tuple[ScopeKind, str | None], tuple[Budget, ...]]
+    )
+
+    @classmethod
+    def of(cls, budgets: Iterable[Budget]) -> BudgetIndex:
+        """Index budgets, keeping their order."""
+        found: dict[tuple[ScopeKind, str | None], list[Budget]] = {}
+        for budget in budgets:
+            found.setdefault((budget.scope, budget.subject_id), []).append(budget)
+        return cls({key: tuple(each) for key, each in found.items()})
+
+    def of_subject(self, scope: ScopeKind, subject: str | None, endpoint: Endpoint) -> list[Budget]:
+        """Budgets of one subject that pay for calls of the endpoint."""
+        found = self.by_subject.get((scope, subject), ())
+        return [each for each in found if each.endpoint_id is None or each.endpoint_id == endpoint.id]
+
+
+def budget_draws(
+    index: BudgetIndex, snapshot: Snapshot, caller: Caller, endpoint: Endpoint, group: str | None = None
+) -> list[Draw]:
+    """The budgets that pay for a call, all-of first, then the caller's groups of which the first with money pays.
+
+    A user's own budget puts the user default aside for the same period and span of endpoints.
+    """
+    if not index.by_subject:
+        return []
+    who = caller.principal
+    of = index.of_subject
+    draws = [_draw(each, "", "the deployment") for each in of(ScopeKind.DEPLOYMENT, None, endpoint)]
+    for subject in (endpoint.id, None):
+        owner = f"endpoint {endpoint.name!r}"
+        draws += [_draw(each, endpoint.id, owner) for each in of(ScopeKind.ENDPOINT, subject, endpoint)]
+    own = of(ScopeKind.USER, who.id, endpoint) + of(ScopeKind.SERVICE_PRINCIPAL, who.id, endpoint)
+    spans = {(each.period, each.endpoint_id) for each in own}
+    defaults = of(ScopeKind.USER_DEFAULT, None, endpoint)
+    own += [each for each in defaults if (each.period, each.endpoint_id) not in spans]
+    draws += [_draw(each, who.id, f"{who.kind.value.replace('_', ' ')} {who.name!r}") for each in own]
+    if caller.key_id is not None:
+        for subject in (caller.key_id, None):
+            keyed = of(ScopeKind.KEY, subject, endpoint)
+            draws += [_draw(each, caller.key_id, f"API key {caller.key_id!r}") for each in keyed]
+    for each in group_order(who.groups, group):
+        shared = of(ScopeKind.GROUP, each, endpoint)
+        spans = {(budget.period, budget.endpoint_id) for budget in shared}
+        defaults = of(ScopeKind.GROUP_DEFAULT, None, endpoint)
+        shared += [budget for budget in defaults if (budget.period, budget.endpoint_id) not in spans]
+        draws += [_draw(budget, each, group_words(snapshot, each), _MONEY_SET, each) for budget in shared]
+    return draws
+
+
+def _draw(
+    budget: Budget, subject: str, owner: str, alternatives: int = 0, group_id: str | None = None
+) -> Draw:
+    return Draw(
+        budget.id, budget.scope, subject, owner, budget.name, Metric.MONEY, budget.period, budget.nano_usd,
+        budget.mode, alternatives, group_id,
+    )  # fmt: skip
