@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10.0
 
 # Anything that says the server, not the statement, is the trouble: waiting and trying again may help.
@@ -36,7 +36,7 @@ async def connect(
     application_name: str,
     statement_seconds: float = STATEMENT_SECONDS,
     statement_cache_size: int = 0,
-) -> asyncpg.Connection[asyncpg.Record]:
+) -> asyncpg.Connection:
     """One connection without SQLAlchemy; `url` as libpq writes it, a socket folder as `?host=` included."""
     return await asyncpg.connect(
         plain(url),
@@ -59,7 +59,7 @@ def engine(
     asyncpg reads the address, so that it means the same to every part.
     """
 
-    async def creator(**_: Any) -> asyncpg.Connection[asyncpg.Record]:
+    async def creator(**_: Any) -> asyncpg.Connection:
         # The client's own limit stands behind the server's, which a frozen server would not keep.
         return await connect(url, application_name=application_name, statement_seconds=statement_seconds + 2)
 
