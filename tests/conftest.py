@@ -6,7 +6,6 @@ Nothing here runs at collection, and a test that asks for no store starts none.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import shutil
 import tempfile
@@ -62,10 +61,7 @@ def migrated_template(postgres_server: EmbeddedPostgres) -> str:
     from gateway.store.migrate import upgrade
 
     async def build() -> None:
-        url = await postgres_server.create_database(_TEMPLATE)
-        outcome = await asyncio.to_thread(upgrade, url)
-        if inspect.isawaitable(outcome):
-            await outcome
+        await upgrade(await postgres_server.create_database(_TEMPLATE))
 
     run_now(build())
     return _TEMPLATE

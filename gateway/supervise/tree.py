@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gateway.embedded.places import socket_folder
 from gateway.embedded.postgres import OWNER, EmbeddedPostgres
 from gateway.embedded.process import Child, spawn
 from gateway.embedded.redis import EmbeddedRedis
 from gateway.settings import Settings
 from gateway.supervise import logs
+from gateway.supervise.engine import GIVEN_UP, own_engine_url
 from gateway.supervise.instance import ProcessNote, State
 from gateway.supervise.keeper import Keeper
 from gateway.supervise.listening import WorkerSockets, reserve
@@ -32,9 +32,6 @@ DRAIN_SECONDS = 30.0
 _SPOOL_SECONDS = 20.0
 _ENGINE_SECONDS = 20.0
 _UP_SECONDS = 60.0
-_ENGINE_SOCKET = "engine.sock"
-# Ends that a restart would only repeat: the engine says that it cannot run on this machine.
-_GIVEN_UP = 78
 
 
 @dataclass(slots=True)
@@ -68,10 +65,7 @@ class Tree:
         if self.everything:
             await self._start_stores()
             if own_engine:
-                folder = socket_folder(
-                    self.settings.home / "run", "engine", None, longest_name=len(_ENGINE_SOCKET)
-                )
-                self.settings = replace(self.settings, engine_url=f"unix:{folder / _ENGINE_SOCKET}")
+                self.settings = replace(self.settings, engine_url=own_engine_url(self.settings))
             await self._run_once("migrate", "Database", "applying migrations")
             if self.postgres is not None:
                 await self.postgres.open_to_password(OWNER, "weighbridge_auditor", "demo")
@@ -176,7 +170,7 @@ class Tree:
                 )
                 return
             engine = self.keepers.get("engine")
-            if engine is not None and engine.child is not None and engine.child.returncode == _GIVEN_UP:
+            if engine is not None and engine.child is not None and engine.child.returncode == GIVEN_UP:
                 return
             if loop.time() - said >= 4.0:
                 said = loop.time()
@@ -186,7 +180,7 @@ class Tree:
             await asyncio.sleep(0.5)
 
     async def _keep(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
-        keeper = Keeper(name, start, self._child_changed, self.screen.say, given_up=_GIVEN_UP)
+        keeper = Keeper(name, start, self._child_changed, self.screen.say, given_up=GIVEN_UP)
         self.keepers[name] = keeper
         await keeper.begin()
 

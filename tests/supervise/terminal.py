@@ -88,7 +88,9 @@ class Instance:
 
     @property
     def children(self) -> dict[str, dict[str, Any]]:
-        children: dict[str, dict[str, Any]] = json.loads((self.home / "run" / "state.json").read_text())["children"]
+        children: dict[str, dict[str, Any]] = json.loads((self.home / "run" / "state.json").read_text())[
+            "children"
+        ]
         return children
 
     def answers(self, path: str = "/healthz") -> str | None:

@@ -30,7 +30,7 @@ def test_a_platform_without_servers_is_told_which_variables_help() -> None:
 
 
 def test_a_full_disk_is_refused_with_the_numbers(tmp_path: Path) -> None:
-    with pytest.raises(CannotRun, match="Only 123 MB are free .* and 200 MB are needed"):
+    with pytest.raises(CannotRun, match=r"Only 123 MB are free .* and 200 MB are needed"):
         check_disk(tmp_path, free=123_999_999)
     check_disk(tmp_path, free=200_000_000)
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import asyncpg
-from tests.supervise.terminal import Instance, wait_for
 
 from gateway.embedded.process import alive
+from tests.supervise.terminal import Instance, wait_for
 
 
 def test_everything_starts_in_order_and_the_screen_says_how_to_begin(instance: Instance) -> None:
@@ -72,7 +72,11 @@ def test_killed_stores_come_back_by_themselves(instance: Instance) -> None:
     for store in ("redis", "postgres"):
         victim = instance.children[store]["pid"]
         os.kill(victim, signal.SIGKILL)
-        wait_for(lambda store=store, victim=victim: instance.children.get(store, {}).get("pid") not in (None, victim))
+        wait_for(
+            lambda store=store, victim=victim: (
+                instance.children.get(store, {}).get("pid") not in (None, victim)
+            )
+        )
     wait_for(lambda: alive(instance.children["postgres"]["pid"]))
 
 

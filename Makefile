@@ -1,0 +1,46 @@
+# Recipes use relative paths only: the checkout's own path may hold spaces.
+PYTHON ?= python3
+MINUTES ?= 5
+ARGS ?=
+RUN := .venv/bin/weighbridge
+PY := PYTHONPATH=. .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run demo test check bench soak model migrate
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: ## Make .venv from locks/gateway.txt (done by the others where needed)
+	@$(PYTHON) scripts/bootstrap.py
+
+setup-dev: ## Make .venv with what tests and checks need too
+	@$(PYTHON) scripts/bootstrap.py --dev
+
+run: setup ## Start everything; Ctrl-C stops it
+	@$(RUN) up
+
+demo: setup-dev ## Beside a running gateway: three clients and the ledger rows they made
+	@$(PY) -m scripts.demo
+
+test: setup-dev ## All tests; ARGS="tests/policies -x" for some
+	@$(PY) -m pytest $(ARGS)
+
+check: setup-dev ## Format, lint, types, import contracts
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m basedpyright
+	@PYTHONPATH=. .venv/bin/lint-imports
+
+bench: setup-dev ## Measure the gateway's cost a call; prints no figure unless the books balance
+	@$(PY) -m bench $(ARGS)
+
+soak: setup-dev ## Load with faults for MINUTES=5, then the books
+	@$(PY) -m pytest tests/soak --minutes=$(MINUTES) $(ARGS)
+
+model: setup ## Train the demo model again from its corpus and print its score
+	@$(PY) -m engines.local.model.train $(ARGS)
+
+migrate: setup ## Bring the database named by the environment to this version
+	@$(RUN) migrate

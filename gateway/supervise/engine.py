@@ -1,0 +1,69 @@
+"""`weighbridge engine`: the local vLLM under supervision, as a child of `up` or beside `serve`.
+
+It ends with status 78 when no restart would help (no such platform, no room, five failed starts): whoever keeps
+it running can tell that from a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from pathlib import Path
+
+from engines.local.environment import Say, install
+from engines.local.launch import EngineSpec
+from engines.local.supervise import EngineState, Phase, supervise
+from gateway.embedded.places import socket_folder
+from gateway.settings import Settings
+
+GIVEN_UP = 78
+_SOCKET_NAME = "engine.sock"
+
+
+def own_engine_url(settings: Settings) -> str:
+    """The private socket of this home's own engine, in the form of WEIGHBRIDGE_ENGINE_URL."""
+    folder = socket_folder(settings.home / "run", "engine", None, longest_name=len(_SOCKET_NAME))
+    return f"unix:{folder / _SOCKET_NAME}"
+
+
+def engine(settings: Settings) -> int:
+    """Install the engine where it is missing, then run it until asked to stop."""
+    url = settings.engine_url or own_engine_url(settings)
+    if settings.engine == "none" or not url.startswith("unix:"):
+        print(
+            "weighbridge: WEIGHBRIDGE_ENGINE or WEIGHBRIDGE_ENGINE_URL says that someone else runs the engine; "
+            "unset it to run one here.",
+            file=sys.stderr,
+        )
+        return 1
+    return asyncio.run(_supervise(settings.home, Path(url.removeprefix("unix:"))))
+
+
+async def _supervise(home: Path, socket: Path) -> int:
+    began = time.monotonic()
+    last = EngineState(Phase.INSTALLING)
+
+    async def prepare(say: Say) -> EngineSpec:
+        made = await install(home / "engine-venv", say)
+        return EngineSpec(
+            python=made.python,
+            socket=socket,
+            cache=home / "engine-cache",
+            log=home / "logs" / "vllm.log",
+        )
+
+    def report(state: EngineState) -> None:
+        nonlocal last
+        last = state
+        detail = f": {state.detail}" if state.detail else ""
+        print(f"{time.monotonic() - began:.0f} s {state.phase}{detail}", flush=True)
+
+    running = asyncio.ensure_future(supervise(prepare, report))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    return GIVEN_UP if last.phase is Phase.FAILED else 0

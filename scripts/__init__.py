@@ -1,0 +1,1 @@
+"""Small programs beside the gateway: the set-up and the demonstration."""
