@@ -1,0 +1,261 @@
+"""Who is behind an API key: found on first use, remembered by a digest of the whole key, forgotten when it changes.
+
+With PostgreSQL away a key that is known keeps working and an unknown one is answered 503, never 401. Whatever is
+wrong with a key, the answer is one and the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.errors import GatewayError, Unauthenticated, Unavailable
+from gateway.security import keys
+from gateway.security.keys import Peppers
+from gateway.store.catalog import FollowedCatalog
+from gateway.store.reading import translated
+from gateway.store.tables.identity import api_key_uses, api_keys
+from policies.catalog import Snapshot
+from policies.principal import Caller
+
+LOOKUPS_AT_ONCE = 16
+NEGATIVE_SECONDS = 5.0
+_WAITING_AT_MOST = 512
+_REMEMBERED_AT_MOST = 20_000
+_USES_SECONDS = 60.0
+_NEVER = float("inf")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A verified key, and the caller it stands for under one snapshot."""
+
+    key_id: str
+    principal_id: str
+    endpoints: frozenset[str] | None
+    planes: frozenset[str]
+    expires_at: float
+    snapshot: Snapshot | None
+    caller: Caller | None
+
+
+class StoredKeys:
+    """The port `Keys` over PostgreSQL."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        peppers: Peppers,
+        catalog: FollowedCatalog,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._peppers = peppers
+        self._catalog = catalog
+        self._clock = clock
+        self._known: dict[bytes, _Known] = {}
+        self._digests: dict[str, bytes] = {}
+        self._refused: dict[bytes, float] = {}
+        self._under_way: dict[bytes, asyncio.Task[_Known | None]] = {}
+        self._turns = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+        self._changes = 0
+        self._used: set[str] = set()
+        self._writer: asyncio.Task[None] | None = None
+        catalog.subscribe(self._changed)
+
+    def known(self, credential: str) -> Caller | None:
+        """The caller, when the credential was verified and nothing has changed since."""
+        try:
+            found = self._known.get(hashlib.sha256(credential.encode()).digest())
+        except UnicodeEncodeError:
+            return None
+        if found is None or self._clock() >= found.expires_at:
+            return None
+        self._used.add(found.key_id)
+        if found.snapshot is self._catalog.latest:
+            return found.caller
+        return self._renew(found)
+
+    async def verify(self, credential: str, snapshot: Snapshot) -> Caller:
+        """The caller; raises Unauthenticated, or Unavailable when PostgreSQL is away and the credential is unknown."""
+        id_part = keys.parse(credential)
+        if id_part is None:
+            raise Unauthenticated
+        caller = self.known(credential)
+        if caller is not None:
+            return caller
+        fingerprint = keys.fingerprint(credential)
+        if self._refused.get(fingerprint, 0.0) > self._clock():
+            raise Unauthenticated
+        task = self._under_way.get(fingerprint)
+        if task is None:
+            if len(self._under_way) >= _WAITING_AT_MOST:
+                raise Unavailable("Too many unknown keys are being looked up; try again in a moment.")
+            # A task of its own: callers that wait for the same key come and go, the look-up is done once.
+            task = asyncio.create_task(self._find(credential, id_part, fingerprint), name="key look-up")
+            self._under_way[fingerprint] = task
+            task.add_done_callback(lambda _: self._under_way.pop(fingerprint, None))
+        found = await asyncio.shield(task)
+        caller = None if found is None else await self._caller(found, snapshot)
+        if found is None or caller is None or self._clock() >= found.expires_at:
+            self._refuse(fingerprint)
+            raise Unauthenticated
+        self._used.add(found.key_id)
+        return caller
+
+    def start(self) -> None:
+        """Begin to write behind when keys were last used."""
+        self._writer = asyncio.create_task(self._write_uses_for_ever(), name="key uses")
+
+    async def stop(self) -> None:
+        """Write what is left, then stop."""
+        if self._writer is not None:
+            self._writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._writer
+            self._writer = None
+        with contextlib.suppress(GatewayError):
+            await self.write_uses()
+
+    async def write_uses(self) -> None:
+        """Note the keys used since the last time; raises Unavailable and keeps them when PostgreSQL is away."""
+        used, self._used = self._used, set()
+        if not used:
+            return
+        at = datetime.fromtimestamp(int(self._clock()), UTC)
+        statement = insert(api_key_uses).values(
+            [{"key_id": each, "last_used_at": at} for each in sorted(used)]
+        )
+        latest = func.greatest(api_key_uses.c.last_used_at, statement.excluded.last_used_at)
+        try:
+            with translated():
+                async with self._engine.begin() as connection:
+                    await connection.execute(
+                        statement.on_conflict_do_update(
+                            index_elements=["key_id"], set_={"last_used_at": latest}
+                        )
+                    )
+        except GatewayError:
+            self._used |= used
+            raise
+
+    def _changed(self, touched: frozenset[str]) -> None:
+        self._changes += 1
+        if "*" in touched:
+            self._known.clear()
+            self._digests.clear()
+            self._refused.clear()
+        for each in touched:
+            kind, _, object_id = each.partition(":")
+            if kind == "api_key":
+                digest = self._digests.pop(object_id, None)
+                if digest is not None:
+                    self._known.pop(digest, None)
+                self._refused.clear()
+            elif kind in ("user", "service_principal"):
+                self._refused.clear()
+
+    def _renew(self, found: _Known) -> Caller | None:
+        """The caller under the present snapshot: groups, roles and whether it is active may have changed."""
+        snapshot = self._catalog.latest
+        found.caller = None if snapshot is None else _caller_of(found, snapshot)
+        found.snapshot = snapshot
+        return found.caller
+
+    async def _caller(self, found: _Known, snapshot: Snapshot) -> Caller | None:
+        if found.principal_id not in snapshot.principals:
+            # Key and principal may be newer than our snapshot.
+            await self._catalog.refresh()
+            snapshot = self._catalog.latest or snapshot
+        return _caller_of(found, snapshot)
+
+    async def _find(self, credential: str, id_part: str, fingerprint: bytes) -> _Known | None:
+        while True:
+            seen = self._changes
+            async with self._turns:
+                row = await self._look_up(id_part)
+            found = self._judge(credential, row)
+            # What was read may be outdated by a change that was announced meanwhile: read again.
+            if seen == self._changes:
+                break
+        if found is not None:
+            if len(self._known) >= _REMEMBERED_AT_MOST:
+                oldest = next(iter(self._known))
+                self._digests.pop(self._known.pop(oldest).key_id, None)
+            self._known[fingerprint] = found
+            self._digests[found.key_id] = fingerprint
+            self._renew(found)
+        return found
+
+    def _refuse(self, fingerprint: bytes) -> None:
+        if len(self._refused) >= _REMEMBERED_AT_MOST:
+            for each in list(self._refused)[: _REMEMBERED_AT_MOST // 2]:
+                del self._refused[each]
+        self._refused[fingerprint] = self._clock() + NEGATIVE_SECONDS
+
+    async def _look_up(self, id_part: str) -> Any:
+        with translated():
+            async with self._engine.connect() as connection:
+                return (
+                    await connection.execute(
+                        select(api_keys).where(api_keys.c.to_change.is_(None), api_keys.c.id_part == id_part)
+                    )
+                ).one_or_none()
+
+    def _judge(self, credential: str, row: Any) -> _Known | None:
+        if row is None:
+            keys.matches(credential, None, None, self._peppers)
+            return None
+        if not keys.matches(credential, row.digest, row.pepper_version, self._peppers):
+            return None
+        ends = min(_timestamp(row.expires_at), _timestamp(row.revoked_at))
+        if self._clock() >= ends:
+            return None
+        return _Known(
+            key_id=row.id,
+            principal_id=row.principal_id,
+            endpoints=None if row.endpoints is None else frozenset(row.endpoints),
+            planes=frozenset(row.planes),
+            expires_at=ends,
+            snapshot=None,
+            caller=None,
+        )
+
+    async def _write_uses_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_USES_SECONDS)
+            try:
+                await self.write_uses()
+            except GatewayError:
+                log.info("When keys were last used could not be written yet; it is kept.")
+
+
+def _caller_of(found: _Known, snapshot: Snapshot) -> Caller | None:
+    principal = snapshot.principals.get(found.principal_id)
+    if principal is None or not principal.active:
+        return None
+    return Caller(
+        principal=principal,
+        key_id=found.key_id,
+        endpoints=found.endpoints,
+        planes=found.planes,
+        expires_at=None if found.expires_at == _NEVER else int(found.expires_at),
+    )
+
+
+def _timestamp(value: datetime | None) -> float:
+    return _NEVER if value is None else value.timestamp()

@@ -1,0 +1,243 @@
+"""Build the one immutable snapshot of the configuration from its rows.
+
+Pure work on values, done in a thread. A row that cannot be understood fails the whole build, and workers keep the
+snapshot they have: half a configuration could grant what the other half forbids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from policies.budgets import Budget
+from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
+from policies.limits import Limit, Metric, Mode, ScopeKind
+from policies.permissions import Level
+from policies.principal import Group, Principal, PrincipalKind, Role
+from policies.windows import Calendar, Rolling, Unit, Window
+
+Rows = list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationRows:
+    """All rows of one version of the configuration, table by table."""
+
+    version: int
+    principals: Rows
+    groups: Rows
+    memberships: Rows
+    roles: Rows
+    endpoints: Rows
+    served_entities: Rows
+    grants: Rows
+    prices: Rows
+    limits: Rows
+    budgets: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A snapshot, and the moment at which it changes by itself because a price or an increase begins or ends."""
+
+    snapshot: Snapshot
+    stale_at: datetime | None
+
+
+def build(rows: ConfigurationRows, now: datetime) -> Built:
+    """The snapshot as it holds at `now`."""
+    within = _memberships(rows.memberships)
+    edges: list[datetime] = []
+    prices = _prices(rows.prices, now, edges)
+    managers: dict[str, set[str]] = {}
+    roles: dict[str, set[Role]] = {}
+    for row in rows.roles:
+        if row["role"] == "group_manager":
+            managers.setdefault(row["group_id"], set()).add(row["grantee_id"])
+        elif row["role"] in Role:
+            roles.setdefault(row["grantee_id"], set()).add(Role(row["role"]))
+    grants: dict[str, dict[str, Level]] = {}
+    for row in rows.grants:
+        grants.setdefault(row["endpoint_id"], {})[row["grantee_id"]] = Level[row["level"]]
+    snapshot = Snapshot(
+        version=rows.version,
+        principals={row["id"]: _principal(row, within, roles) for row in rows.principals},
+        groups={
+            row["id"]: Group(
+                id=row["id"],
+                name=row["name"],
+                parents=tuple(sorted(within.get(row["id"], ()))),
+                managers=frozenset(managers.get(row["id"], ())),
+            )
+            for row in rows.groups
+        },
+        endpoints=_endpoints(rows, prices),
+        grants=grants,
+        limits=tuple(limit_of(row) for row in rows.limits if row["enabled"]),
+        budgets=tuple(_budget(row, now, edges) for row in rows.budgets if row["enabled"]),
+    )
+    return Built(snapshot, min(edges, default=None))
+
+
+def all_groups(member: str, within: Mapping[str, Iterable[str]]) -> set[str]:
+    """Every group that a member belongs to, nested ones followed."""
+    found: set[str] = set()
+    ahead = list(within.get(member, ()))
+    while ahead:
+        group = ahead.pop()
+        if group not in found:
+            found.add(group)
+            ahead.extend(within.get(group, ()))
+    return found
+
+
+def _memberships(rows: Rows) -> dict[str, set[str]]:
+    within: dict[str, set[str]] = {}
+    for row in rows:
+        within.setdefault(row["member_id"], set()).add(row["group_id"])
+    return within
+
+
+def _principal(
+    row: Mapping[str, Any], within: Mapping[str, set[str]], roles: Mapping[str, set[Role]]
+) -> Principal:
+    groups = sorted(all_groups(row["id"], within))
+    held = set(roles.get(row["id"], ()))
+    for group in groups:
+        held |= roles.get(group, set())
+    not_before = row["tokens_not_before"]
+    return Principal(
+        id=row["id"],
+        kind=PrincipalKind(row["kind"]),
+        name=row["name"],
+        groups=tuple(groups),
+        roles=frozenset(held),
+        active=row["active"],
+        tokens_not_before=0 if not_before is None else int(not_before.timestamp()),
+    )
+
+
+def _prices(rows: Rows, now: datetime, edges: list[datetime]) -> dict[str, Price]:
+    corrected = {row["corrects"] for row in rows if row["corrects"] is not None}
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        if row["id"] in corrected:
+            continue
+        edges.extend(
+            edge for edge in (row["effective_from"], row["effective_to"]) if edge is not None and edge > now
+        )
+        if row["effective_from"] > now or (row["effective_to"] is not None and row["effective_to"] <= now):
+            continue
+        # The price that began last holds; of two that began together, the one entered last.
+        before = chosen.get(row["served_entity_id"])
+        if before is None or _began(row) > _began(before):
+            chosen[row["served_entity_id"]] = row
+    return {
+        entity: Price(
+            id=row["id"],
+            input=row["input"],
+            cache_read=row["cache_read"],
+            cache_write=row["cache_write"],
+            output=row["output"],
+            reasoning=row["reasoning"],
+            per_request=row["per_request"],
+        )
+        for entity, row in chosen.items()
+    }
+
+
+def _began(row: Mapping[str, Any]) -> tuple[datetime, int, str]:
+    return row["effective_from"], row["from_change"], row["id"]
+
+
+def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str, Endpoint]:
+    entities: dict[str, Rows] = {}
+    for row in rows.served_entities:
+        entities.setdefault(row["endpoint_id"], []).append(row)
+    found: dict[str, Endpoint] = {}
+    for row in rows.endpoints:
+        own = entities.get(row["id"], [])
+        fallbacks = sorted(
+            (each for each in own if each["fallback_position"] is not None),
+            key=lambda each: each["fallback_position"],
+        )
+        endpoint = Endpoint(
+            id=row["id"],
+            name=row["name"],
+            task=row["task"],
+            entities=tuple(_entity(each, prices) for each in own),
+            split=tuple((each["name"], each["traffic_percent"]) for each in own if each["traffic_percent"]),
+            fallbacks=tuple(each["name"] for each in fallbacks),
+            estimate_milli=row["estimate_milli"],
+            default_max_tokens=row["default_max_tokens"],
+            creator=row["creator"],
+            created_at_ms=int(row["created_at"].timestamp() * 1000),
+            updated_at_ms=int(row["valid_from"].timestamp() * 1000),
+            tags=tuple(sorted((str(key), str(value)) for key, value in row["tags"].items())),
+            description=row["description"],
+        )
+        found[row["name"]] = endpoint
+    for row in rows.endpoints:
+        for alias in row["aliases"]:
+            # An alias never stands in for an endpoint that has the name.
+            found.setdefault(alias, found[row["name"]])
+    return found
+
+
+def _entity(row: Mapping[str, Any], prices: Mapping[str, Price]) -> ServedEntity:
+    return ServedEntity(
+        id=row["id"],
+        name=row["name"],
+        kind=EntityKind(row["kind"]),
+        provider=row["provider"],
+        model=row["model"],
+        price=prices.get(row["id"]) or Price(id=""),
+        base_url=row["base_url"],
+        credential_id=row["credential_id"],
+    )
+
+
+def window_of(row: Mapping[str, Any]) -> Window | None:
+    """The window of a limit's row; None for concurrent requests."""
+    match row["window_kind"]:
+        case "rolling":
+            return Rolling(row["window_ms"])
+        case "calendar":
+            return Calendar(Unit(row["window_unit"]), row["time_zone"])
+        case _:
+            return None
+
+
+def limit_of(row: Mapping[str, Any]) -> Limit:
+    """A limit as policies decide with it; raises ValueError for one that makes no sense."""
+    return Limit(
+        id=row["id"],
+        scope=ScopeKind(row["scope"]),
+        metric=Metric(row["metric"]),
+        window=window_of(row),
+        amount=row["amount"],
+        subject_id=row["subject_id"],
+        endpoint_id=row["endpoint_id"],
+        mode=Mode(row["mode"]),
+        name=row["name"],
+    )
+
+
+def _budget(row: Mapping[str, Any], now: datetime, edges: list[datetime]) -> Budget:
+    amount = row["amount_nano_usd"]
+    if row["increase_until"] is not None and row["increase_until"] > now:
+        amount += row["increase_nano_usd"]
+        edges.append(row["increase_until"])
+    return Budget(
+        id=row["id"],
+        scope=ScopeKind(row["scope"]),
+        period=Calendar(Unit(row["period"]), row["time_zone"]),
+        nano_usd=amount,
+        subject_id=row["subject_id"],
+        endpoint_id=row["endpoint_id"],
+        thresholds=tuple(row["thresholds_percent"]),
+        mode=Mode(row["mode"]),
+        name=row["name"],
+    )

@@ -1,0 +1,113 @@
+"""What a caller may do on the control plane: one function over roles and the caller's own key.
+
+Default deny: a permission that no role of the caller gives is refused, and a confined key never administers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from policies.catalog import Endpoint, Snapshot
+from policies.decision import Allow, Decision, Deny
+from policies.permissions import Level, granted
+from policies.principal import Caller, Role
+
+
+class Permission(StrEnum):
+    """What a route of the control plane asks for: `<plane>:<resource>:<action>`, in alphabetical order."""
+
+    AUDIT_READ = "control:audit:read"
+    ENDPOINTS_READ = "control:endpoints:read"
+    ENDPOINTS_WRITE = "control:endpoints:write"
+    GRANTS_READ = "control:grants:read"
+    GRANTS_WRITE = "control:grants:write"
+    IDENTITY_READ = "control:identity:read"
+    IDENTITY_WRITE = "control:identity:write"
+    KEYS_READ = "control:keys:read"
+    KEYS_WRITE = "control:keys:write"
+    LIMITS_READ = "control:limits:read"
+    LIMITS_WRITE = "control:limits:write"
+    PRICES_READ = "control:prices:read"
+    PRICES_WRITE = "control:prices:write"
+    SELF_READ = "control:self:read"
+    SERVING_READ = "control:serving:read"
+    """List and read endpoints as far as the caller's own grants go."""
+    SERVING_SHARE = "control:serving:share"
+    """Read and set permissions of endpoints that the caller may manage."""
+
+
+OF_EVERYONE = frozenset({Permission.SELF_READ, Permission.SERVING_READ, Permission.SERVING_SHARE})
+_READING = frozenset(each for each in Permission if each.endswith(":read"))
+OF_ROLE: Mapping[Role, frozenset[Permission]] = {
+    Role.ADMIN: frozenset(Permission),
+    Role.AUDITOR: _READING,
+}
+
+
+def may_administer(caller: Caller, permission: Permission) -> Decision:
+    """Whether the caller may do this on the control plane; what it does to an endpoint is `may`'s to decide."""
+    if "control" not in caller.planes:
+        return Deny(
+            "permission_denied",
+            "This API key is not for the control plane; use a key whose planes include 'control'.",
+            "planes of the API key",
+        )
+    if permission in OF_EVERYONE:
+        return Allow("everyone")
+    if caller.endpoints is not None:
+        return Deny(
+            "permission_denied",
+            "This API key is confined to endpoints and cannot administer; use a key without such a scope.",
+            "scope of the API key",
+        )
+    for role in sorted(caller.principal.roles):
+        if permission in OF_ROLE[role]:
+            return Allow(f"role {role}")
+    return Deny(
+        "permission_denied",
+        f"{caller.principal.name!r} lacks the permission {permission.value!r};"
+        f" ask a holder of the role {_giving(permission)} to do it.",
+    )
+
+
+def may_mint(caller: Caller, planes: frozenset[str], endpoints: frozenset[str] | None) -> Decision:
+    """Whether a key of these scopes may be made: never one that reaches further than the key it is made with."""
+    if not planes <= caller.planes:
+        return Deny(
+            "permission_denied",
+            f"Your key does not cover the plane {min(planes - caller.planes)!r}, so it cannot make one that does.",
+            "planes of the API key",
+        )
+    if caller.endpoints is not None and (endpoints is None or not endpoints <= caller.endpoints):
+        return Deny(
+            "permission_denied",
+            "Your key is confined to endpoints, so it cannot make one that reaches others.",
+            "scope of the API key",
+        )
+    return Allow("within the caller's own scopes")
+
+
+def may_grant(snapshot: Snapshot, caller: Caller, endpoint: Endpoint, level: Level) -> Decision:
+    """Whether the caller may give or take this level on the endpoint: only with CAN_MANAGE, never above its own."""
+    if caller.endpoints is not None and endpoint.id not in caller.endpoints:
+        return Deny(
+            "permission_denied",
+            f"This API key is confined to other endpoints than {endpoint.name!r}.",
+            "scope of the API key",
+        )
+    held, rule = granted(snapshot, caller, endpoint)
+    if held is None or held < Level.CAN_MANAGE:
+        return Deny(
+            "permission_denied",
+            f"{caller.principal.name!r} lacks CAN_MANAGE on endpoint {endpoint.name!r};"
+            " only its managers and administrators share it.",
+            rule,
+        )
+    if level > held:
+        return Deny("permission_denied", f"{level.name} is more than {held.name}, which you hold.", rule)
+    return Allow(rule)
+
+
+def _giving(permission: Permission) -> str:
+    return " or ".join(repr(role.value) for role in Role if permission in OF_ROLE[role])
