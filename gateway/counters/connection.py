@@ -28,7 +28,7 @@ _LONGEST_PAUSE = 0.5
 _GRACE = 0.003
 
 
-class RedisAway(Exception):  # noqa: N818 - a state of the world, not a mistake
+class RedisAway(Exception):
     """Redis did not answer in time, or there is no connection."""
 
 
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport = cast("asyncio.WriteTransport", transport)
         self._reader = hiredis.Reader()
         self._closed.clear()
 
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
                 self.drop()
                 await self._closed.wait()
             if not self._stopping:
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+                await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the workers, guards nothing
                 pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def _connect(self) -> None:
@@ -250,7 +250,9 @@ class Connection(asyncio.Protocol):
                 await self._loop.create_unix_connection(lambda: self, where.path)
             else:
                 context = ssl.create_default_context() if where.tls else None
-                await self._loop.create_connection(lambda: self, where.host, where.port, ssl=context)
+                await self._loop.create_connection(
+                    lambda: self, where.host or "127.0.0.1", where.port, ssl=context
+                )
         commands: list[bytes] = []
         if where.password is not None:
             login = (where.username.encode(),) if where.username else ()

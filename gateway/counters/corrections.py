@@ -16,11 +16,17 @@ Entry = tuple[int, int, int, int]
 
 
 def corrections(
-    charges: Sequence[Charge], prompt_tokens: int, completion_tokens: int, cost_nano_usd: int
+    charges: Sequence[Charge],
+    prompt_tokens: int,
+    completion_tokens: int,
+    cost_nano_usd: int,
+    *,
+    undo: bool = False,
 ) -> tuple[list[str], list[Entry]]:
     """Keys and entries for the script: refunds from the last grant back, an excess to the last grant.
 
-    A concurrency charge is given back, an idempotency claim is marked done, or freed where nothing was used.
+    A concurrency charge is given back, an idempotency claim is marked done, or freed where nothing was used. The
+    count of requests stands, unless the admission is undone.
     """
     keys: list[str] = []
     entries: list[Entry] = []
@@ -32,7 +38,7 @@ def corrections(
         elif charge.kind == "i":
             keys.append(charge.key)
             entries.append((4, 0, 0, int(bool(prompt_tokens or completion_tokens or cost_nano_usd))))
-        elif charge.metric != "requests":
+        elif undo or charge.metric != "requests":
             grants.setdefault((charge.limit_id, charge.subject), []).append(charge)
     for each in grants.values():
         metric = each[0].metric
@@ -42,8 +48,10 @@ def corrections(
             actual = completion_tokens
         elif metric == "input_tokens":
             actual = prompt_tokens
-        else:
+        elif metric == "money":
             actual = cost_nano_usd
+        else:
+            actual = 0
         delta = actual - sum(charge.fixed for charge in each)
         if delta > 0:
             keys.append(each[-1].key)

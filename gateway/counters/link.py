@@ -154,7 +154,9 @@ class Link:
         if self._failures >= FAILURES_TO_OPEN and not self._open:
             self._open = True
             self.usable = False
-            _log.error("Redis failed %d times in a row; limits follow their modes until it answers", self._failures)
+            _log.error(
+                "Redis failed %d times in a row; limits follow their modes until it answers", self._failures
+            )
 
     def lost(self) -> None:
         """A script found another epoch than ours, or none."""
@@ -201,7 +203,9 @@ class Link:
     # private
 
     def _beat_bytes(self, worker: str) -> bytes:
-        return self.scripts.beat.call([self.keys.live, self.keys.epoch, self.keys.sequence], [worker.encode()])
+        return self.scripts.beat.call(
+            [self.keys.live, self.keys.epoch, self.keys.sequence], [worker.encode()]
+        )
 
     def _ready(self, run_id: str) -> None:
         self._failures = 0

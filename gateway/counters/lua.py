@@ -24,7 +24,7 @@ class Script:
     @classmethod
     def named(cls, name: str) -> Script:
         """Read `<name>.lua` beside this module."""
-        text = files(__package__).joinpath(f"{name}.lua").read_bytes()
+        text = files("gateway.counters").joinpath(f"{name}.lua").read_bytes()
         digest = sha1(text, usedforsecurity=False).hexdigest().encode()
         return cls(text, bulk(b"EVALSHA") + bulk(digest), bulk(b"EVAL") + bulk(text))
 

@@ -72,11 +72,19 @@ class Plan:
     """Positions of the taps that count requests; their tightest shows in the headers."""
     tokens: tuple[int, ...]
     has_money: bool
+    has_alternatives: bool = False
 
     def call(self, memory: bytes, claim: bytes | None, ask: bytes) -> bytes:
         """The bytes of one reservation."""
         if claim is None:
-            return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (self.head, len(memory), memory, self.blob, len(ask), ask)
+            return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
+                self.head,
+                len(memory),
+                memory,
+                self.blob,
+                len(ask),
+                ask,
+            )
         return b"".join((self.claiming_head, bulk(memory), bulk(claim), self.blob, bulk(ask)))
 
     def amounts(self, prompt_tokens: int, money: int) -> tuple[int, int, int, int]:
@@ -106,9 +114,8 @@ def draws_of(indexes: Indexes, caller: Caller, endpoint: Endpoint, group: str | 
     return sorted(draws, key=lambda draw: draw.alternatives)
 
 
-def compile_plan(script: Script, keys: Keys, draws: Sequence[Draw], endpoint: Endpoint, now_ms: int) -> Plan:
+def compile_plan(script: Script, keys: Keys, draws: Sequence[Draw], rates: Rates, now_ms: int) -> Plan:
     """Compile draws as of `now_ms`."""
-    rates = dearest(endpoint)
     taps = tuple(_tap(keys, draw, rates, now_ms) for draw in draws)
     key_list = [keys.epoch, keys.sequence, keys.live]
     rows: list[tuple[int | str, ...]] = []
@@ -135,10 +142,13 @@ def compile_plan(script: Script, keys: Keys, draws: Sequence[Draw], endpoint: En
         requests=tuple(index for index in shown if taps[index].draw.metric is Metric.REQUESTS),
         tokens=tuple(index for index in shown if taps[index].draw.metric in _TOKEN_METRICS),
         has_money=any(tap.draw.metric is Metric.MONEY for tap in taps),
+        has_alternatives=any(tap.draw.alternatives for tap in taps),
     )
 
 
-def narrowed(script: Script, keys: Keys, plan: Plan, positions: Sequence[tuple[int, int]], rates: Rates) -> Plan:
+def narrowed(
+    script: Script, keys: Keys, plan: Plan, positions: Sequence[tuple[int, int]], rates: Rates
+) -> Plan:
     """A plan for top-ups: only the taps that were charged and that output draws from, each where it was charged.
 
     `positions` holds (index of the tap, where it was charged). A period stays the period of admission.
@@ -150,7 +160,16 @@ def narrowed(script: Script, keys: Keys, plan: Plan, positions: Sequence[tuple[i
         tap = plan.taps[index]
         if not tap.per_token:
             continue
-        row = (tap.kind, _NOTHING, tap.per_token, tap.draw.capacity, len(key_list) + 1, 0, 0, int(tap.observe))
+        row = (
+            tap.kind,
+            _NOTHING,
+            tap.per_token,
+            tap.draw.capacity,
+            len(key_list) + 1,
+            0,
+            0,
+            int(tap.observe),
+        )
         if tap.kind == ROLLING:
             row += (tap.window_ms,)
             key_list.append(tap.key.encode())

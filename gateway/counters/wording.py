@@ -53,6 +53,9 @@ def refusal(plan: Plan, tap: Tap, *, now_ms: int, left: int, reset_ms: int, need
         f" this request needs {needed}; {_when(reset_ms, resets_at)}."
     )
     wait = -(-reset_ms // 1000) if reset_ms != NEVER else _DAY_SECONDS
+    if draw.window is not None and tap.window_ms <= 60_000 and reset_ms != NEVER:
+        # The window's last sub-bucket leaves a little after a whole window: a minute's limit resets in a minute.
+        wait = min(wait, 60)
     return LimitExceeded(message, detail, retry_after_seconds=max(1, wait), headers=headers)
 
 

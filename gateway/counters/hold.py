@@ -1,0 +1,158 @@
+"""What one admission holds, from the moment that it is asked for until Redis took its settlement.
+
+It is told the replies to its own commands and hands them to the reservations, which decide what follows.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from typing import Any, Protocol
+
+from gateway.counters.plan import Plan, Tap
+from gateway.counters.wording import admitted_headers
+from gateway.spool.records import Charge
+
+
+class Home(Protocol):
+    """Where replies go."""
+
+    def reserved(self, hold: Hold, reply: Any) -> None:
+        """A reservation was answered."""
+        ...
+
+    def unanswered(self, hold: Hold) -> None:
+        """A reservation was not answered in time."""
+        ...
+
+    def came_late(self, hold: Hold, reply: Any) -> None:
+        """A reservation that nobody waits for any more was answered, or its fate is unknown (None)."""
+        ...
+
+
+class Hold:
+    """One admission; the port `Reservation`, and who asked Redis for it."""
+
+    __slots__ = (
+        "_headers",
+        "admitted_at_ms",
+        "ask",
+        "asked_output",
+        "charges",
+        "claim",
+        "degraded",
+        "epoch",
+        "future",
+        "granted_output",
+        "group_id",
+        "home",
+        "least_output",
+        "local",
+        "memory",
+        "money",
+        "parts",
+        "plan",
+        "positions",
+        "prompt_tokens",
+        "request_id",
+        "retried",
+        "sequence",
+        "settled",
+        "step",
+        "top_up_plan",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        future: Future[Hold],
+        plan: Plan,
+        request_id: str,
+        memory: bytes,
+        prompt_tokens: int,
+        asked_output: int,
+        least_output: int,
+        money: int,
+        claim: tuple[bytes, str] | None,
+    ) -> None:
+        self.home = home
+        self.future = future
+        self.plan = plan
+        self.request_id = request_id
+        self.memory = memory
+        self.prompt_tokens = prompt_tokens
+        self.asked_output = asked_output
+        self.least_output = least_output
+        self.money = money
+        self.claim = claim
+        self.ask = b""
+        self.parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+        """Positions, what remains and resets, tap by tap."""
+        self.admitted_at_ms = 0
+        self.sequence = 0
+        self.granted_output = 0
+        self.group_id: str | None = None
+        self.degraded: str | None = None
+        self.charges: list[Charge] = []
+        """Those that Redis made; the ones of an admission without Redis are in `local`."""
+        self.local: list[Charge] = []
+        self.settled = False
+        self.epoch = ""
+        self.step = 0
+        self.retried = False
+        self.top_up_plan: Plan | None = None
+        self._headers: list[tuple[bytes, bytes]] | None = None
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """`x-ratelimit-*` of the tightest limits and `x-weighbridge-reserved`."""
+        if self._headers is None:
+            self._headers = admitted_headers(self.plan, *self.parts)
+            reserved = b"input=%d, output=%d" % (self.prompt_tokens, self.granted_output)
+            if self.plan.has_money:
+                cost = self.money + self.plan.rates.output_per_token * self.granted_output
+                reserved += b", nano_usd=%d" % cost
+            self._headers.append((b"x-weighbridge-reserved", reserved))
+            if self.degraded is not None:
+                self._headers.append((b"x-weighbridge-degraded", self.degraded.encode()))
+        return self._headers
+
+    def charge(self, plan: Plan, positions: list[int], output: int) -> list[Charge]:
+        """The charges that a grant of `output` tokens made at `positions` (-1: not charged)."""
+        base = plan.amounts(self.prompt_tokens, self.money)
+        charges: list[Charge] = []
+        for tap, position in zip(plan.taps, positions, strict=True):
+            if position >= 0:
+                amount = base[tap.amount_class] + tap.per_token * output
+                charges.append(charge_of(tap, position, amount))
+        return charges
+
+    # Asked
+
+    def answered(self, reply: Any) -> None:
+        self.home.reserved(self, reply)
+
+    def failed(self) -> None:
+        self.home.unanswered(self)
+
+    def late(self, reply: Any) -> None:
+        self.home.came_late(self, reply)
+
+
+def charge_of(tap: Tap, position: int, amount: int) -> Charge:
+    """One charge, all of it in `fixed`, so that it can be corrected without knowing its grant."""
+    if tap.kind == 2:
+        key = tap.key if position == tap.start_ms else tap.next_key
+        return Charge(
+            tap.draw.limit_id, tap.draw.subject, tap.metric, key, "p", position, amount, 0, tap.window_ms
+        )
+    return Charge(
+        tap.draw.limit_id,
+        tap.draw.subject,
+        tap.metric,
+        tap.key,
+        tap.letter,
+        position,
+        amount,
+        0,
+        tap.window_ms,
+    )

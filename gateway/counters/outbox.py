@@ -1,0 +1,252 @@
+"""Corrections on their way to Redis, each repeated until Redis took it; the script makes repeating harmless.
+
+Bounded: beyond the bound the oldest are given up and counted. Sliding windows then heal by themselves, and budgets
+are put right by the next rebuild from the ledger, which misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+import msgspec
+
+from gateway.counters.corrections import Entry, corrections
+from gateway.counters.link import Link
+from gateway.counters.plan import pack
+from gateway.spool.records import Charge
+
+_log = logging.getLogger(__name__)
+_unpack = msgspec.msgpack.Decoder().decode
+
+BOUND = 100_000
+_RETRY_SECONDS = 1.0
+_TAKEN, _LOST, _GRANT = 1, 2, 6
+
+
+class Errand:
+    """One call of the settlement script."""
+
+    __slots__ = ("home", "in_flight", "memory", "overdue")
+    void = 0
+
+    def __init__(self, home: Outbox, memory: bytes) -> None:
+        self.home = home
+        self.memory = memory
+        self.in_flight = False
+        self.overdue = False
+
+    def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
+        """Keys and entries as of this epoch."""
+        raise NotImplementedError
+
+    def done(self, reply: Sequence[Any]) -> None:
+        """Redis took it."""
+
+    # Asked
+
+    def answered(self, reply: Any) -> None:
+        self.home.answered(self, reply)
+
+    def failed(self) -> None:
+        # Stays in flight: in an ordered stream the answer comes before anything else can, or the stream breaks.
+        self.home.link.failed()
+
+    def late(self, reply: Any) -> None:
+        self.home.answered(self, reply)
+
+
+class Settlement(Errand):
+    """A request has ended with this usage."""
+
+    __slots__ = ("charges", "ended_ms", "epoch", "local", "on_done", "undo", "usage")
+
+    def __init__(
+        self,
+        home: Outbox,
+        memory: bytes,
+        charges: Sequence[Charge],
+        local: Sequence[Charge],
+        usage: tuple[int, int, int],
+        epoch: str,
+        ended_ms: int,
+        on_done: Callable[[], None] | None,
+        *,
+        undo: bool = False,
+    ) -> None:
+        super().__init__(home, memory)
+        self.charges = charges
+        self.local = local
+        self.usage = usage
+        self.epoch = epoch
+        self.ended_ms = ended_ms
+        self.on_done = on_done
+        self.undo = undo
+        """The admission itself never was: the count of requests is given back too."""
+
+    def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
+        """Corrections; in an epoch after the admission's, sliding windows are charged what was used.
+
+        There, the charge itself is gone with the old windows, and a refund would take from others.
+        """
+        charges = self.charges
+        if self.epoch == epoch or not charges:
+            return corrections(
+                [*charges, *self.local] if self.local else charges, *self.usage, undo=self.undo
+            )
+        # Sliding windows of the old epoch are gone: nothing was charged in this one.
+        carried = [msgspec.structs.replace(each, fixed=0) if each.kind == "r" else each for each in charges]
+        if self.ended_ms <= cut_of(epoch):
+            # The ledger's sums, from which this epoch began, hold it already.
+            carried = [each for each in carried if each.kind == "n" or each.kind == "i"]
+        return corrections([*carried, *self.local], *self.usage, undo=self.undo)
+
+    def done(self, reply: Sequence[Any]) -> None:
+        """Nothing is held any more."""
+        if self.on_done is not None:
+            self.on_done()
+
+
+class Report(Errand):
+    """What was charged here while Redis was away."""
+
+    __slots__ = ("entries", "keys")
+
+    def __init__(self, home: Outbox, memory: bytes, keys: Sequence[str], entries: Sequence[Entry]) -> None:
+        super().__init__(home, memory)
+        self.keys = keys
+        self.entries = entries
+
+    def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
+        """As they are."""
+        return self.keys, self.entries
+
+
+class Void(Errand):
+    """Nobody knows whether a request was admitted: see to it that nothing of it stays."""
+
+    __slots__ = ("epoch", "granted")
+    void = 1
+
+    def __init__(self, home: Outbox, memory: bytes, epoch: str, granted: Callable[[bytes], None]) -> None:
+        super().__init__(home, memory)
+        self.epoch = epoch
+        self.granted = granted
+
+    def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
+        """No entries: the memory alone is asked."""
+        return (), ()
+
+    def done(self, reply: Sequence[Any]) -> None:
+        """It had been admitted: the grant is handed over to be released."""
+        if reply[0] == _GRANT and self.epoch == self.home.link.epoch:
+            self.granted(reply[2])
+
+
+class Outbox:
+    """All errands of one worker that Redis has not yet taken."""
+
+    def __init__(self, link: Link, worker_id: str, *, bound: int = BOUND) -> None:
+        self.link = link
+        self.given_up = 0
+        self._worker_id = worker_id
+        self._bound = bound
+        self._errands: dict[Errand, None] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._errands)
+
+    @property
+    def errands(self) -> tuple[Errand, ...]:
+        """Those not yet taken, oldest first."""
+        return tuple(self._errands)
+
+    def put(self, errand: Errand) -> None:
+        """Keep an errand until it is taken; sends it now if Redis is there."""
+        if len(self._errands) >= self._bound:
+            oldest = next(iter(self._errands))
+            del self._errands[oldest]
+            self.given_up += 1
+            if self.given_up == 1 or not self.given_up % 1000:
+                _log.error("%d corrections for Redis were given up: it is away for too long", self.given_up)
+        self._errands[errand] = None
+        if self.link.usable:
+            self._send(errand)
+
+    def flush(self) -> None:
+        """Send what is not under way."""
+        for errand in list(self._errands):
+            if not self.link.usable:
+                return
+            if not errand.in_flight:
+                self._send(errand)
+
+    async def drained(self, seconds: float) -> bool:
+        """Wait until everything was taken; False where that took too long."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._errands:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        if self._retry is not None:
+            self._retry.cancel()
+
+    def answered(self, errand: Errand, reply: Any) -> None:
+        """A reply, in time or late; None where nobody knows."""
+        errand.in_flight = False
+        if isinstance(reply, bytes):
+            decoded = _unpack(reply)
+            if decoded[0] != _LOST:
+                self._forget(errand)
+                errand.done(decoded)
+                return
+            self.link.lost()
+        elif isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("NOSCRIPT"):
+                self._send(errand, spelled_out=True)
+                return
+            self.link.failed()
+            self._later()
+
+    def _send(self, errand: Errand, *, spelled_out: bool = False) -> None:
+        link = self.link
+        keys, entries = errand.body(link.epoch)
+        if not entries and not errand.void:
+            self._forget(errand)
+            errand.done((_TAKEN, 0))
+            return
+        script = link.scripts.settle
+        names = [link.keys.epoch, errand.memory, *(each.encode() for each in keys)]
+        data = script.call(names, (pack((link.epoch, self._worker_id, errand.void, entries)),))
+        errand.in_flight = True
+        link.connection.send(script.spelled_out(data) if spelled_out else data, errand)
+
+    def _forget(self, errand: Errand) -> None:
+        self._errands.pop(errand, None)
+        if not self._errands:
+            self._empty.set()
+
+    def _later(self) -> None:
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._again)
+
+    def _again(self) -> None:
+        self._retry = None
+        self.flush()
+
+
+def cut_of(epoch: str) -> int:
+    """The time up to which the ledger's sums that an epoch began with are complete."""
+    return int(epoch.split(".")[1])

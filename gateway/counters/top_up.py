@@ -1,0 +1,88 @@
+"""One request for more output in the middle of a stream.
+
+Charged where its admission was charged: the same limits, the group that was frozen then, the same period.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+import msgspec
+
+from gateway.counters.hold import Hold
+from gateway.counters.plan import Plan, pack
+
+if TYPE_CHECKING:
+    from gateway.counters.reservations import Reservations
+
+_unpack = msgspec.msgpack.Decoder().decode
+_GRANTED, _LOST = 1, 2
+
+
+class TopUp:
+    """Who asked Redis for it; the future gives how many tokens were granted, 0 where a limit refuses."""
+
+    __slots__ = ("future", "hold", "home", "output", "plan", "step")
+
+    def __init__(
+        self, home: Reservations, hold: Hold, plan: Plan, future: Future[int], step: int, output: int
+    ) -> None:
+        self.home = home
+        self.hold = hold
+        self.plan = plan
+        self.future = future
+        self.step = step
+        self.output = output
+
+    def send(self, *, spelled_out: bool = False) -> None:
+        """Ask Redis."""
+        link = self.home.link
+        ask = pack((link.epoch, link.worker_id, self.step, self.output, 1, 0, 0, ""))
+        data = self.plan.call(self.hold.memory, None, ask)
+        link.connection.send(link.scripts.reserve.spelled_out(data) if spelled_out else data, self)
+
+    def give(self, output: int) -> None:
+        """Tell whoever waits."""
+        if self.future.done():
+            return
+        self.hold.granted_output += output
+        self.future.set_result(output)
+
+    # Asked
+
+    def answered(self, reply: Any) -> None:
+        """Take the grant over, also where nobody waits: the settlement gives back what was not used."""
+        if not isinstance(reply, bytes):
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+                self.send(spelled_out=True)
+                return
+            self.home.link.failed()
+            self.home.top_up_here(self)
+            return
+        decoded = _unpack(reply)
+        if decoded[0] == _GRANTED:
+            if self.hold.settled:
+                self.home.release_top_up(self.hold, self.plan, self.step, decoded[3], decoded[4])
+                self.give(0)
+                return
+            self.home.topped_up(self.hold, self.plan, decoded[3], decoded[4])
+            self.give(decoded[3])
+        elif decoded[0] == _LOST:
+            self.home.link.lost()
+            self.home.top_up_here(self)
+        else:
+            self.give(0)
+
+    def failed(self) -> None:
+        """No answer in time: decide here."""
+        self.home.link.failed()
+        self.home.top_up_here(self)
+
+    def late(self, reply: Any) -> None:
+        """Undo a grant that came too late; where nobody knows, the settlement of the rest stands and the slice heals."""
+        if isinstance(reply, bytes):
+            decoded = _unpack(reply)
+            if decoded[0] == _GRANTED:
+                self.home.release_top_up(self.hold, self.plan, self.step, decoded[3], decoded[4])
