@@ -34,8 +34,12 @@ export function choose(index) {
   sessionStorage.setItem(CHOSEN, String(index));
 }
 
-// Enough of a key to tell it from another, and too little to use: its first characters, never its end.
-const labelOf = (key, name) => (name ? `${name} (${key.slice(0, 8)}…)` : `${key.slice(0, 12)}…`);
+// Enough of a key to tell it from another, and too little to use: the public part that the key list of an
+// administrator shows as well, or a few first characters where it is another kind of key.
+function labelOf(key, name) {
+  const shown = /^gk_[a-z0-9]+_[0-9A-Za-z]{12}(?=_)/.exec(key)?.[0] ?? key.slice(0, 8);
+  return name ? `${name} (${shown}…)` : `${shown}…`;
+}
 
 export function add(key, name) {
   const keys = all().filter((entry) => entry.key !== key);
