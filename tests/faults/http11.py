@@ -6,6 +6,7 @@ A unix socket has no RST: there a reset is an end without a goodbye.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from typing import Final
@@ -35,7 +36,9 @@ def send_reset(transport: asyncio.WriteTransport) -> None:
     """Close a TCP connection with RST; a unix socket has none and is cut without a goodbye."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # A connection that the peer has reset already has no socket left to set anything on.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 

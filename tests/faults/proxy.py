@@ -213,7 +213,7 @@ class FaultProxy:
             except ConnectionError:
                 await self._flowing.wait()
                 link.reset()
-                return
+                data = b""  # the writer has to hear of the end, too
             toxics = self.up if up else self.down
             late = toxics.latency + self.random.uniform(-toxics.jitter, toxics.jitter)
             await held.put((clock() + max(late, 0.0), data))

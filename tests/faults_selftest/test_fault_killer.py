@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from gateway import crashpoints
 from tests.faults import killer
 from tests.faults.killer import Killer, armed, died, state, stop_for, stopped
 
@@ -71,3 +72,7 @@ def test_a_point_is_armed_through_the_environment() -> None:
     assert armed(killer.AFTER_INTENT, 3) == {"WEIGHBRIDGE_CRASH_AT": "after_intent:3"}
     with pytest.raises(ValueError, match="no crash point"):
         armed("somewhere")
+
+
+def test_the_product_knows_the_same_points() -> None:
+    assert crashpoints.POINTS == killer.POINTS
