@@ -154,11 +154,11 @@ def installer():
     if output([str(PYTHON), "-m", "ensurepip", "--default-pip"]) is not None:
         return [str(PYTHON), "-m", "pip", "install", *PIP_OPTIONS]
     uv = shutil.which("uv")
-    if uv:
-        return [uv, "pip", "install", "--python", str(PYTHON)]
-    fail(
-        "This Python has no pip 22.3 or newer, no ensurepip, and there is no uv (Debian: apt install python3-pip)."
-    )
+    if uv is None:
+        fail(
+            "This Python has no pip 22.3 or newer, no ensurepip, and there is no uv (Debian: apt install python3-pip)."
+        )
+    return [uv, "pip", "install", "--python", str(PYTHON)]
 
 
 def install(kind):
@@ -209,9 +209,9 @@ class Progress:
             line = raw.decode(errors="replace").strip()
             out.write(line + "\n")
             out.flush()
-            if line.startswith(("Collecting ", "Requirement already satisfied")):
+            if line.startswith(("Collecting ", "Processing ", "Ignoring ", "Requirement already satisfied")):
                 self.seen = min(self.seen + 1, self.total)
-            if line:
+            if line and not line.startswith("WARNING"):
                 self.tail = [*self.tail[-30:], line]
 
     def __str__(self):

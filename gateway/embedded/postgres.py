@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ DATABASE = "system"
 _DEFAULT_PORT = 5432
 _LONGEST_SOCKET_NAME = len(".s.PGSQL.65535.lock")
 _NAME_BYTES = 63
+_SHM = Path("/dev/shm")  # noqa: S108 - only looked at
 
 _SETTINGS: Mapping[str, str] = {
     "max_connections": "80",
@@ -244,6 +246,7 @@ class EmbeddedPostgres:
     def _configure(self, data: Path) -> None:
         """Write the configuration anew on each start, so that an upgrade of ours reaches old data too."""
         settings = {**_SETTINGS, **_DURABLE} if self._durable else {**_SETTINGS, **_FAST}
+        settings["dynamic_shared_memory_type"] = _shared_memory()
         lines = [f"{name} = '{value}'" for name, value in settings.items()]
         access = ["local all all peer map=weighbridge"]
         if self._tcp_port is not None:
@@ -364,6 +367,14 @@ def _environment() -> dict[str, str]:
         "LC_ALL": "C",
         "TMPDIR": tempfile.gettempdir(),
     }
+
+
+def _shared_memory() -> str:
+    # In a bare root file system /dev/shm may be missing or closed to users without rights.
+    try:
+        return "posix" if _SHM.stat().st_mode & stat.S_IWOTH else "sysv"
+    except OSError:
+        return "sysv"
 
 
 def _identifier(name: str) -> str:

@@ -144,7 +144,7 @@ def _told(run: Callable[[], int]) -> int:
 
 
 async def _run(settings: Settings, program: Sequence[str], *, everything: bool) -> int:
-    screen = Screen()
+    screen = Screen(settings.home / "logs" / "supervisor.log")
     preflight.check_python()
     if everything and settings.embedded:
         preflight.check_platform()

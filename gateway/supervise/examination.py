@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.local import environment
+from engines.local.sources import EngineUnavailable, check_platform, has_gpu
 from gateway.embedded.account import own_name
 from gateway.embedded.errors import EmbeddedError
 from gateway.embedded.programs import postgres_programs, redis_program, redis_version
@@ -56,7 +58,7 @@ def examine(settings: Settings) -> list[Finding]:
             if port is not None:
                 findings.append(_port(settings.host, port, variable))
     if settings.engine == "vllm" and settings.engine_url is None:
-        findings.append(_memory())
+        findings += [_memory(), _engine(settings)]
     findings.append(_secret(settings))
     return findings
 
@@ -77,7 +79,7 @@ def _disk(settings: Settings) -> str:
     free = shutil.disk_usage(settings.home).free
     text = f"{free // 1_000_000} MB free"
     engine = settings.engine == "vllm" and settings.engine_url is None
-    if engine and free < _ENGINE_DISK_BYTES and not (settings.home / "engine").exists():
+    if engine and free < _ENGINE_DISK_BYTES and not (settings.home / "engine-venv").exists():
         text += (
             f"; the local engine takes up to {_ENGINE_DISK_BYTES // 1_000_000_000} GB when it is installed"
         )
@@ -136,6 +138,17 @@ def _memory() -> Finding:
                 ),
             )
     return Finding("Memory for the engine", True, "unknown")
+
+
+def _engine(settings: Settings) -> Finding:
+    made = environment.find(settings.home / "engine-venv", has_gpu())
+    if made is not None:
+        return Finding("Engine", True, f"installed ({made.source.says})")
+    try:
+        check_platform()
+    except EngineUnavailable as problem:
+        return Finding("Engine", False, str(problem))
+    return Finding("Engine", True, "not installed yet; the first start does it, in some minutes")
 
 
 def _secret(settings: Settings) -> Finding:

@@ -22,9 +22,12 @@ DEMO_ENDPOINT = "databricks-mixtral-8x7b-instruct"
 
 
 class Screen:
-    """Writes progress with the seconds since the start before each line."""
+    """Writes progress with the seconds since the start before each line, and keeps a copy with the date."""
 
-    def __init__(self, out: TextIO = sys.stderr, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, log: Path | None = None, out: TextIO = sys.stderr, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
         self._out = out
         self._clock = clock
         self._started = clock()
@@ -37,6 +40,11 @@ class Screen:
     def say(self, text: str) -> None:
         """One line of progress."""
         self.write(f"[{self.seconds:6.1f} s] {text}")
+        if self._log is not None:
+            with suppress(OSError):
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+                with self._log.open("a") as file:
+                    file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
 
     def write(self, text: str) -> None:
         """Text as it is; a closed terminal is no reason to fail."""

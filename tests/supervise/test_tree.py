@@ -17,11 +17,11 @@ from tests.supervise.terminal import Instance, wait_for
 def test_everything_starts_in_order_and_the_screen_says_how_to_begin(instance: Instance) -> None:
     instance.launch()
     instance.until_up()
+    wait_for(lambda: "Engine: ready after" in instance.screen)
     begins = [event.removesuffix(" begins") for event in instance.events if event.endswith(" begins")]
     assert begins[:2] == ["migrate", "seed"]
     assert set(begins[2:5]) == {"worker-0", "worker-1", "drain"}
     assert f"curl http://127.0.0.1:{instance.port}/v1/chat/completions" in instance.screen
-    wait_for(lambda: "Engine: ready after" in instance.screen)
     assert set(instance.children) == {"postgres", "redis", "worker-0", "worker-1", "drainer", "engine"}
 
 

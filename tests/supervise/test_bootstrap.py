@@ -1,0 +1,99 @@
+"""The set-up behind `make run`: finished once, mended when unfinished, never a guess about a foreign folder."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+# The environment's own Python has no pip; the Python it was made from is what a bare machine has.
+_PYTHON = Path(sys.base_prefix) / "bin" / "python3"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout in a path with spaces whose lock files name no package: nothing is downloaded."""
+    root = tmp_path / "a check out"
+    for name in ("scripts", "locks", "gateway"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(_ROOT / "scripts" / "bootstrap.py", root / "scripts")
+    for lock in ("gateway", "dev"):
+        (root / "locks" / f"{lock}.txt").touch()
+    (root / "gateway" / "__main__.py").write_text("import sys; print('gateway', *sys.argv[1:])\n")
+    return root
+
+
+def bootstrap(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [_PYTHON, root / "scripts" / "bootstrap.py", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_it_makes_an_environment_whose_command_runs_from_anywhere(checkout: Path, tmp_path: Path) -> None:
+    made = bootstrap(checkout)
+    assert made.returncode == 0, made.stderr
+    link = tmp_path / "weighbridge"
+    link.symlink_to(checkout / ".venv" / "bin" / "weighbridge")
+    told = subprocess.run([link, "up", "a b"], capture_output=True, text=True, cwd="/")
+    assert told.stdout == "gateway up a b\n"
+
+
+def test_a_finished_environment_costs_next_to_nothing_and_says_nothing(checkout: Path) -> None:
+    bootstrap(checkout)
+    began = time.monotonic()
+    again = bootstrap(checkout)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert time.monotonic() - began < 1.5
+
+
+def test_the_development_environment_serves_the_gateway_too(checkout: Path) -> None:
+    bootstrap(checkout, "--dev")
+    assert bootstrap(checkout).stderr == ""
+
+
+def test_a_changed_lock_is_installed_into_the_same_environment(checkout: Path) -> None:
+    bootstrap(checkout)
+    (checkout / ".venv" / "kept").touch()
+    (checkout / "locks" / "gateway.txt").write_text("# changed\n")
+    again = bootstrap(checkout)
+    assert "environment: ready" in again.stderr
+    assert (checkout / ".venv" / "kept").exists()
+
+
+def test_an_unfinished_environment_is_started_over(checkout: Path) -> None:
+    bootstrap(checkout)
+    (checkout / ".venv" / ".weighbridge-gateway").unlink()
+    (checkout / ".venv" / ".unfinished").touch()
+    (checkout / ".venv" / "half").touch()
+    again = bootstrap(checkout)
+    assert again.returncode == 0, again.stderr
+    assert "starting it over" in again.stderr
+    assert not (checkout / ".venv" / "half").exists()
+
+
+def test_an_environment_whose_python_is_gone_is_started_over(checkout: Path) -> None:
+    bootstrap(checkout)
+    (checkout / ".venv" / "bin" / "python").unlink()
+    (checkout / ".venv" / "bin" / "python").symlink_to("/no/such/python")
+    assert bootstrap(checkout).returncode == 0
+    assert bootstrap(checkout).stderr == ""
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "letters").write_text("mine")
+    refused = bootstrap(checkout)
+    assert refused.returncode == 1
+    assert "is not a virtual environment; move it away" in refused.stderr
+    assert (checkout / ".venv" / "letters").read_text() == "mine"
+
+
+def test_make_help_names_every_target() -> None:
+    told = subprocess.run(["make", "-s", "help"], cwd=_ROOT, capture_output=True, text=True, check=True)
+    for target in ("run", "demo", "test", "check", "bench", "soak", "model", "migrate"):
+        assert f"make {target} " in told.stdout
