@@ -246,13 +246,18 @@ async def test_a_stream_without_its_end_does_not_pass_for_a_whole_answer(
 async def test_an_answer_ended_by_a_limit_names_the_limit(page: Page, gateway: FakeGateway) -> None:
     reply = answer("Cut")
     reply.frames[2] = chunk(
-        {}, finish="length", weighbridge={"stopped_by": "limit", "limit": "demo-tokens", "scope": "user demo"}
+        {},
+        finish="length",
+        weighbridge={"stopped_by": "limit", "limit": "demo-tokens", "scope": "user 'demo'"},
     )
     gateway.replies.append(reply)
     await ready(page)
     await ask(page, "All?")
     await answered(page)
-    assert "demo-tokens, user demo has no room for more" in await page.inner_text(".answer-note")
+    assert (
+        "A limit of user 'demo' had no room for more, so the answer ends here (limit demo-tokens)."
+        in await page.inner_text(".answer-note")
+    )
 
 
 async def test_frames_may_be_cut_anywhere_even_inside_a_character(page: Page, gateway: FakeGateway) -> None:

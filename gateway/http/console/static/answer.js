@@ -102,9 +102,9 @@ export class Answer {
 
   #drawNote(ending) {
     let text = "";
-    if (this.stopped) {
-      const { stopped_by: by, limit, scope } = this.stopped;
-      text = `Ended early by ${by}: ${[limit, scope].filter(Boolean).join(", ")} has no room for more.`;
+    if (this.stopped && this.stopped.stopped_by !== "max_tokens") {
+      const { scope, limit } = this.stopped;
+      text = `A limit${scope ? ` of ${scope}` : ""} had no room for more, so the answer ends here${limit ? ` (limit ${limit})` : ""}.`;
     } else if (ending === "stopped") {
       text = "You stopped this answer. What had been produced by then is counted.";
     } else if (this.finish === "length") {
