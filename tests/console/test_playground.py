@@ -160,8 +160,16 @@ async def test_a_limit_says_which_one_and_when_there_is_room_again(page: Page, g
             "User demo has 88 of 10,000 tokens a minute left; this request reserves 280.",
             "rate_limit_exceeded",
             {"retry-after": "1", "x-ratelimit-limit-tokens": "10000", "x-ratelimit-remaining-tokens": "88"},
-            scope="user demo",
-            remaining=88,
+            limit={
+                "limit": "0199a0c8-0000-7000-8000-000000000001",
+                "metric": "total_tokens",
+                "scope": "user 'demo'",
+                "amount": 10_000,
+                "remaining": 88,
+                "requested": 280,
+                "window": "minute",
+                "resets_at_ms": 1_795_509_600_000,
+            },
         )
     )
     await ready(page)
@@ -171,7 +179,8 @@ async def test_a_limit_says_which_one_and_when_there_is_room_again(page: Page, g
     assert (
         "429" in shown
         and "88 of 10,000 tokens a minute left" in shown
-        and "user demo" in shown
+        and "user 'demo'" in shown
+        and "10,000" in shown
         and REQUEST_ID in shown
     )
     assert "88 of 10,000" in await page.inner_text("#room")

@@ -177,8 +177,9 @@ export class Answer {
     const row = element("div", "failure-actions");
     row.append(...actions);
     box.append(row);
-    const facts = [["code", failure.code], ["field", failure.param], ...Object.entries(failure.detail ?? {})]
-      .filter(([name, value]) => value !== null && value !== undefined && name !== "request_id")
+    const facts = [["code", failure.code], ["field", failure.param], ...Object.entries(failure.detail)]
+      .flatMap(([name, value]) => (value && typeof value === "object" ? Object.entries(value) : [[name, value]]))
+      .filter(([name, value]) => value !== null && value !== undefined && name !== "request_id" && !(name === "resets_at_ms" && value === 0))
       .map(readable);
     if (failure.requestId) facts.push(["request id", failure.requestId]);
     if (facts.length > 0) {
