@@ -177,11 +177,10 @@ class StoredKeys:
         return found.caller
 
     async def _caller(self, found: _Known, snapshot: Snapshot) -> Caller | None:
-        if found.principal_id not in snapshot.principals:
+        if found.principal_id not in (self._catalog.latest or snapshot).principals:
             # Key and principal may be newer than our snapshot.
             await self._catalog.refresh()
-            snapshot = self._catalog.latest or snapshot
-        return _caller_of(found, snapshot)
+        return found.caller if found.snapshot is self._catalog.latest else self._renew(found)
 
     async def _find(self, credential: str, id_part: str, fingerprint: bytes) -> _Known | None:
         while True:

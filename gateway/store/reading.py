@@ -30,7 +30,13 @@ def translated() -> Generator[None]:
         raise Conflict(_wording(error)) from error
     except DBAPIError as error:
         cause = error.orig.__cause__ if error.orig is not None else None
-        if error.connection_invalidated or isinstance(cause, AWAY) or isinstance(error.orig, AWAY):
+        # Without a statement it failed on the way to the server, whatever it says.
+        if (
+            error.statement is None
+            or error.connection_invalidated
+            or isinstance(cause, AWAY)
+            or isinstance(error.orig, AWAY)
+        ):
             raise Unavailable(_UNREACHABLE) from error
         raise
     except (*AWAY, PoolTimeout, TimeoutError) as error:

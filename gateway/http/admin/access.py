@@ -1,0 +1,113 @@
+"""The one guard of the control plane, and what its handlers work with.
+
+A route without a permission in its `opt` is refused to everyone: forgetting to decide is deciding no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from litestar.connection import ASGIConnection, Request
+from litestar.handlers import BaseRouteHandler
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.errors import BadRequest, Forbidden
+from gateway.http.credentials import read_credential
+from gateway.pipeline.ports import Keys
+from gateway.security.keys import Peppers
+from gateway.store.catalog import FollowedCatalog
+from gateway.store.changes import Actor, Change, Configuration
+from policies.administration import Permission, may_administer
+from policies.catalog import Snapshot
+from policies.decision import Deny
+from policies.principal import Caller
+
+_LONGEST_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """The parts that the control plane is made of."""
+
+    keys: Keys
+    catalog: FollowedCatalog
+    configuration: Configuration
+    peppers: Peppers
+
+
+class Guard:
+    """Finds the caller of a control-plane route and asks policies whether it may."""
+
+    def __init__(self, control: ControlPlane) -> None:
+        self._control = control
+
+    async def __call__(
+        self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+    ) -> None:
+        """Raises Unauthenticated, Forbidden or Unavailable; else the caller is in the connection's state."""
+        credential = read_credential(connection.scope["headers"])
+        snapshot = self._control.catalog.snapshot
+        caller = self._control.keys.known(credential)
+        if caller is None:
+            caller = await self._control.keys.verify(credential, snapshot)
+        permission = handler.opt.get("permission")
+        if not isinstance(permission, Permission):
+            raise Forbidden("This route has no permission that would allow it.")
+        match may_administer(caller, permission):
+            case Deny(code=code, reason=reason):
+                raise Forbidden(reason, code=code)
+            case _:
+                connection.state["caller"] = caller
+
+
+class Admin:
+    """One request to the control plane: who asks, and the configuration to read or change on its behalf."""
+
+    __slots__ = ("_control", "caller", "reason")
+
+    def __init__(self, control: ControlPlane, caller: Caller, reason: str | None) -> None:
+        self._control = control
+        self.caller = caller
+        self.reason = reason
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The configuration as this worker sees it."""
+        return self._control.catalog.snapshot
+
+    @property
+    def peppers(self) -> Peppers:
+        """What new keys are digested with."""
+        return self._control.peppers
+
+    @asynccontextmanager
+    async def change(self) -> AsyncGenerator[Change]:
+        """A change by the caller; when it has committed, this worker sees it before it answers."""
+        who = self.caller.principal
+        async with self._control.configuration.change(Actor(who.id, who.name), self.reason) as change:
+            yield change
+        await self._control.catalog.refresh()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[AsyncConnection]:
+        """A transaction that reads one moment of the configuration."""
+        async with self._control.configuration.reading() as connection:
+            yield connection
+
+
+def provide_admin(control: ControlPlane) -> Any:
+    """The dependency `admin` of every handler behind the guard."""
+
+    async def admin(request: Request[Any, Any, Any]) -> Admin:
+        reason = request.headers.get("x-weighbridge-reason")
+        if reason is not None and (len(reason) > _LONGEST_REASON or not reason.isprintable()):
+            raise BadRequest(
+                f"x-weighbridge-reason takes up to {_LONGEST_REASON} printable characters.",
+                param="x-weighbridge-reason",
+            )
+        return Admin(control, request.state["caller"], reason)
+
+    return admin

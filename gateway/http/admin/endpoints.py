@@ -1,0 +1,303 @@
+"""Endpoints with their served entities, and who may use them.
+
+An endpoint is read and written whole: its version covers its entities, traffic and fallbacks.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from litestar import Controller, Response, delete, get, patch, post, put
+from msgspec import UNSET, Meta, Struct, UnsetType
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.errors import Forbidden, NotFound
+from gateway.http.admin.access import Admin
+from gateway.http.admin.versions import (
+    After,
+    FreeText,
+    IfMatch,
+    Page,
+    Size,
+    optional_id,
+    require_match,
+    set_fields,
+    versioned,
+)
+from gateway.store.endpoints import (
+    EntitySpec,
+    create_endpoint,
+    delete_endpoint,
+    grant,
+    update_endpoint,
+    withdraw,
+)
+from gateway.store.reading import Row, current, page, rows
+from gateway.store.tables.catalog import endpoints, grants, served_entities
+from policies.administration import Permission
+
+EndpointName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", examples=["databricks-mixtral-8x7b-instruct"]),
+]
+Task = Literal["llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings"]
+Level = Literal["CAN_VIEW", "CAN_QUERY", "CAN_MANAGE"]
+Tags = Annotated[
+    dict[
+        Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00]*$")],
+        Annotated[str, Meta(max_length=256, pattern=r"^[^\x00]*$")],
+    ],
+    Meta(max_length=50),
+]
+Estimate = Annotated[
+    int, Meta(ge=1, le=10_000, description="Estimated tokens per 1,000 bytes of text, for reservations.")
+]
+DefaultTokens = Annotated[
+    int, Meta(ge=1, le=1_000_000, description="What a plain call without `max_tokens` is given.")
+]
+
+
+class EntityView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that answers for an endpoint; by name the same from version to version."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$", examples=["mixtral-demo"])]
+    kind: Literal["local", "external"]
+    provider: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", examples=["vllm"])]
+    model: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    base_url: Annotated[str, Meta(max_length=512, pattern=r"^https?://[!-~]+$")] | None = None
+    """None for the local engine, whose address the deployment knows."""
+    traffic_percent: Annotated[int, Meta(ge=0, le=100)] = 100
+    fallback_position: Annotated[int, Meta(ge=1, le=100)] | None = None
+    id: UUID | None = None
+    """Set in answers; ignored in requests."""
+
+
+class EndpointView(Struct, frozen=True, kw_only=True):
+    """An endpoint."""
+
+    id: str
+    name: str
+    task: str
+    description: str
+    tags: dict[str, str]
+    estimate_milli: int
+    default_max_tokens: int
+    served_entities: list[EntityView]
+    creator: str
+    created_at: datetime
+    managed_by: str | None
+    updated_at: datetime
+
+
+class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An endpoint to create."""
+
+    name: EndpointName
+    task: Task = "llm/v1/chat"
+    description: FreeText = ""
+    tags: Tags = {}
+    estimate_milli: Estimate = 500
+    default_max_tokens: DefaultTokens = 1024
+    served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)]
+
+
+class EndpointChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to change of an endpoint; `served_entities`, where given, is the whole new set."""
+
+    description: FreeText | UnsetType = UNSET
+    tags: Tags | UnsetType = UNSET
+    estimate_milli: Estimate | UnsetType = UNSET
+    default_max_tokens: DefaultTokens | UnsetType = UNSET
+    served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)] | UnsetType = UNSET
+
+
+class GrantView(Struct, frozen=True, kw_only=True):
+    """A permission on an endpoint."""
+
+    id: str
+    endpoint_id: str
+    grantee_kind: str
+    grantee_id: str
+    level: str
+    granted_by: str | None
+    managed_by: str | None
+    updated_at: datetime
+
+
+class GrantRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A permission to give; the grantee's level becomes this one."""
+
+    grantee_kind: Literal["user", "service_principal", "group"]
+    grantee_id: UUID
+    level: Level
+
+
+class Endpoints(Controller):
+    """Endpoints and grants."""
+
+    path = "/endpoints"
+    tags = ("Endpoints",)
+
+    @get("/", opt={"permission": Permission.ENDPOINTS_READ}, summary="List endpoints, in order of id")
+    async def list_all(
+        self, admin: Admin, after: After = None, size: Size = 50, name: str | None = None
+    ) -> Page[EndpointView]:
+        """`name` finds the one of exactly that name."""
+        conditions: list[Any] = [] if name is None else [endpoints.c.name == name]
+        async with admin.reading() as connection:
+            found, following = await page(
+                connection, endpoints, *conditions, after=optional_id(after), size=size
+            )
+            return Page(await _views(connection, found), following)
+
+    @post("/", opt={"permission": Permission.ENDPOINTS_WRITE}, summary="Create an endpoint")
+    async def create(self, admin: Admin, data: NewEndpoint) -> Response[EndpointView]:
+        """Nobody but administrators may use it until it is granted."""
+        values = set_fields(data)
+        entities = values.pop("served_entities")
+        async with admin.change() as change:
+            row = await create_endpoint(change, values, [_spec(each) for each in entities])
+            view = (await _views(change.connection, [row]))[0]
+        return versioned(row, view, status_code=201)
+
+    @get("/{endpoint_id:uuid}", opt={"permission": Permission.ENDPOINTS_READ}, summary="Read an endpoint")
+    async def read(self, admin: Admin, endpoint_id: UUID) -> Response[EndpointView]:
+        """Answers its version as `ETag`."""
+        async with admin.reading() as connection:
+            row = await current(connection, endpoints, str(endpoint_id), "endpoint")
+            return versioned(row, (await _views(connection, [row]))[0])
+
+    @patch(
+        "/{endpoint_id:uuid}", opt={"permission": Permission.ENDPOINTS_WRITE}, summary="Change an endpoint"
+    )
+    async def update(
+        self, admin: Admin, endpoint_id: UUID, data: EndpointChange, if_match: IfMatch = None
+    ) -> Response[EndpointView]:
+        """Requests under way end as they began."""
+        values = set_fields(data)
+        entities = values.pop("served_entities", None)
+        async with admin.change() as change:
+            before = await change.current(endpoints, str(endpoint_id), "endpoint")
+            require_match(before, if_match)
+            specs = None if entities is None else [_spec(each) for each in entities]
+            row = await update_endpoint(change, before, values, specs)
+            view = (await _views(change.connection, [row]))[0]
+        return versioned(row, view)
+
+    @delete(
+        "/{endpoint_id:uuid}", opt={"permission": Permission.ENDPOINTS_WRITE}, summary="Delete an endpoint"
+    )
+    async def remove(self, admin: Admin, endpoint_id: UUID, if_match: IfMatch = None) -> None:
+        """Its grants and limits end with it; the ledger keeps its name."""
+        async with admin.change() as change:
+            before = await change.current(endpoints, str(endpoint_id), "endpoint")
+            require_match(before, if_match)
+            await delete_endpoint(change, before)
+
+    @get(
+        "/{endpoint_id:uuid}/grants",
+        opt={"permission": Permission.GRANTS_READ},
+        summary="Who may use an endpoint",
+    )
+    async def list_grants(
+        self, admin: Admin, endpoint_id: UUID, after: After = None, size: Size = 50
+    ) -> Page[GrantView]:
+        """Direct grants, in order of id; administrators may use every endpoint without one."""
+        async with admin.reading() as connection:
+            await current(connection, endpoints, str(endpoint_id), "endpoint")
+            found, following = await page(
+                connection,
+                grants,
+                grants.c.endpoint_id == str(endpoint_id),
+                after=optional_id(after),
+                size=size,
+            )
+        return Page([_grant(row) for row in found], following)
+
+    @put(
+        "/{endpoint_id:uuid}/grants", opt={"permission": Permission.GRANTS_WRITE}, summary="Give a permission"
+    )
+    async def give(self, admin: Admin, endpoint_id: UUID, data: GrantRequest) -> Response[GrantView]:
+        """Holds within a second on every worker; giving what is there already changes nothing."""
+        if admin.caller.endpoints is not None:
+            raise Forbidden("This API key is confined to endpoints and cannot grant.")
+        async with admin.change() as change:
+            endpoint = await change.current(endpoints, str(endpoint_id), "endpoint")
+            row = await grant(change, endpoint, data.grantee_kind, str(data.grantee_id), data.level)
+        return versioned(row, _grant(row))
+
+    @delete(
+        "/{endpoint_id:uuid}/grants/{grant_id:uuid}",
+        opt={"permission": Permission.GRANTS_WRITE},
+        summary="Take a permission away",
+    )
+    async def take(self, admin: Admin, endpoint_id: UUID, grant_id: UUID, if_match: IfMatch = None) -> None:
+        """Holds within a second on every worker."""
+        async with admin.change() as change:
+            before = await change.current(grants, str(grant_id), "grant")
+            if before["endpoint_id"] != str(endpoint_id):
+                raise NotFound(f"There is no grant with id {str(grant_id)!r}.")
+            require_match(before, if_match)
+            await withdraw(change, before)
+
+
+def _spec(entity: EntityView) -> EntitySpec:
+    return EntitySpec(
+        name=entity.name,
+        kind=entity.kind,
+        provider=entity.provider,
+        model=entity.model,
+        base_url=entity.base_url,
+        traffic_percent=entity.traffic_percent,
+        fallback_position=entity.fallback_position,
+    )
+
+
+async def _views(connection: AsyncConnection, found: list[Row]) -> list[EndpointView]:
+    ids = [row["id"] for row in found]
+    entities: dict[str, list[EntityView]] = {}
+    for row in await rows(connection, served_entities, served_entities.c.endpoint_id.in_(ids)):
+        entities.setdefault(row["endpoint_id"], []).append(
+            EntityView(
+                id=UUID(row["id"]),
+                name=row["name"],
+                kind=row["kind"],
+                provider=row["provider"],
+                model=row["model"],
+                base_url=row["base_url"],
+                traffic_percent=row["traffic_percent"],
+                fallback_position=row["fallback_position"],
+            )
+        )
+    return [
+        EndpointView(
+            id=row["id"],
+            name=row["name"],
+            task=row["task"],
+            description=row["description"],
+            tags=row["tags"],
+            estimate_milli=row["estimate_milli"],
+            default_max_tokens=row["default_max_tokens"],
+            served_entities=entities.get(row["id"], []),
+            creator=row["creator"],
+            created_at=row["created_at"],
+            managed_by=row["managed_by"],
+            updated_at=row["valid_from"],
+        )
+        for row in found
+    ]
+
+
+def _grant(row: Row) -> GrantView:
+    return GrantView(
+        id=row["id"],
+        endpoint_id=row["endpoint_id"],
+        grantee_kind=row["grantee_kind"],
+        grantee_id=row["grantee_id"],
+        level=row["level"],
+        granted_by=row["granted_by"],
+        managed_by=row["managed_by"],
+        updated_at=row["valid_from"],
+    )

@@ -1,0 +1,164 @@
+"""Groups and who is directly in them.
+
+A group may be in other groups; what would put one inside itself is refused.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from litestar import Controller, Response, delete, get, patch, post
+from msgspec import UNSET, Meta, Struct, UnsetType
+from sqlalchemy import func
+
+from gateway.http.admin.access import Admin
+from gateway.http.admin.versions import (
+    After,
+    FreeText,
+    IfMatch,
+    Page,
+    Size,
+    optional_id,
+    require_match,
+    set_fields,
+    versioned,
+)
+from gateway.store.principals import add_member, create_group, delete_group, remove_member
+from gateway.store.reading import Row, current, page
+from gateway.store.tables.identity import groups, memberships
+from policies.administration import Permission
+
+GroupName = Annotated[
+    str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["data-science"])
+]
+READ = {"permission": Permission.IDENTITY_READ}
+WRITE = {"permission": Permission.IDENTITY_WRITE}
+
+
+class GroupView(Struct, frozen=True, kw_only=True):
+    """A group."""
+
+    id: str
+    name: str
+    description: str
+    managed_by: str | None
+    updated_at: datetime
+
+
+class NewGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A group to create."""
+
+    name: GroupName
+    description: FreeText = ""
+
+
+class GroupChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to change of a group; what is left out stays."""
+
+    name: GroupName | UnsetType = UNSET
+    description: FreeText | UnsetType = UNSET
+
+
+class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A direct member of a group."""
+
+    member_kind: Literal["user", "service_principal", "group"]
+    member_id: UUID
+
+
+class Groups(Controller):
+    """Groups."""
+
+    path = "/groups"
+    tags = ("Identity",)
+
+    @get("/", opt=READ, summary="List groups, in order of id")
+    async def list_all(
+        self, admin: Admin, after: After = None, size: Size = 50, name: str | None = None
+    ) -> Page[GroupView]:
+        """`name` finds the one of exactly that name, whatever its case."""
+        conditions: list[Any] = [] if name is None else [func.lower(groups.c.name) == name.lower()]
+        async with admin.reading() as connection:
+            found, following = await page(
+                connection, groups, *conditions, after=optional_id(after), size=size
+            )
+        return Page([_view(row) for row in found], following)
+
+    @post("/", opt=WRITE, summary="Create a group")
+    async def create(self, admin: Admin, data: NewGroup) -> Response[GroupView]:
+        """It begins empty."""
+        async with admin.change() as change:
+            row = await create_group(change, data.name, data.description)
+        return versioned(row, _view(row), status_code=201)
+
+    @get("/{group_id:uuid}", opt=READ, summary="Read a group")
+    async def read(self, admin: Admin, group_id: UUID) -> Response[GroupView]:
+        """Answers its version as `ETag`."""
+        async with admin.reading() as connection:
+            row = await current(connection, groups, str(group_id), "group")
+        return versioned(row, _view(row))
+
+    @patch("/{group_id:uuid}", opt=WRITE, summary="Change a group")
+    async def update(
+        self, admin: Admin, group_id: UUID, data: GroupChange, if_match: IfMatch = None
+    ) -> Response[GroupView]:
+        """Members are changed on their own routes."""
+        async with admin.change() as change:
+            before = await change.current(groups, str(group_id), "group")
+            require_match(before, if_match)
+            row = await change.revise(groups, "group", before, **set_fields(data))
+        return versioned(row, _view(row))
+
+    @delete("/{group_id:uuid}", opt=WRITE, summary="Delete a group")
+    async def remove(self, admin: Admin, group_id: UUID, if_match: IfMatch = None) -> None:
+        """What was granted to it ends with it."""
+        async with admin.change() as change:
+            before = await change.current(groups, str(group_id), "group")
+            require_match(before, if_match)
+            await delete_group(change, before)
+
+    @get("/{group_id:uuid}/members", opt=READ, summary="List the direct members of a group")
+    async def list_members(
+        self, admin: Admin, group_id: UUID, after: After = None, size: Size = 50
+    ) -> Page[Member]:
+        """In order of when they became members; `after` takes `next` of the page before."""
+        async with admin.reading() as connection:
+            await current(connection, groups, str(group_id), "group")
+            found, following = await page(
+                connection,
+                memberships,
+                memberships.c.group_id == str(group_id),
+                after=optional_id(after),
+                size=size,
+            )
+        return Page([_member(row) for row in found], following)
+
+    @post("/{group_id:uuid}/members", opt=WRITE, summary="Put a member into a group")
+    async def add(self, admin: Admin, group_id: UUID, data: Member) -> Member:
+        """A user, a service principal or another group."""
+        async with admin.change() as change:
+            group = await change.current(groups, str(group_id), "group")
+            return _member(await add_member(change, group, data.member_kind, str(data.member_id)))
+
+    @delete("/{group_id:uuid}/members/{member_id:uuid}", opt=WRITE, summary="Take a member out of a group")
+    async def take_out(self, admin: Admin, group_id: UUID, member_id: UUID) -> None:
+        """What it had through the group ends within a second."""
+        async with admin.change() as change:
+            await change.current(groups, str(group_id), "group")
+            await remove_member(change, str(group_id), str(member_id))
+
+
+def _view(row: Row) -> GroupView:
+    return GroupView(
+        id=row["id"],
+        name=row["name"],
+        description=row["description"],
+        managed_by=row["managed_by"],
+        updated_at=row["valid_from"],
+    )
+
+
+def _member(row: Row) -> Member:
+    return Member(member_kind=row["member_kind"], member_id=UUID(row["member_id"]))

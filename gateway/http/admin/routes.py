@@ -1,0 +1,37 @@
+"""The admin API put together: every route behind the one guard."""
+
+from __future__ import annotations
+
+from litestar import Router
+from litestar.di import Provide
+
+from gateway.http.admin.access import ControlPlane, Guard, provide_admin
+from gateway.http.admin.audit import read_audit
+from gateway.http.admin.endpoints import Endpoints
+from gateway.http.admin.groups import Groups
+from gateway.http.admin.keys import Keys
+from gateway.http.admin.limits import Limits
+from gateway.http.admin.prices import Prices
+from gateway.http.admin.principals import ServicePrincipals, Users, me
+
+
+def admin_routes(control: ControlPlane) -> list[Router]:
+    """Everything under /admin/v1."""
+    return [
+        Router(
+            "/admin/v1",
+            guards=[Guard(control)],
+            dependencies={"admin": Provide(provide_admin(control))},
+            route_handlers=[
+                me,
+                Users,
+                ServicePrincipals,
+                Groups,
+                Keys,
+                Endpoints,
+                Limits,
+                Prices,
+                read_audit,
+            ],
+        )
+    ]

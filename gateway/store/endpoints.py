@@ -1,0 +1,190 @@
+"""Change what can be called: endpoints with their served entities, who may use them, and what they cost.
+
+An endpoint's version covers its entities: whatever changes of them gives it a new one. Prices are only added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from gateway.errors import BadRequest, NotFound
+from gateway.store.changes import Change
+from gateway.store.principals import MemberKind
+from gateway.store.reading import Row
+from gateway.store.tables import rules
+from gateway.store.tables.catalog import endpoints, grants, prices, served_entities
+from gateway.store.tables.identity import groups, principals
+
+LevelName = Literal["CAN_VIEW", "CAN_QUERY", "CAN_MANAGE"]
+
+
+@dataclass(frozen=True, slots=True)
+class EntitySpec:
+    """A served entity as it should be; compared by name with what is there."""
+
+    name: str
+    kind: Literal["local", "external"]
+    provider: str
+    model: str
+    base_url: str | None = None
+    traffic_percent: int = 100
+    fallback_position: int | None = None
+
+
+async def create_endpoint(change: Change, values: Mapping[str, Any], entities: Sequence[EntitySpec]) -> Row:
+    """Add an endpoint and what answers for it."""
+    await _name_is_free(change, values["name"], None)
+    row = await change.add(
+        endpoints,
+        "endpoint",
+        {
+            **values,
+            "creator_id": change.actor.id,
+            "creator": change.actor.name,
+            "created_at": change.at,
+        },
+    )
+    await set_entities(change, row, entities)
+    return row
+
+
+async def update_endpoint(
+    change: Change, before: Row, values: Mapping[str, Any], entities: Sequence[EntitySpec] | None
+) -> Row:
+    """Change an endpoint's own values and, where given, the whole set of its entities."""
+    if "name" in values:
+        await _name_is_free(change, values["name"], before["id"])
+    row = await change.revise(endpoints, "endpoint", before, **values)
+    if entities is not None and await set_entities(change, row, entities):
+        row = await change.renew(endpoints, row)
+    return row
+
+
+async def delete_endpoint(change: Change, before: Row) -> None:
+    """Delete an endpoint with its entities, grants, limits and budgets."""
+    of_endpoint = (
+        (served_entities, "served_entity", served_entities.c.endpoint_id),
+        (grants, "grant", grants.c.endpoint_id),
+        (rules.limits, "limit", rules.limits.c.endpoint_id),
+        (rules.limits, "limit", rules.limits.c.subject_id),
+        (rules.budgets, "budget", rules.budgets.c.endpoint_id),
+        (rules.budgets, "budget", rules.budgets.c.subject_id),
+    )
+    for table, kind, column in of_endpoint:
+        for row in await change.rows(table, column == before["id"]):
+            await change.remove(table, kind, row)
+    await change.remove(endpoints, "endpoint", before)
+
+
+async def set_entities(change: Change, endpoint: Row, wanted: Sequence[EntitySpec]) -> bool:
+    """Make the endpoint's entities those wanted; answers whether anything had to change."""
+    _check_entities(wanted)
+    before = len(change.touched)
+    there = {
+        row["name"]: row
+        for row in await change.rows(served_entities, served_entities.c.endpoint_id == endpoint["id"])
+    }
+    for name in sorted(there.keys() - {each.name for each in wanted}):
+        await change.remove(served_entities, "served_entity", there[name])
+    for each in wanted:
+        values: dict[str, Any] = {
+            "kind": each.kind,
+            "provider": each.provider,
+            "model": each.model,
+            "base_url": each.base_url,
+            "traffic_percent": each.traffic_percent,
+            "fallback_position": each.fallback_position,
+        }
+        old = there.get(each.name)
+        if old is None:
+            await change.add(
+                served_entities, "served_entity", {**values, "name": each.name, "endpoint_id": endpoint["id"]}
+            )
+        else:
+            if old["base_url"] != each.base_url or old["provider"] != each.provider:
+                # A credential is for one address: it must never follow to another.
+                values["credential_id"] = None
+            await change.revise(served_entities, "served_entity", old, **values)
+    return len(change.touched) > before
+
+
+async def grant(change: Change, endpoint: Row, kind: MemberKind, grantee_id: str, level: LevelName) -> Row:
+    """Give a permission, or change the level of the one that is there."""
+    table = groups if kind == "group" else principals
+    found = await change.rows(table, table.c.id == grantee_id)
+    if not found or (kind != "group" and found[0]["kind"] != kind):
+        raise BadRequest(f"There is no {kind.replace('_', ' ')} with id {grantee_id!r}.", param="grantee_id")
+    there = await change.rows(
+        grants, grants.c.endpoint_id == endpoint["id"], grants.c.grantee_id == grantee_id
+    )
+    if there:
+        return await change.revise(grants, "grant", there[0], level=level, granted_by=change.actor.id)
+    return await change.add(
+        grants,
+        "grant",
+        {
+            "endpoint_id": endpoint["id"],
+            "grantee_kind": kind,
+            "grantee_id": grantee_id,
+            "level": level,
+            "granted_by": change.actor.id,
+        },
+    )
+
+
+async def withdraw(change: Change, before: Row) -> None:
+    """Take a permission away."""
+    await change.remove(grants, "grant", before)
+
+
+async def add_price(change: Change, entity_id: str, values: Mapping[str, Any]) -> Row:
+    """Enter a price; `corrects` names the entry that it stands in for."""
+    if not await change.rows(served_entities, served_entities.c.id == entity_id):
+        raise BadRequest(f"There is no served entity with id {entity_id!r}.", param="served_entity_id")
+    corrects = values.get("corrects")
+    if corrects is not None:
+        wrong = await change.current(prices, corrects, "price")
+        if wrong["served_entity_id"] != entity_id:
+            raise BadRequest("The corrected entry is another entity's price.", param="corrects")
+        if await change.rows(prices, prices.c.corrects == corrects):
+            raise BadRequest("That entry is corrected already; correct its correction.", param="corrects")
+    effective_from: datetime = values.get("effective_from") or change.at
+    return await change.add(
+        prices, "price", {**values, "served_entity_id": entity_id, "effective_from": effective_from}
+    )
+
+
+async def endpoint_named(change: Change, name: str) -> Row:
+    """The endpoint of that name; raises NotFound."""
+    found = await change.rows(endpoints, endpoints.c.name == name)
+    if not found:
+        raise NotFound(f"There is no endpoint {name!r}.")
+    return found[0]
+
+
+async def _name_is_free(change: Change, name: str, own_id: str | None) -> None:
+    for row in await change.rows(endpoints, endpoints.c.aliases.any(name)):
+        if row["id"] != own_id:
+            raise BadRequest(f"{name!r} is an alias of endpoint {row['name']!r}.", param="name")
+
+
+def _check_entities(wanted: Sequence[EntitySpec]) -> None:
+    if not wanted:
+        raise BadRequest("An endpoint takes at least one served entity.", param="served_entities")
+    names = [each.name for each in wanted]
+    if len(set(names)) != len(names):
+        raise BadRequest("Two served entities have the same name.", param="served_entities")
+    total = sum(each.traffic_percent for each in wanted)
+    if total != 100:
+        raise BadRequest(f"traffic_percent adds up to {total}; it must be 100.", param="served_entities")
+    for each in wanted:
+        if each.kind == "external" and each.base_url is None:
+            raise BadRequest(f"External entity {each.name!r} needs a base_url.", param="served_entities")
+        if each.kind == "local" and each.base_url is not None:
+            raise BadRequest(
+                f"Entity {each.name!r} is local: the deployment knows its engine's address; leave base_url out.",
+                param="served_entities",
+            )

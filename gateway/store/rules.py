@@ -1,0 +1,64 @@
+"""Change how much may be used: rate limits.
+
+A limit is read back as policies read it before it is written, so that none is stored that nobody can decide with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.errors import BadRequest
+from gateway.store.changes import Change
+from gateway.store.reading import Row
+from gateway.store.snapshot import limit_of
+from gateway.store.tables.catalog import endpoints
+from gateway.store.tables.identity import api_keys, groups, principals
+from gateway.store.tables.rules import limits
+
+_SUBJECTS = {
+    "endpoint": (endpoints, None),
+    "user": (principals, "user"),
+    "service_principal": (principals, "service_principal"),
+    "group": (groups, None),
+    "key": (api_keys, None),
+}
+
+
+async def create_limit(change: Change, values: Mapping[str, Any]) -> Row:
+    """Add a rate limit."""
+    await _check(change, {"id": change.new_id(), **values})
+    return await change.add(limits, "limit", values)
+
+
+async def update_limit(change: Change, before: Row, values: Mapping[str, Any]) -> Row:
+    """Change a limit's amount, mode, name, or whether it is in force; whose it is stays."""
+    await _check(change, {**before, **values})
+    return await change.revise(limits, "limit", before, **values)
+
+
+async def delete_limit(change: Change, before: Row) -> None:
+    """Delete a limit; what it had counted is forgotten with it."""
+    await change.remove(limits, "limit", before)
+
+
+async def _check(change: Change, row: Row) -> None:
+    try:
+        limit_of(
+            {"mode": "share", "name": "", "subject_id": None, "endpoint_id": None, "window_ms": None, **row}
+        )
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"The limit cannot be decided with: {error}.") from error
+    subject, scope = row.get("subject_id"), row["scope"]
+    if subject is not None:
+        if scope not in _SUBJECTS:
+            raise BadRequest(f"A limit of scope {scope} takes no subject.", param="subject_id")
+        table, kind = _SUBJECTS[scope]
+        found = await change.rows(table, table.c.id == subject)
+        if not found or (kind is not None and found[0]["kind"] != kind):
+            raise BadRequest(
+                f"There is no {scope.replace('_', ' ')} with id {subject!r}.", param="subject_id"
+            )
+    endpoint = row.get("endpoint_id")
+    if endpoint is not None and not await change.rows(endpoints, endpoints.c.id == endpoint):
+        raise BadRequest(f"There is no endpoint with id {endpoint!r}.", param="endpoint_id")
