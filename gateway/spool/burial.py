@@ -1,0 +1,113 @@
+"""Ends what a dead worker left: its open requests in the ledger, then its charges in the counters.
+
+The ledger comes first and is final. The counters remember a settlement for a minute: within it they may be told
+again without harm, after it they are left to expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from uuid import UUID
+
+from gateway.ids import text
+from gateway.spool.books import Books, Position, Posting, Settler
+from gateway.spool.poster import CLOCKS_APART_MS, RETRY_SECONDS, DrainedSpool, Poster, now_ms
+from gateway.spool.recent import settled_since
+from gateway.spool.retention import mark_closed
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED_SECONDS = 55.0
+BATCH = 500
+
+
+class Burials:
+    """Looks after spools whose owners are dead."""
+
+    def __init__(self, books: Books, poster: Poster, settler: Settler | None) -> None:
+        self._books = books
+        self._poster = poster
+        self._settler = settler
+
+    async def attend(self, spool: DrainedSpool, spools: Mapping[UUID, DrainedSpool]) -> bool:
+        """Take the next step with a spool that may be dead; True once it is closed and needs no more reading."""
+        if spool.burial is not None:
+            if not spool.burial.done():
+                return False
+            await self._close(spool)
+            return True
+        reader = spool.reader
+        if not reader.at_end or not reader.owner_is_dead():
+            return False
+        # The last it wrote may have come between our reading and its death.
+        found = reader.read(BATCH)
+        if found or not reader.at_end or reader.skip_torn_end():
+            reader.at_end = False
+            await self._poster.post({reader.spool_id: found}, spools)
+        elif not spool.suspects:
+            await self._end_orphans(spool)
+        return False
+
+    async def _end_orphans(self, spool: DrainedSpool) -> None:
+        reader = spool.reader
+        orphans = reader.orphans()
+        new: set[bytes] = set()
+        for start in range(0, len(orphans), BATCH):
+            new |= await self._poster.post_what_can_be(spool, orphans[start : start + BATCH])
+        if spool.suspects:
+            # Refused, for now: the next turn tries again.
+            return
+        if orphans:
+            logger.warning(
+                "worker %s died with %d requests open; they are settled", reader.spool_id, len(orphans)
+            )
+        ids = [each.request.request_id for each in orphans]
+        # What an earlier drainer posted, it settled too: told again, it would count twice.
+        fresh = new | await self._books.posted_within(ids, REMEMBERED_SECONDS) if ids else new
+        now, until = now_ms(), time.monotonic() + REMEMBERED_SECONDS
+        owed = [(each, until) for each in orphans if each.request.request_id in fresh]
+        since = now - int(REMEMBERED_SECONDS * 1000)
+        recent = settled_since(reader.folder, reader.spool_id.bytes, since)
+        owed += [(each, until - (now - each.request.ended_at_ms) / 1000) for each in recent]
+        spool.burial = asyncio.create_task(self._settle(reader.spool_id, owed))
+
+    async def _settle(self, spool_id: UUID, owed: list[tuple[Posting, float]]) -> None:
+        """Correct the counters, for each request until its time is over."""
+        if self._settler is None:
+            return
+        while owed:
+            failed: list[tuple[Posting, float]] = []
+            for posting, until in owed:
+                try:
+                    await self._settler.settle(
+                        worker_id=str(spool_id),
+                        request_id=text(posting.request.request_id),
+                        charges=posting.charges,
+                        granted_output=posting.request.granted_output_tokens,
+                        prompt_tokens=posting.prompt_tokens,
+                        completion_tokens=posting.completion_tokens,
+                        cost_nano_usd=posting.request.cost_nano_usd,
+                    )
+                except Exception:
+                    # Whatever the counters' trouble is, the books do not stop for it.
+                    if time.monotonic() + RETRY_SECONDS < until:
+                        failed.append((posting, until))
+                    else:
+                        logger.exception(
+                            "request %s was not settled in the counters", posting.request.request_id.hex()
+                        )
+            owed = failed
+            if owed:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _close(self, spool: DrainedSpool) -> None:
+        reader = spool.reader
+        reader.open.clear()
+        await self._books.post(
+            [], [Position(reader.spool_id, reader.place, now_ms() - CLOCKS_APART_MS, closed=True)]
+        )
+        mark_closed(reader.folder)
+        reader.close()

@@ -1,0 +1,101 @@
+"""Ends the requests of a worker that died in the middle of them.
+
+With a byte from upstream: charged for what the last checkpoint knew, which is at most 64 tokens or half a second
+behind, and flagged `estimated`. With none: one row, charged nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from gateway.spool.books import AttemptRow, Posting
+from gateway.spool.joining import Entry, attempt_row, request_row
+from gateway.spool.records import Attempt, Intent, Progress
+from policies.catalog import Price
+from policies.usage import Usage, UsageSource, cost_nano_usd
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted"
+
+
+def interrupted(entry: Entry, worker_id: bytes) -> Posting:
+    """The rows of a request whose worker is dead."""
+    intent, progress = entry.intent, entry.progress
+    made = list(entry.attempts or ())
+    if progress is not None and all(each.attempt != progress.attempt for each in made):
+        made.append(_cut(intent, progress, entry.began_ms))
+    end = len(made) - 1
+    rows = [
+        attempt_row(intent, each, borne=each.outcome != INTERRUPTED or number == end)
+        for number, each in enumerate(made)
+    ]
+    seen = _last_seen_ms(intent, made, progress)
+    request = request_row(
+        entry,
+        rows,
+        worker_id,
+        ended_at_ms=seen,
+        status=INTERRUPTED,
+        http_status=None,
+        error_code="worker_died",
+        finish_reason=None,
+        stopped_by=None,
+        first_byte_us=_first_byte(rows),
+        duration_us=max(0, seen - intent.admitted_at_ms) * 1000,
+        queue_us=0,
+        cache_hit=False,
+    )
+    records = (intent, *(entry.attempts or ()), *(() if progress is None else (progress,)))
+    return Posting(request, rows, entry.place, records, entry.charges)
+
+
+def _cut(intent: Intent, progress: Progress, began_ms: int) -> Attempt:
+    """The attempt that was under way, as the last checkpoint saw it."""
+    name, price = _price(intent, progress.entity_id)
+    usage = Usage()
+    if progress.first_byte:
+        prompt = progress.prompt_tokens or intent.estimated_prompt_tokens
+        read = min(progress.cache_read_tokens, prompt)
+        usage = Usage(prompt - read, read, 0, progress.completion_tokens, 0, UsageSource.ESTIMATED)
+    return Attempt(
+        intent.request_id,
+        progress.attempt,
+        progress.entity_id,
+        name,
+        "",
+        began_ms,
+        None,
+        max(0, progress.at_ms - began_ms) * 1000,
+        INTERRUPTED,
+        None,
+        "worker_died",
+        usage.fresh_input,
+        usage.cache_read,
+        0,
+        usage.output,
+        0,
+        usage.source.value,
+        price.id,
+        cost_nano_usd(usage, price) if progress.first_byte else 0,
+        "the worker died",
+    )
+
+
+def _price(intent: Intent, entity_id: str) -> tuple[str, Price]:
+    for entity, name, price_id, fresh, read, write, output, reasoning, per_request in intent.prices:
+        if entity == entity_id:
+            return name, Price(price_id, fresh, read, write, output, reasoning, per_request)
+    logger.error(
+        "request %s: its intent has no price of %s; charged nothing", intent.request_id.hex(), entity_id
+    )
+    return entity_id, Price("")
+
+
+def _last_seen_ms(intent: Intent, made: list[Attempt], progress: Progress | None) -> int:
+    ends = [each.started_at_ms + each.duration_us // 1000 for each in made if each.outcome != INTERRUPTED]
+    return max([intent.admitted_at_ms, *ends, *(() if progress is None else (progress.at_ms,))])
+
+
+def _first_byte(rows: list[AttemptRow]) -> int | None:
+    return next((row.first_byte_us for row in reversed(rows) if row.first_byte_us is not None), None)

@@ -1,0 +1,118 @@
+"""The statements that post a batch of rows, and their arguments: one array a column.
+
+A statement inserts the rows that are not there yet and, from those alone, changes the sums by hour and by day, keys
+in order. All of it follows from the rows' own fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import asyncpg
+from asyncpg.pgproto.pgproto import UUID as FastUUID
+
+from gateway.spool.books import AttemptRow, Posting, RequestRow
+
+_KEY = "period, principal_id, key_id, group_id, endpoint_id, entity_id, api, status"
+_SUMS = (
+    "requests", "attempts", "streams", "cache_hits", "not_reported", "fresh_input", "cache_read", "cache_write",
+    "output", "reasoning", "cost_nano_usd", "duration_us", "queue_us", "first_bytes", "first_byte_us",
+)  # fmt: skip
+_TYPES = {
+    "request_id": "uuid",
+    "worker_id": "uuid",
+    **dict.fromkeys(("stream", "cache_hit", "borne"), "bool"),
+    **dict.fromkeys(("http_status", "attempts", "attempt"), "int2"),
+    **dict.fromkeys(
+        (
+            "sequence", "snapshot_version", "fresh_input", "cache_read", "cache_write", "output", "reasoning",
+            "cost_nano_usd", "estimated_prompt_tokens", "granted_output_tokens", "first_byte_us", "duration_us",
+            "queue_us", "admitted_at_ms", "ended_at_ms", "started_at_ms",
+        ),
+        "int8",
+    ),
+}  # fmt: skip
+_AS_JSON = ("charges", "tags")
+
+
+async def post_rows(connection: asyncpg.Connection, postings: Sequence[Posting]) -> set[bytes]:
+    """Post requests, their attempts and their sums; the ids of the requests that were new."""
+    new = await connection.fetch(
+        POST_REQUESTS, *_arrays(RequestRow._fields, (each.request for each in postings))
+    )
+    attempts = [row for each in postings for row in each.attempts]
+    if attempts:
+        await connection.execute(POST_ATTEMPTS, *_arrays(AttemptRow._fields, attempts))
+    return {row[0].bytes for row in new}
+
+
+def _arrays(fields: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    return [
+        [FastUUID(each) for each in column] if _TYPES.get(field) == "uuid" else column
+        for field, column in zip(fields, zip(*rows, strict=True), strict=True)
+    ]
+
+
+def _given(fields: tuple[str, ...]) -> tuple[str, str, str]:
+    """For a row's fields: the columns, what to select for them, and the arrays they come from."""
+    columns = ", ".join(field.removesuffix("_ms") for field in fields)
+    chosen = ", ".join(
+        f"to_timestamp({field} / 1000.0::float8)"
+        if field.endswith("_ms")
+        else f"{field}{'::jsonb' * (field in _AS_JSON)}"
+        for field in fields
+    )
+    arrays = ", ".join(f"${number}::{_TYPES.get(field, 'text')}[]" for number, field in enumerate(fields, 1))
+    return columns, chosen, f"unnest({arrays}) AS given({', '.join(fields)})"
+
+
+def _sums_statement(table: str, unit: str) -> str:
+    changed = ", ".join(f"{name} = held.{name} + excluded.{name}" for name in _SUMS)
+    return f"""
+        INSERT INTO gateway.{table} AS held ({_KEY}, {", ".join(_SUMS)})
+        SELECT date_trunc('{unit}', admitted_at, 'UTC'), principal_id, coalesce(key_id, ''), coalesce(group_id, ''),
+               endpoint_id, coalesce(entity_id, ''), api, status,
+               count(*), sum(attempts), count(*) FILTER (WHERE stream), count(*) FILTER (WHERE cache_hit),
+               count(*) FILTER (WHERE usage_source IN ('counted', 'estimated')),
+               sum(fresh_input), sum(cache_read), sum(cache_write), sum(output), sum(reasoning), sum(cost_nano_usd),
+               sum(duration_us), sum(queue_us), count(first_byte_us), coalesce(sum(first_byte_us), 0)
+        FROM posted GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
+        ON CONFLICT ({_KEY}) DO UPDATE SET {changed}
+    """  # noqa: S608 - made of this module's own names
+
+
+def _requests_statement() -> str:
+    columns, chosen, arrays = _given(RequestRow._fields)
+    return f"""
+        WITH posted AS (
+            INSERT INTO gateway.requests ({columns}) SELECT {chosen} FROM {arrays} ORDER BY request_id
+            ON CONFLICT (request_id) DO NOTHING
+            RETURNING request_id, admitted_at, principal_id, key_id, group_id, endpoint_id, entity_id, api, status,
+                attempts, stream, cache_hit, usage_source, fresh_input, cache_read, cache_write, output, reasoning,
+                cost_nano_usd, duration_us, queue_us, first_byte_us
+        ), hours AS ({_sums_statement("usage_hour", "hour")}), days AS ({_sums_statement("usage_day", "day")})
+        SELECT request_id FROM posted
+    """  # noqa: S608 - made of this module's own names
+
+
+def _attempts_statement() -> str:
+    columns, chosen, arrays = _given(AttemptRow._fields)
+    return f"""
+        INSERT INTO gateway.attempts ({columns}) SELECT {chosen} FROM {arrays} ORDER BY request_id, attempt
+        ON CONFLICT (request_id, attempt) DO NOTHING
+    """  # noqa: S608 - made of this module's own names
+
+
+POST_REQUESTS = _requests_statement()
+POST_ATTEMPTS = _attempts_statement()
+POST_POSITIONS = """
+    INSERT INTO gateway.spool_positions (spool_id, host, segment, "offset", complete_until, updated_at, closed_at)
+    SELECT spool_id, $2, segment, "offset", to_timestamp(until_ms / 1000.0::float8), clock_timestamp(),
+           CASE WHEN closed THEN clock_timestamp() END
+    FROM unnest($1::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::bool[])
+         AS given(spool_id, segment, "offset", until_ms, closed)
+    ORDER BY spool_id
+    ON CONFLICT (spool_id) DO UPDATE SET host = excluded.host, segment = excluded.segment, "offset" = excluded."offset",
+        complete_until = excluded.complete_until, updated_at = excluded.updated_at, closed_at = excluded.closed_at
+"""
