@@ -125,7 +125,9 @@ class IdempotencyConflict(GatewayError):
             "in_flight": "The request with this Idempotency-Key is still running; wait for it to end.",
             "already_completed": "The request with this Idempotency-Key has ended and its answer is not stored.",
         }
-        super().__init__(wording[reason], code=f"idempotency_{reason}" if reason != "already_completed" else reason)
+        super().__init__(
+            wording[reason], code=f"idempotency_{reason}" if reason != "already_completed" else reason
+        )
         self.status = 422 if reason == "other_body" else 409
         self.databricks_status = 400 if reason == "other_body" else 409
         self.databricks_code = "INVALID_PARAMETER_VALUE" if reason == "other_body" else "RESOURCE_CONFLICT"
@@ -155,7 +157,14 @@ class LimitExceeded(GatewayError):
     databricks_status, databricks_code = 429, "REQUEST_LIMIT_EXCEEDED"
     anthropic_type = "rate_limit_error"
 
-    def __init__(self, message: str, detail: LimitDetail, *, retry_after_seconds: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        message: str,
+        detail: LimitDetail,
+        *,
+        retry_after_seconds: int,
+        headers: list[tuple[bytes, bytes]],
+    ) -> None:
         super().__init__(message)
         self.detail = detail
         self.headers = headers

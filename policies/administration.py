@@ -31,13 +31,15 @@ class Permission(StrEnum):
     PRICES_READ = "control:prices:read"
     PRICES_WRITE = "control:prices:write"
     SELF_READ = "control:self:read"
+    MODELS_READ = "data:models:read"
+    """List the models that the caller may query."""
     SERVING_READ = "control:serving:read"
     """List and read endpoints as far as the caller's own grants go."""
     SERVING_SHARE = "control:serving:share"
     """Read and set permissions of endpoints that the caller may manage."""
 
 
-OF_EVERYONE = frozenset({Permission.SELF_READ, Permission.SERVING_READ, Permission.SERVING_SHARE})
+OF_EVERYONE = frozenset({Permission.MODELS_READ, Permission.SELF_READ, Permission.SERVING_READ, Permission.SERVING_SHARE})
 _READING = frozenset(each for each in Permission if each.endswith(":read"))
 OF_ROLE: Mapping[Role, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission),
@@ -47,10 +49,11 @@ OF_ROLE: Mapping[Role, frozenset[Permission]] = {
 
 def may_administer(caller: Caller, permission: Permission) -> Decision:
     """Whether the caller may do this on the control plane; what it does to an endpoint is `may`'s to decide."""
-    if "control" not in caller.planes:
+    plane = permission.partition(":")[0]
+    if plane not in caller.planes:
         return Deny(
             "permission_denied",
-            "This API key is not for the control plane; use a key whose planes include 'control'.",
+            f"This API key is not for the {plane} plane; use a key whose planes include {plane!r}.",
             "planes of the API key",
         )
     if permission in OF_EVERYONE:

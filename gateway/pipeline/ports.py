@@ -6,8 +6,9 @@ The line knows none of HTTP, SQL or Redis; what is away shows as the errors of g
 from __future__ import annotations
 
 from asyncio import Future
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from gateway.errors import LimitDetail
 from gateway.spool.records import Charge, Intent, Progress, Record
 from policies.catalog import Endpoint, Snapshot
 from policies.principal import Caller
@@ -47,9 +48,14 @@ class Reservation(Protocol):
     settled: bool
     headers: list[tuple[bytes, bytes]]
     """`x-ratelimit-*` and `x-weighbridge-reserved`, ready to send."""
+    refusal: LimitDetail | None
+    """Which limit refused the last top-up; None while none did."""
 
 
-class Reservations(Protocol):
+R = TypeVar("R", bound=Reservation)
+
+
+class Reservations(Protocol[R]):
     """Decides, tops up and settles every limit and budget of a request."""
 
     def reserve(
@@ -64,7 +70,7 @@ class Reservations(Protocol):
         least_output: int,
         group: str | None = None,
         idempotency: tuple[str, str] | None = None,
-    ) -> Future[Reservation]:
+    ) -> Future[R]:
         """Reserve all or nothing.
 
         `output_tokens` is the allowance asked for (times `n` already), `least_output` the least that is of use.
@@ -73,11 +79,13 @@ class Reservations(Protocol):
         """
         ...
 
-    def top_up(self, reservation: Reservation, output_tokens: int) -> Future[int]:
+    def top_up(self, reservation: R, output_tokens: int) -> Future[int]:
         """Ask for more output tokens; the future gives how many were granted, 0 where a limit refuses."""
         ...
 
-    def settle(self, reservation: Reservation, *, prompt_tokens: int, completion_tokens: int, cost_nano_usd: int) -> None:
+    def settle(
+        self, reservation: R, *, prompt_tokens: int, completion_tokens: int, cost_nano_usd: int
+    ) -> None:
         """Correct every charge to what was used; returns at once, is repeated until Redis took it."""
         ...
 

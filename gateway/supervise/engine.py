@@ -17,6 +17,7 @@ from engines.local.environment import Say, install
 from engines.local.launch import EngineSpec
 from engines.local.supervise import EngineState, Phase, supervise
 from gateway.embedded.places import socket_folder
+from gateway.engine_watch import EngineNote, write_note
 from gateway.settings import Settings
 
 GIVEN_UP = 78
@@ -58,9 +59,11 @@ async def _supervise(home: Path, socket: Path) -> int:
     def report(state: EngineState) -> None:
         nonlocal last
         last = state
+        write_note(home / "run", EngineNote(state.phase.value, state.detail))
         detail = f": {state.detail}" if state.detail else ""
         print(f"{time.monotonic() - began:.0f} s {state.phase}{detail}", flush=True)
 
+    write_note(home / "run", EngineNote(last.phase.value))
     running = asyncio.ensure_future(supervise(prepare, report))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)

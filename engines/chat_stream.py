@@ -1,0 +1,210 @@
+"""Bytes of an OpenAI event stream in, bytes for the client out: sans-I/O, frames pass through untouched.
+
+Each event is validated and its end and usage are read; `usage` is cut out for clients that did not ask for it, as
+the engine is always asked. Output stops before the frame that would pass `limit` tokens: `exhausted` turns true and
+the rest waits until the limit is raised. A frame that is no JSON, or over 8 MiB, raises Garbled.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engines.errors import EngineError, Garbled
+from engines.messages import Answer, Choice, Count, believed, decode_answer
+
+MAX_EVENT = 8 << 20
+_DONE = b"[DONE]"
+_USAGE = b',"usage":'
+
+
+class ErrorEvent(EngineError):
+    """The upstream said in its stream that it failed."""
+
+    code = "upstream_error_event"
+
+
+class ChatStream:
+    """The state of one stream; chat and text completions alike."""
+
+    __slots__ = (
+        "_buffer",
+        "_each",
+        "_sample",
+        "count",
+        "counted",
+        "distrusted",
+        "done",
+        "exhausted",
+        "finish_reason",
+        "limit",
+        "model",
+        "running",
+        "show_running",
+        "show_usage",
+    )
+
+    def __init__(self, *, show_usage: bool, show_running: bool, limit: int) -> None:
+        self.show_usage = show_usage
+        """The client asked for the closing usage event."""
+        self.show_running = show_running
+        """The client asked for usage in every event."""
+        self.limit = limit
+        """Output tokens that may be passed on."""
+        self.count: Count | None = None
+        """The upstream's own count, the last believable one."""
+        self.counted = 0
+        """Events with content passed on: the count where the upstream gives none."""
+        self.running = 0
+        """Output tokens so far, by whichever count there is."""
+        self.finish_reason: str | None = None
+        self.model: str | None = None
+        self.done = False
+        """[DONE] was read."""
+        self.exhausted = False
+        self.distrusted = False
+        """The upstream sent a usage that cannot be (negative, absurd)."""
+        self._buffer = b""
+        self._sample = b""
+        self._each: dict[int, int] = {}
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
+        if b"\r" in data or self._buffer[-1:] == b"\r":
+            data = self._unified(data)
+        elif self._buffer:
+            data = self._buffer + data
+        out: list[bytes] = []
+        self.exhausted = False
+        start = 0
+        while not self.done:
+            end = data.find(b"\n\n", start)
+            if end < 0:
+                break
+            shown = self._frame(data[start:end])
+            if self.exhausted:
+                break
+            start = end + 2
+            if shown:
+                out.append(shown)
+        self._buffer = data[start:]
+        if len(self._buffer) > MAX_EVENT:
+            raise Garbled("an event is over 8 MiB")
+        return b"".join(out)
+
+    def ended(self) -> None:
+        """The upstream closed; raises Garbled unless [DONE] was read (a last event may lack its blank line)."""
+        if not self.done and self._buffer.strip():
+            rest, self._buffer = self._buffer.strip(b"\r\n"), b""
+            if rest == b"data: " + _DONE or rest == b"data:" + _DONE:
+                self.done = True
+        if not self.done:
+            raise Garbled("the stream ended without [DONE]")
+
+    def closing_events(self, *, extra: dict[str, object]) -> bytes:
+        """The client's last events when the gateway ends the stream: `finish_reason: length`, then usage if asked."""
+        sample = msgspec.json.decode(self._sample) if self._sample else {}
+        base = {name: sample[name] for name in ("id", "object", "created", "model") if name in sample}
+        end: dict[str, object] = {"index": 0, "finish_reason": "length"}
+        if base.get("object") == "text_completion":
+            end["text"] = ""
+        else:
+            end["delta"] = {}
+        last = {**base, "choices": [end], **extra}
+        events = b"data: " + msgspec.json.encode(last) + b"\n\n"
+        if self.show_usage:
+            count = self.count or Count(completion=self.counted)
+            usage = {
+                "prompt_tokens": count.prompt,
+                "completion_tokens": count.completion,
+                "total_tokens": count.prompt + count.completion,
+            }
+            events += b"data: " + msgspec.json.encode({**base, "choices": [], "usage": usage}) + b"\n\n"
+        return events
+
+    def _unified(self, data: bytes) -> bytes:
+        """Line ends as LF; a CR at the very end waits for what follows it."""
+        data = self._buffer + data
+        held = b"\r" if data.endswith(b"\r") else b""
+        if held:
+            data = data[:-1]
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
+
+    def _frame(self, frame: bytes) -> bytes:
+        """One event: what the client gets of it, b"" for nothing."""
+        payload = frame[6:] if frame.startswith(b"data: ") and b"\n" not in frame else _data_of(frame)
+        if not payload:
+            return b""
+        if payload == _DONE:
+            self.done = True
+            return b""
+        try:
+            if not payload.isascii():
+                payload.decode()
+            answer = decode_answer(payload)
+        except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
+            raise Garbled("an event is not JSON of the expected shape") from exc
+        if answer.error is not None:
+            raise ErrorEvent("the upstream reported an error in its stream")
+        return self._passed(payload, answer)
+
+    def _passed(self, payload: bytes, answer: Answer) -> bytes:
+        choices, usage = answer.choices, answer.usage
+        count = believed(usage)
+        content = 0
+        for choice in choices:
+            if choice.has_content():
+                content += 1
+        running = self._running(count, choices, content)
+        if running > self.limit and choices:
+            self.exhausted = True
+            return b""
+        if count is not None:
+            self.count = (
+                count if running == count.completion else msgspec.structs.replace(count, completion=running)
+            )
+        elif usage is not None and usage.prompt_tokens is not None:
+            self.distrusted = True
+        self.running = running
+        self.counted += content
+        for choice in choices:
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+        if not self._sample:
+            self._sample = payload
+            self.model = answer.model
+        if not choices and usage is not None:
+            return b"data: " + payload + b"\n\n" if self.show_usage else b""
+        if usage is not None and not self.show_running:
+            payload = _without_usage(payload)
+        return b"data: " + payload + b"\n\n"
+
+    def _running(self, count: Count | None, choices: list[Choice], content: int) -> int:
+        """Output tokens with this event. Running counts are each choice's own, the closing one is of them all."""
+        if count is None:
+            return self.running + content
+        if not choices or (choices[0].index == 0 and not self._each):
+            return count.completion
+        self._each[0] = self._each.get(0, self.running)
+        for choice in choices:
+            self._each[choice.index] = count.completion
+        return sum(self._each.values())
+
+
+def _data_of(frame: bytes) -> bytes:
+    """The data of an event written with other fields, comments or several data lines (the SSE rules)."""
+    return b"\n".join(line[5:].removeprefix(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
+
+
+def _without_usage(payload: bytes) -> bytes:
+    """The event without its usage: cut by bytes where usage is the last member, else decoded and written anew."""
+    at = payload.rfind(_USAGE)
+    if at > 0:
+        try:
+            msgspec.json.decode(payload[at + len(_USAGE) : -1])
+        except msgspec.MsgspecError:
+            pass
+        else:
+            return payload[:at] + b"}"
+    value = msgspec.json.decode(payload)
+    value.pop("usage", None)
+    return msgspec.json.encode(value)

@@ -1,0 +1,136 @@
+"""create_app: the only place where the HTTP front is put together from parts that were built elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Litestar, Request, Response, Router
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import ScalarRenderPlugin
+
+from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, TooLarge, UnsupportedMedia
+from gateway.http.admin.access import ControlPlane, Guard, provide_admin
+from gateway.http.admin.routes import admin_routes
+from gateway.http.console.pages import console_routes
+from gateway.http.databricks.endpoints import Ready, databricks_routes
+from gateway.http.databricks.invocations import invocation_routes
+from gateway.http.errors import dialect_of, rendered
+from gateway.http.openai.chat import openai_routes
+from gateway.http.openai.models import model_routes
+from gateway.http.operations import Part, operation_routes
+from gateway.http.plane import MAX_BODY, DataPlane
+from gateway.http.schema import describe_calls
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the listeners serve."""
+
+    plane: DataPlane
+    control: ControlPlane
+    ready: Ready
+    parts: Callable[[], list[Part]]
+    metrics: Callable[[], bytes]
+
+
+def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litestar:
+    """The application of one listener: the data plane, the control plane of /admin/v1 and the console, or both."""
+    routes: list[Any] = [*operation_routes(front.parts, front.metrics)]
+    if data:
+        models = Router(
+            "/v1",
+            route_handlers=[],
+            guards=[Guard(front.control)],
+            dependencies={"admin": Provide(provide_admin(front.control))},
+        )
+        routes += [
+            *openai_routes(front.plane),
+            *invocation_routes(front.plane),
+            model_routes(models),
+            *databricks_routes(front.control, front.ready),
+        ]
+    if admin:
+        routes += [*admin_routes(front.control), *console_routes()]
+    app = Litestar(
+        routes,
+        exception_handlers=_handlers(front.plane.new_id),
+        openapi_config=OpenAPIConfig(
+            title="Weighbridge",
+            version="0.1.0",
+            description="A governance gateway for language-model endpoints.",
+            path="/openapi",
+            render_plugins=[ScalarRenderPlugin(js_url="/openapi/none.js")],
+        ),
+        request_max_body_size=MAX_BODY,
+        logging_config=None,
+        debug=False,
+    )
+    if data and (paths := app.openapi_schema.paths) is not None:
+        describe_calls(paths)
+    return app
+
+
+def _handlers(
+    new_id: Callable[[], tuple[bytes, str]],
+) -> dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[bytes]]]:
+    def answer(request: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
+        status, headers, body = rendered(error, dialect_of(request.url.path), new_id()[1])
+        shown = {
+            name.decode(): value.decode()
+            for name, value in headers
+            if name not in (b"content-type", b"content-length")
+        }
+        return Response(body, status_code=status, headers=shown, media_type="application/json")
+
+    def framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+        return answer(request, _translated(error, request))
+
+    def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        if isinstance(error, GatewayError):
+            return answer(request, error)
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return answer(request, GatewayError("The gateway failed; the request id finds the cause in its log."))
+
+    return {GatewayError: answer, HTTPException: framework, Exception: unexpected}
+
+
+def _translated(error: HTTPException, request: Request[Any, Any, Any]) -> GatewayError:
+    """The framework's own refusals in our words."""
+    match error.status_code:
+        case 404:
+            return NotFound(
+                f"There is nothing at {request.url.path[:200]}; the API's description is at /openapi."
+            )
+        case 405:
+            return MethodNotAllowed(f"{request.method} is not what {request.url.path[:200]} takes.")
+        case 413:
+            return TooLarge(f"The body is over {MAX_BODY >> 20} MiB; send less.")
+        case 415:
+            return UnsupportedMedia("The body must be JSON.")
+        case status if status < 500:
+            return BadRequest(_wording(error))
+        case _:
+            return GatewayError("The gateway failed; the request id finds the cause in its log.")
+
+
+def _wording(error: HTTPException) -> str:
+    text = str(error.detail)
+    if isinstance(error, ValidationException) and isinstance(error.extra, Sequence):
+        faults = [
+            f"{each.get('key', '?')}: {each.get('message', '')}"
+            for each in error.extra
+            if isinstance(each, dict)
+        ]
+        if faults:
+            return "The request is not valid: " + "; ".join(faults)[:500]
+    return text[:500]
+
+
+__all__ = ["Front", "create_app"]

@@ -1,0 +1,52 @@
+"""Databricks' model calls: /serving-endpoints/{name}/invocations, and the OpenAI paths below /serving-endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import Receive, Scope, Send
+
+from gateway.errors import BadRequest
+from gateway.http.errors import Dialect
+from gateway.http.openai.requests import read_chat, read_completion
+from gateway.http.plane import Api, DataPlane
+from gateway.pipeline.exchange import ModelRequest
+
+
+def read_invocation(body: dict[str, Any], endpoint: str | None) -> ModelRequest:
+    """Chat and text completion are told apart by `messages` and `prompt`; raises BadRequest."""
+    if "messages" in body:
+        return read_chat(body, model=endpoint)
+    if "prompt" in body:
+        return read_completion(body, model=endpoint)
+    raise BadRequest("The body must have 'messages' (chat) or 'prompt' (completion).", param="messages")
+
+
+INVOCATIONS = Api("databricks.invocations", Dialect.DATABRICKS, read_invocation)
+CHAT = Api("databricks.chat", Dialect.DATABRICKS, lambda body, endpoint: read_chat(body, model=endpoint))
+COMPLETIONS = Api(
+    "databricks.completions", Dialect.DATABRICKS, lambda body, endpoint: read_completion(body, model=endpoint)
+)
+
+
+def invocation_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
+    """The model calls of Databricks' and MLflow's clients."""
+
+    @asgi(
+        ["/serving-endpoints/{name:str}/invocations", "/endpoints/{name:str}/invocations"], copy_scope=False
+    )
+    async def invocations(scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["name"]
+        await plane.handle(scope, receive, send, INVOCATIONS, name)
+
+    @asgi("/serving-endpoints/chat/completions", copy_scope=False)
+    async def chat(scope: Scope, receive: Receive, send: Send) -> None:
+        await plane.handle(scope, receive, send, CHAT)
+
+    @asgi("/serving-endpoints/completions", copy_scope=False)
+    async def completions(scope: Scope, receive: Receive, send: Send) -> None:
+        await plane.handle(scope, receive, send, COMPLETIONS)
+
+    return [invocations, chat, completions]

@@ -1,0 +1,318 @@
+"""Read a chat or text completion request in OpenAI's shape into a ModelRequest.
+
+Every field that the gateway acts on is checked here, with the field named in the refusal; nothing is dropped in
+silence. What would reach into an engine or another host is refused whatever the upstream is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.errors import BadRequest
+from gateway.pipeline.exchange import ModelRequest
+
+MAX_OUTPUT = 1_000_000
+MAX_CHOICES = 128
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_MESSAGE_FIELDS = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call", "reasoning_content"}
+)
+
+_SAMPLING = frozenset(
+    {
+        "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "stop",
+        "seed", "n", "logprobs", "logit_bias", "min_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens",
+        "stream", "stream_options", "max_tokens", "model",
+    }
+)  # fmt: skip
+_CONSUMED = frozenset({"metadata", "user", "store", "usage_context", "client_request_id"})
+_CHAT = (
+    _SAMPLING
+    | _CONSUMED
+    | {
+        "messages",
+        "max_completion_tokens",
+        "top_logprobs",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "reasoning_effort",
+    }
+)
+_TEXT = _SAMPLING | _CONSUMED | {"prompt", "echo", "suffix", "response_format"}
+
+# RELIABILITY: clients never choose a host, a credential, a template or an engine's backend.
+_FORBIDDEN = frozenset(
+    {
+        "api_base", "base_url", "api_key", "api_version", "api_type", "extra_headers", "extra_body", "extra_query",
+        "headers", "chat_template", "chat_template_kwargs", "chat_template_content_format", "guided_json",
+        "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend", "guided_whitespace_pattern",
+        "structured_outputs", "prompt_embeds", "priority", "cache_salt", "mm_processor_kwargs", "kv_transfer_params",
+        "vllm_xargs", "logits_processors", "documents", "lora_request", "request_id", "best_of", "use_beam_search",
+        "data_parallel_rank", "media_io_kwargs", "add_generation_prompt", "continue_final_message", "prompt_logprobs",
+    }
+)  # fmt: skip
+
+
+def read_chat(body: dict[str, Any], *, model: str | None = None) -> ModelRequest:
+    """A chat completion request; `model` names the endpoint where the path does. Raises BadRequest."""
+    messages = body.get("messages")
+    if type(messages) is not list or not messages:
+        raise BadRequest("'messages' must be a list with at least one message.", param="messages")
+    text_bytes = 0
+    for index, message in enumerate(messages):
+        text_bytes += _message_bytes(message, index)
+    if "tools" in body:
+        text_bytes += _tools_bytes(body["tools"])
+    if body.get("response_format") is not None:
+        text_bytes += len(msgspec.json.encode(_typed(body, "response_format", dict, "an object")))
+    return _request(body, "/v1/chat/completions", _CHAT, model, text_bytes, len(messages))
+
+
+def read_completion(body: dict[str, Any], *, model: str | None = None) -> ModelRequest:
+    """A text completion request. Raises BadRequest."""
+    prompt = body.get("prompt")
+    texts: list[str] = []
+    ids, prompts = 0, 1
+    if type(prompt) is str:
+        texts = [prompt]
+    elif type(prompt) is list and prompt and all(type(item) is str for item in prompt):
+        texts, prompts = prompt, len(prompt)
+    elif type(prompt) is list and prompt and all(type(item) is int for item in prompt):
+        ids = len(prompt)
+    elif type(prompt) is list and prompt and all(_is_ids(item) for item in prompt):
+        ids, prompts = sum(map(len, prompt)), len(prompt)
+    else:
+        raise BadRequest("'prompt' must be a string, a list of strings, or token ids.", param="prompt")
+    text_bytes = sum(_size(text) for text in texts)
+    request = _request(body, "/v1/completions", _TEXT, model, text_bytes, prompts)
+    request.n *= prompts
+    request.token_ids = ids
+    return request
+
+
+def _request(
+    body: dict[str, Any], path: str, known: frozenset[str], model: str | None, text_bytes: int, messages: int
+) -> ModelRequest:
+    forbidden = body.keys() & _FORBIDDEN
+    if forbidden:
+        name = min(forbidden)
+        raise BadRequest(
+            f"The field {name!r} is not accepted; remove it.", param=name, code="unsupported_field"
+        )
+    unknown = tuple(sorted(body.keys() - known))
+    for name in unknown:
+        if name.lower() in known:
+            raise BadRequest(
+                f"The field {name!r} must be written {name.lower()!r}.", param=name, code="duplicate_key"
+            )
+    named = body.get("model")
+    if model is None:
+        if type(named) is not str or not named:
+            raise BadRequest(
+                "'model' must name an endpoint; GET /v1/models lists those you may query.", param="model"
+            )
+        model = named
+    elif named is not None and type(named) is not str:
+        raise BadRequest("'model' must be a string.", param="model")
+    stream = _flag(body, "stream")
+    show_usage, show_running = _stream_options(body, stream=stream)
+    n = _whole(body, "n", 1, MAX_CHOICES) or 1
+    most = _whole(body, "max_completion_tokens", 1, MAX_OUTPUT)
+    if most is None:
+        most = _whole(body, "max_tokens", 1, MAX_OUTPUT)
+    else:
+        _whole(body, "max_tokens", 1, MAX_OUTPUT)
+    for name, low, high in (
+        ("temperature", 0, 2),
+        ("top_p", 0, 1),
+        ("presence_penalty", -2, 2),
+        ("frequency_penalty", -2, 2),
+    ):
+        if name in body:
+            _number(body, name, low, high)
+    if body.get("stop") is not None:
+        _stop(body["stop"])
+    tags, end_user, client_id = _consumed(body)
+    sent = {name: value for name, value in body.items() if name not in _HELD}
+    return ModelRequest(
+        model=model,
+        path=path,
+        body=sent,
+        stream=stream,
+        show_usage=show_usage,
+        show_running=show_running,
+        max_tokens=most,
+        n=n,
+        text_bytes=text_bytes,
+        messages=messages,
+        unknown=unknown,
+        tags=tags,
+        end_user=end_user,
+        client_request_id=client_id,
+    )
+
+
+_HELD = _CONSUMED | {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
+"""Fields that the gateway consumes or writes itself when it calls upstream."""
+
+
+def _message_bytes(message: Any, index: int) -> int:
+    where = f"messages[{index}]"
+    if type(message) is not dict:
+        raise BadRequest(f"'{where}' must be an object with 'role' and 'content'.", param=where)
+    role = message.get("role")
+    if role not in _ROLES:
+        raise BadRequest(f"'{where}.role' must be one of {', '.join(sorted(_ROLES))}.", param=f"{where}.role")
+    extra = message.keys() - _MESSAGE_FIELDS
+    if extra:
+        name = min(extra)
+        raise BadRequest(
+            f"The field '{where}.{name}' is not accepted; remove it.",
+            param=f"{where}.{name}",
+            code="unsupported_field",
+        )
+    content = message.get("content")
+    if type(content) is str:
+        size = _size(content)
+    elif content is None:
+        if role not in ("assistant", "tool", "function"):
+            raise BadRequest(
+                f"'{where}.content' must be a string or a list of parts.", param=f"{where}.content"
+            )
+        size = 0
+    else:
+        size = _parts_bytes(content, f"{where}.content")
+    calls = message.get("tool_calls")
+    return size if calls is None else size + len(msgspec.json.encode(calls))
+
+
+def _parts_bytes(parts: Any, where: str) -> int:
+    if type(parts) is not list:
+        raise BadRequest(f"'{where}' must be a string or a list of parts.", param=where)
+    size = 0
+    for index, part in enumerate(parts):
+        if type(part) is not dict:
+            raise BadRequest(
+                f"'{where}[{index}]' must be an object with a 'type'.", param=f"{where}[{index}]"
+            )
+        kind = part.get("type")
+        text = part.get(kind) if kind in ("text", "refusal") else None
+        if type(text) is not str:
+            raise BadRequest(
+                f"'{where}[{index}]' must be a text part; the models served here take text only.",
+                param=f"{where}[{index}]",
+                code="unsupported_content",
+            )
+        size += _size(text)
+    return size
+
+
+def _tools_bytes(tools: Any) -> int:
+    if tools is None:
+        return 0
+    if type(tools) is not list:
+        raise BadRequest("'tools' must be a list.", param="tools")
+    for index, tool in enumerate(tools):
+        where = f"tools[{index}]"
+        function = tool.get("function") if type(tool) is dict and tool.get("type") == "function" else None
+        if type(function) is not dict or type(function.get("name")) is not str:
+            raise BadRequest(f"'{where}' must be a function tool with a name.", param=where)
+        if not isinstance(function.get("parameters", {}), dict):
+            raise BadRequest(f"'{where}.function.parameters' must be a JSON schema object.", param=where)
+    return len(msgspec.json.encode(tools))
+
+
+def _stream_options(body: dict[str, Any], *, stream: bool) -> tuple[bool, bool]:
+    options = body.get("stream_options")
+    if options is None:
+        return False, False
+    if type(options) is not dict:
+        raise BadRequest("'stream_options' must be an object.", param="stream_options")
+    if not stream:
+        raise BadRequest("'stream_options' needs 'stream': true.", param="stream_options")
+    extra = options.keys() - {"include_usage", "continuous_usage_stats", "include_obfuscation"}
+    if extra:
+        name = min(extra)
+        raise BadRequest(
+            f"The field 'stream_options.{name}' is not accepted.",
+            param=f"stream_options.{name}",
+            code="unsupported_field",
+        )
+    usage = _flag(options, "include_usage", "stream_options.")
+    return usage, usage and _flag(options, "continuous_usage_stats", "stream_options.")
+
+
+def _consumed(body: dict[str, Any]) -> tuple[dict[str, str], str | None, str | None]:
+    tags: dict[str, str] = {}
+    for name in ("metadata", "usage_context"):
+        given = body.get(name)
+        if given is None:
+            continue
+        if type(given) is not dict or len(given) > 16:
+            raise BadRequest(f"{name!r} must be an object of at most 16 texts.", param=name)
+        for key, value in given.items():
+            if type(value) is not str or len(value) > 512 or len(key) > 64:
+                raise BadRequest(f"'{name}.{key[:64]}' must be a text of at most 512 characters.", param=name)
+            tags[key] = value
+    if "store" in body and body["store"] is not None:
+        _flag(body, "store")
+    return tags, _text(body, "user", 256), _text(body, "client_request_id", 256)
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _is_ids(value: Any) -> bool:
+    return type(value) is list and bool(value) and all(type(item) is int for item in value)
+
+
+def _flag(body: dict[str, Any], name: str, prefix: str = "") -> bool:
+    value = body.get(name)
+    if value is None:
+        return False
+    if type(value) is not bool:
+        raise BadRequest(f"'{prefix}{name}' must be true or false.", param=prefix + name)
+    return value
+
+
+def _whole(body: dict[str, Any], name: str, low: int, high: int) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not low <= value <= high:
+        raise BadRequest(f"{name!r} must be a whole number from {low} to {high:,}.", param=name)
+    return value
+
+
+def _number(body: dict[str, Any], name: str, low: float, high: float) -> None:
+    value = body[name]
+    if value is not None and (type(value) not in (int, float) or not low <= value <= high):
+        raise BadRequest(f"{name!r} must be a number from {low} to {high}.", param=name)
+
+
+def _text(body: dict[str, Any], name: str, most: int) -> str | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) is not str or len(value) > most:
+        raise BadRequest(f"{name!r} must be a text of at most {most} characters.", param=name)
+    return value
+
+
+def _typed(body: dict[str, Any], name: str, kind: type, what: str) -> Any:
+    value = body[name]
+    if type(value) is not kind:
+        raise BadRequest(f"{name!r} must be {what}.", param=name)
+    return value
+
+
+def _stop(value: Any) -> None:
+    if type(value) is str:
+        return
+    if type(value) is not list or len(value) > 16 or not all(type(item) is str for item in value):
+        raise BadRequest("'stop' must be a text or a list of at most 16 texts.", param="stop")

@@ -1,0 +1,241 @@
+"""The data plane's HTTP: one raw ASGI handler for every route that reaches a model.
+
+Reads head and body within their caps, lets the line answer, and writes what it yields. A client that leaves cancels
+the request, whatever it is waiting for. Whatever happens the answer carries our `x-request-id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from asyncio import CancelledError
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from litestar.types import Receive, Scope, Send
+
+from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, TooLarge, Unavailable, UnsupportedMedia
+from gateway.http.connection import CONNECTION, Connection
+from gateway.http.credentials import read_credential
+from gateway.http.errors import Dialect, error_frame, rendered
+from gateway.http.strict_json import decode_object
+from gateway.ids import RequestIds, text
+from gateway.pipeline.authenticate import authenticate
+from gateway.pipeline.completion import complete, stream
+from gateway.pipeline.exchange import Exchange, ModelRequest
+from gateway.pipeline.line import Line
+
+MAX_BODY = 4 << 20
+_JSON = (b"content-type", b"application/json")
+_EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One kind of call: its name in the ledger, its dialect, and how its body becomes a ModelRequest."""
+
+    name: str
+    dialect: Dialect
+    read: Callable[[dict[str, Any], str | None], ModelRequest]
+    """(body, endpoint named by the path) -> request; raises BadRequest."""
+
+
+class DataPlane:
+    """Everything that the handlers share; `closing` turns new work away while streams run out."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.closing = False
+        self.running: set[asyncio.Task[Any]] = set()
+        self._ids = RequestIds()
+
+    def new_id(self) -> tuple[bytes, str]:
+        """A request id and its text."""
+        made = self._ids.make()
+        return made, text(made)
+
+    async def handle(
+        self, scope: Scope, receive: Receive, send: Send, api: Api, endpoint: str | None = None
+    ) -> None:
+        """Answer one call."""
+        request_id, id_text = self.new_id()
+        began_ns = self.line.monotonic_ns()
+        connection = scope.get(CONNECTION)
+        task = asyncio.current_task()
+        assert task is not None
+        exchange: Exchange | None = None
+        left = False
+
+        def client_left() -> None:
+            nonlocal left
+            left = True
+            task.cancel()
+
+        self.running.add(task)
+        if isinstance(connection, Connection):
+            connection.on_left = client_left
+        try:
+            if scope.get("method") != "POST":
+                raise MethodNotAllowed("This path takes POST.")
+            if self.closing:
+                raise Unavailable(
+                    "The gateway is shutting down; try again in a moment.", retry_after_seconds=1
+                )
+            credential, group, idempotency = _head(scope)
+            exchange = Exchange(
+                request_id=request_id, id_text=id_text, api=api.name, credential=credential, now_ns=began_ns
+            )
+            # Nobody unknown gets a body read.
+            await authenticate(self.line, exchange)
+            body = await _body(scope, receive)
+            exchange.request = request = api.read(decode_object(body), endpoint)
+            exchange.group = group
+            if idempotency is not None:
+                exchange.idempotency = (idempotency, hashlib.sha256(body).hexdigest())
+            if request.stream:
+                await self._stream(exchange, send, api)
+            else:
+                await self._plain(exchange, send, api)
+        except GatewayError as exc:
+            if exchange is None or exchange.reservation is None:
+                self.line.observer.refused(exc.code)
+            await _refuse(send, exc, api.dialect, id_text)
+        except CancelledError:
+            # The client is gone and there is nobody to tell; any other cancellation is the server's own.
+            if not left:
+                raise
+        except Exception:
+            log.exception("request %s failed", id_text)
+            await _refuse(
+                send,
+                GatewayError("The gateway failed; the request id finds the cause in its log."),
+                api.dialect,
+                id_text,
+            )
+        finally:
+            self.running.discard(task)
+            if isinstance(connection, Connection):
+                connection.on_left = None
+
+    async def _plain(self, exchange: Exchange, send: Send, api: Api) -> None:
+        body = await complete(self.line, exchange)
+        headers = [_JSON, (b"content-length", b"%d" % len(body)), *_told(exchange, api)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _stream(self, exchange: Exchange, send: Send, api: Api) -> None:
+        frames = stream(self.line, exchange)
+        begun = False
+        try:
+            async for frame in frames:
+                if not begun:
+                    begun = True
+                    headers = [*_EVENTS, *_told(exchange, api)]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except GatewayError as exc:
+            if not begun:
+                raise
+            await send(
+                {
+                    "type": "http.response.body",
+                    "body": error_frame(exc, api.dialect, exchange.id_text),
+                    "more_body": True,
+                }
+            )
+        finally:
+            # A cancellation that lands in `send` leaves the generator open: closing it settles the request.
+            await frames.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def drain(self, seconds: float) -> None:
+        """Turn new work away and wait for running requests; what is left after `seconds` is cut and settled."""
+        self.closing = True
+        running = {task for task in self.running if task is not asyncio.current_task()}
+        if running:
+            await asyncio.wait(running, timeout=seconds)
+        for task in list(self.running):
+            task.cancel()
+        if self.running:
+            await asyncio.wait(set(self.running), timeout=2.0)
+
+
+def _head(scope: Scope) -> tuple[str, str | None, str | None]:
+    """(credential, group to charge, idempotency key); raises for a body that is not plain JSON or too large."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
+    group = idempotency = None
+    media = b""
+    for name, value in headers:
+        if name == b"content-type":
+            media = value
+        elif name == b"content-length":
+            if not value.isdigit() or len(value) > 9 or int(value) > MAX_BODY:
+                raise TooLarge(_TOO_LARGE)
+        elif name == b"content-encoding":
+            if value.strip().lower() not in (b"", b"identity"):
+                raise UnsupportedMedia("Compressed bodies are not accepted; send plain JSON.")
+        elif name == b"idempotency-key":
+            idempotency = _short(value, "Idempotency-Key")
+        elif name == b"x-weighbridge-group":
+            group = _short(value, "x-weighbridge-group")
+    if media and media.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
+    return read_credential(headers), group, idempotency
+
+
+def _short(value: bytes, name: str) -> str:
+    if not 0 < len(value) <= 255 or not value.isascii():
+        raise BadRequest(f"The header {name} takes 1 to 255 ASCII characters.", param=name)
+    return value.decode("ascii")
+
+
+def _told(exchange: Exchange, api: Api) -> list[tuple[bytes, bytes]]:
+    """Headers of an admitted answer."""
+    reservation = exchange.reservation
+    headers = [(b"x-request-id", exchange.id_text.encode())]
+    if reservation is not None:
+        headers += reservation.headers
+    if api.dialect is Dialect.DATABRICKS and exchange.entity is not None:
+        headers.append((b"served-model-name", exchange.entity.name.encode("latin-1", "replace")))
+    return headers
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body; raises TooLarge before reading on."""
+    message = await receive()
+    body: bytes = message.get("body", b"")  # type: ignore[assignment]
+    if not message.get("more_body"):
+        if len(body) > MAX_BODY:
+            raise TooLarge(_TOO_LARGE)
+        return body
+    parts = [body]
+    size = len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CancelledError
+        body = message.get("body", b"")  # type: ignore[assignment]
+        size += len(body)
+        if size > MAX_BODY:
+            raise TooLarge(_TOO_LARGE)
+        parts.append(body)
+    return b"".join(parts)
+
+
+_TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
+
+
+async def _refuse(send: Send, error: GatewayError, dialect: Dialect, id_text: str) -> None:
+    status, headers, body = rendered(error, dialect, id_text)
+    if isinstance(error, TooLarge):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

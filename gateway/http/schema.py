@@ -1,0 +1,75 @@
+"""OpenAPI of the data plane: its handlers are raw ASGI, so they are described here and merged into the document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Parameter,
+    PathItem,
+    Paths,
+    RequestBody,
+    Schema,
+)
+from litestar.openapi.spec.enums import OpenAPIType
+
+_CHAT: dict[str, Any] = {
+    "model": "databricks-mixtral-8x7b-instruct",
+    "messages": [{"role": "user", "content": "What is a mixture of experts?"}],
+    "max_tokens": 64,
+    "temperature": 0,
+}
+_TEXT: dict[str, Any] = {
+    "model": "databricks-mixtral-8x7b-instruct",
+    "prompt": "A mixture of experts is",
+    "max_tokens": 32,
+}
+_CALLS = {
+    "/v1/chat/completions": ("Chat completion, plain or streamed (OpenAI)", _CHAT),
+    "/v1/completions": ("Text completion, plain or streamed (OpenAI)", _TEXT),
+    "/serving-endpoints/{name}/invocations": (
+        "Call an endpoint (Databricks, MLflow)",
+        {k: v for k, v in _CHAT.items() if k != "model"},
+    ),
+    "/serving-endpoints/chat/completions": ("Chat completion (Databricks' OpenAI client)", _CHAT),
+    "/serving-endpoints/completions": ("Text completion (Databricks' OpenAI client)", _TEXT),
+}
+_STATUSES = {
+    "200": "The model's answer; with `stream: true` an event stream that ends in `data: [DONE]`.",
+    "400": "Malformed, or a field that is not accepted; `param` names it.",
+    "401": "No credential, or one that does not hold.",
+    "403": "CAN_QUERY on the endpoint is missing; on Databricks' routes also an exhausted budget.",
+    "404": "There is no such endpoint.",
+    "429": "A rate limit (`retry-after`) or a budget (`x-should-retry: false`) has no room; nothing was consumed.",
+    "502": "The model's server failed.",
+    "503": "The engine is warming up or a store is away; `retry-after` says when to try again.",
+    "504": "The model's server did not answer in time.",
+}
+
+
+def describe_calls(paths: Paths) -> None:
+    """Add the model calls to a document's paths."""
+    for path, (summary, example) in _CALLS.items():
+        paths[path] = PathItem(post=_operation(path, summary, example))
+
+
+def _operation(path: str, summary: str, example: dict[str, Any]) -> Operation:
+    properties: dict[str, Any] = {name: Schema(examples=[value]) for name, value in example.items()}
+    required = [name for name in ("model", "messages", "prompt") if name in example]
+    body = OpenAPIMediaType(
+        schema=Schema(type=OpenAPIType.OBJECT, properties=properties, required=required), example=example
+    )
+    named: list[Any] = [
+        Parameter(name="name", param_in="path", required=True, schema=Schema(type=OpenAPIType.STRING))
+    ]
+    return Operation(
+        tags=["Calls to models"],
+        summary=summary,
+        operation_id="call " + path,
+        parameters=named if "{name}" in path else None,
+        request_body=RequestBody(content={"application/json": body}, required=True),
+        responses={status: OpenAPIResponse(description=text) for status, text in _STATUSES.items()},
+    )

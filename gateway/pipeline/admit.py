@@ -1,0 +1,101 @@
+"""Is there room: an estimate, then one atomic reservation of every limit and budget; then the intent is on record.
+
+With the intent appended the request has exactly one ledger row, whatever happens to this process.
+"""
+
+from __future__ import annotations
+
+from gateway import crashpoints
+from gateway.errors import Unavailable
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.line import Line
+from gateway.spool.records import Intent
+from policies.catalog import Endpoint
+from policies.estimate import allowance, prompt_estimate
+
+Prices = list[tuple[str, str, str, int, int, int, int, int, int]]
+
+
+async def admit(line: Line, exchange: Exchange) -> None:
+    """Set `reservation` and append the intent; raises LimitExceeded, BudgetExhausted, IdempotencyConflict, Unavailable."""
+    if not line.spool.admits():
+        raise Unavailable(
+            "The gateway's spool is full: the ledger cannot take new work. Try again later.",
+            retry_after_seconds=10,
+        )
+    request, endpoint = exchange.request, exchange.endpoint
+    prompt = (
+        prompt_estimate(request.text_bytes, request.messages, endpoint.estimate_milli) + request.token_ids
+    )
+    output, least = allowance(
+        stream=request.stream,
+        max_tokens=request.max_tokens,
+        default_max_tokens=endpoint.default_max_tokens,
+        n=request.n,
+    )
+    reservation = await line.reservations.reserve(
+        exchange.snapshot,
+        exchange.caller,
+        endpoint,
+        request_id=exchange.id_text,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        least_output=least,
+        group=exchange.group,
+        idempotency=exchange.idempotency,
+    )
+    exchange.reservation = reservation
+    exchange.queue_ns = line.monotonic_ns() - exchange.received_ns
+    caller = exchange.caller
+    crashpoints.reach("before_intent")
+    try:
+        line.spool.append(
+            Intent(
+                request_id=exchange.id,
+                admitted_at_ms=reservation.admitted_at_ms,
+                sequence=reservation.sequence,
+                snapshot_version=exchange.snapshot.version,
+                principal_id=caller.principal.id,
+                principal_kind=caller.principal.kind.value,
+                principal_name=caller.principal.name,
+                key_id=caller.key_id,
+                group_id=reservation.group_id,
+                endpoint_id=endpoint.id,
+                endpoint_name=endpoint.name,
+                api=exchange.api,
+                stream=request.stream,
+                estimated_prompt_tokens=prompt,
+                granted_output_tokens=reservation.granted_output,
+                charges=reservation.charges,
+                prices=_prices(endpoint),
+                client_request_id=request.client_request_id,
+                end_user=request.end_user,
+                tags=request.tags,
+                degraded=reservation.degraded,
+            )
+        )
+    except BaseException:
+        line.reservations.settle(reservation, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0)
+        exchange.reservation = None
+        raise
+    crashpoints.reach("after_intent")
+    line.observer.admitted(exchange)
+
+
+def _prices(endpoint: Endpoint) -> Prices:
+    """What each entity that may answer would cost: a worker's successor settles from these."""
+    return [
+        (
+            each.id,
+            each.name,
+            price.id,
+            price.input,
+            price.cache_read,
+            price.cache_write,
+            price.output,
+            price.reasoning,
+            price.per_request,
+        )
+        for each in endpoint.entities
+        for price in (each.price,)
+    ]

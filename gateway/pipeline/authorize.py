@@ -1,0 +1,44 @@
+"""May they: the model's name becomes an endpoint, and the one permission function decides."""
+
+from __future__ import annotations
+
+from gateway.errors import BadRequest, Forbidden, NotFound
+from gateway.pipeline.exchange import Exchange
+from policies.catalog import EntityKind
+from policies.decision import Deny
+from policies.permissions import Level, may
+
+
+def authorize(exchange: Exchange) -> None:
+    """Set `endpoint`; raises NotFound, Forbidden, or BadRequest for a field that its upstream may not get."""
+    name = exchange.request.model
+    endpoint = exchange.snapshot.endpoints.get(name)
+    if endpoint is None:
+        raise NotFound(
+            f"There is no endpoint {name[:128]!r}; GET /v1/models lists those you may query.",
+            code="model_not_found",
+            param="model",
+        )
+    match may(exchange.snapshot, exchange.caller, Level.CAN_QUERY, endpoint):
+        case Deny(code=code, reason=reason):
+            raise Forbidden(reason, code=code)
+        case _:
+            exchange.endpoint = endpoint
+    if exchange.group is not None:
+        exchange.group = _own_group(exchange, exchange.group)
+    unknown = exchange.request.unknown
+    if unknown and any(entity.kind is EntityKind.LOCAL for entity in endpoint.entities):
+        raise BadRequest(
+            f"The field {unknown[0]!r} is not accepted by {name!r}; remove it.",
+            param=unknown[0],
+            code="unsupported_field",
+        )
+
+
+def _own_group(exchange: Exchange, named: str) -> str:
+    """The id of the caller's group of that id or name; raises Forbidden for any other."""
+    for each in exchange.caller.principal.groups:
+        group = exchange.snapshot.groups.get(each)
+        if each == named or (group is not None and group.name == named):
+            return each
+    raise Forbidden(f"The group {named[:64]!r} in x-weighbridge-group is not one of yours.")

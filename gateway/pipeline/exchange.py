@@ -1,0 +1,105 @@
+"""What is known of a request while it walks the line; at its end it becomes the ledger's row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.messages import Count
+from gateway.pipeline.ports import Reservation
+from gateway.spool.records import Attempt
+from policies.catalog import Endpoint, ServedEntity, Snapshot
+from policies.principal import Caller
+
+
+@dataclass(slots=True)
+class ModelRequest:
+    """A validated request to a model, in OpenAI's shape; what the gateway consumes is taken out of `body`."""
+
+    model: str
+    path: str
+    """Path below the engine's address: `/v1/chat/completions` or `/v1/completions`."""
+    body: dict[str, Any]
+    """What is sent upstream, without `model` and what the gateway sets itself."""
+    stream: bool
+    show_usage: bool
+    """The client asked for the closing usage event."""
+    show_running: bool
+    """The client asked for usage in every event."""
+    max_tokens: int | None
+    n: int
+    """Choices times prompts: what the output is multiplied by."""
+    text_bytes: int
+    messages: int
+    token_ids: int = 0
+    """Prompt tokens that came as ids, which need no estimate."""
+    unknown: tuple[str, ...] = ()
+    """Fields that the local engine's allow-list does not have."""
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    end_user: str | None = None
+    client_request_id: str | None = None
+
+
+class Exchange:
+    """One request on its way; steps read what earlier steps wrote. Times are monotonic nanoseconds."""
+
+    __slots__ = (
+        "api",
+        "attempt",
+        "attempts",
+        "caller",
+        "count",
+        "counted",
+        "credential",
+        "dispatched",
+        "dispatched_ns",
+        "endpoint",
+        "entity",
+        "finish_reason",
+        "first_byte_ns",
+        "group",
+        "http_status",
+        "id",
+        "id_text",
+        "idempotency",
+        "queue_ns",
+        "received_ns",
+        "request",
+        "reservation",
+        "settled",
+        "snapshot",
+        "source",
+        "stopped_by",
+    )
+
+    def __init__(self, *, request_id: bytes, id_text: str, api: str, credential: str, now_ns: int) -> None:
+        self.id = request_id
+        self.id_text = id_text
+        self.api = api
+        """`openai.chat`, `openai.completions`, `databricks.chat`, `databricks.completions`."""
+        self.credential = credential
+        self.request: ModelRequest
+        self.received_ns = now_ns
+        self.group: str | None = None
+        """The group that the caller asked to charge (`x-weighbridge-group`)."""
+        self.idempotency: tuple[str, str] | None = None
+        self.snapshot: Snapshot
+        self.caller: Caller
+        self.endpoint: Endpoint
+        self.reservation: Reservation | None = None
+        self.entity: ServedEntity | None = None
+        self.attempt = 0
+        self.attempts: list[Attempt] = []
+        self.dispatched = False
+        self.dispatched_ns = 0
+        self.first_byte_ns: int | None = None
+        self.queue_ns = 0
+        self.count: Count | None = None
+        """The upstream's last count."""
+        self.counted = 0
+        """Output tokens counted here, where the upstream gives none."""
+        self.source = "none"
+        self.finish_reason: str | None = None
+        self.stopped_by: str | None = None
+        self.http_status = 0
+        self.settled = False

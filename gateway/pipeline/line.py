@@ -1,0 +1,65 @@
+"""The line's collaborators, built once by app.py and passed to every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engines.openai import OpenAIEngine
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.ports import Catalog, Keys, Reservations, Spool
+from policies.catalog import ServedEntity
+from policies.usage import Usage
+
+
+class Engines(Protocol):
+    """The adapters of this deployment, and whether each can be called."""
+
+    def adapter(self, entity: ServedEntity) -> OpenAIEngine:
+        """The adapter of an entity."""
+        ...
+
+    def unfit(self, entity: ServedEntity) -> str | None:
+        """Why the entity cannot be called now, None if it can."""
+        ...
+
+    def gone_for_good(self, entity: ServedEntity) -> bool:
+        """Whether waiting for an unfit entity is pointless."""
+        ...
+
+
+class Observer(Protocol):
+    """Counts what happened; called once a request, never fails."""
+
+    def admitted(self, exchange: Exchange) -> None:
+        """A request passed admission."""
+        ...
+
+    def refused(self, code: str) -> None:
+        """A request was refused before admission."""
+        ...
+
+    def settled(
+        self, exchange: Exchange, status: str, usage: Usage, cost_nano_usd: int, duration_ns: int
+    ) -> None:
+        """A request has ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Everything that a step may ask."""
+
+    keys: Keys
+    catalog: Catalog
+    reservations: Reservations[Any]
+    spool: Spool
+    engines: Engines
+    observer: Observer
+    cache_salt: Callable[[str], str]
+    """Turns the charged group or principal into the engine's prefix-cache salt."""
+    draw: Callable[[], float]
+    """Uniform in [0, 1); picks from traffic splits."""
+    monotonic_ns: Callable[[], int]
+    wall_ms: Callable[[], int]

@@ -1,0 +1,114 @@
+"""What did it cost: exactly once, however the request ends. Synchronous, so that no cancellation can fall into it.
+
+The settlement is in the spool before the client sees the end of its answer; the counters are corrected behind it.
+"""
+
+from __future__ import annotations
+
+from engines.messages import Count
+from gateway import crashpoints
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.line import Line
+from gateway.spool.records import Attempt, Settlement
+from policies.catalog import Price, ServedEntity
+from policies.usage import Usage, UsageSource, cost_nano_usd
+
+_NOTHING = Usage()
+_NO_PRICE = Price(id="")
+
+
+def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | None = None) -> None:
+    """Settle the admitted request unless it is settled: `ok`, `cut`, `error` or `interrupted`."""
+    reservation = exchange.reservation
+    if exchange.settled or reservation is None:
+        return
+    exchange.settled = True
+    now = line.monotonic_ns()
+    usage = _usage(exchange)
+    last = None
+    cost = sum(each.cost_nano_usd for each in exchange.attempts)
+    prompt = sum(each.fresh_input + each.cache_read + each.cache_write for each in exchange.attempts)
+    completion = sum(each.output + each.reasoning for each in exchange.attempts)
+    if exchange.entity is not None and exchange.dispatched:
+        last = attempt_record(line, exchange, exchange.entity, usage, outcome=status, error_code=error_code)
+        cost += last.cost_nano_usd
+        prompt += usage.prompt_tokens
+        completion += usage.completion_tokens
+    line.spool.append(
+        Settlement(
+            request_id=exchange.id,
+            ended_at_ms=line.wall_ms(),
+            status=status,
+            http_status=exchange.http_status,
+            error_code=error_code,
+            finish_reason=exchange.finish_reason,
+            stopped_by=exchange.stopped_by,
+            first_byte_us=_since(exchange.received_ns, exchange.first_byte_ns),
+            duration_us=(now - exchange.received_ns) // 1000,
+            queue_us=exchange.queue_ns // 1000,
+            cache_hit=False,
+            last=last,
+        )
+    )
+    crashpoints.reach("after_settle")
+    line.reservations.settle(
+        reservation, prompt_tokens=prompt, completion_tokens=completion, cost_nano_usd=cost
+    )
+    line.observer.settled(exchange, status, usage, cost, now - exchange.received_ns)
+
+
+def attempt_record(
+    line: Line,
+    exchange: Exchange,
+    entity: ServedEntity,
+    usage: Usage,
+    *,
+    outcome: str,
+    status: int | None = None,
+    error_code: str | None = None,
+) -> Attempt:
+    """The record of the present attempt as it ends."""
+    began = exchange.dispatched_ns
+    now = line.monotonic_ns()
+    billed = usage.total_tokens > 0 or outcome == "ok"
+    return Attempt(
+        request_id=exchange.id,
+        attempt=exchange.attempt,
+        entity_id=entity.id,
+        entity_name=entity.name,
+        model=entity.model,
+        started_at_ms=line.wall_ms() - (now - began) // 1_000_000,
+        first_byte_us=_since(began, exchange.first_byte_ns),
+        duration_us=(now - began) // 1000,
+        outcome=outcome,
+        status=status,
+        error_code=error_code,
+        fresh_input=usage.fresh_input,
+        cache_read=usage.cache_read,
+        cache_write=usage.cache_write,
+        output=usage.output,
+        reasoning=usage.reasoning,
+        usage_source=usage.source.value,
+        price_id=entity.price.id,
+        cost_nano_usd=cost_nano_usd(usage, entity.price) if billed else 0,
+    )
+
+
+def _usage(exchange: Exchange) -> Usage:
+    """The present attempt's tokens in disjoint classes, from the best count there is."""
+    count = exchange.count
+    if count is None:
+        if not exchange.counted:
+            return _NOTHING
+        count = Count(completion=exchange.counted)
+    return Usage(
+        fresh_input=count.prompt - count.cached,
+        cache_read=count.cached,
+        output=count.completion - count.reasoning,
+        reasoning=count.reasoning,
+        source=UsageSource(exchange.source),
+    )
+
+
+def _since(began: int, at: int | None) -> int | None:
+    return None if at is None else (at - began) // 1000

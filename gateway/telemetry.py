@@ -1,0 +1,148 @@
+"""Metrics: all names in one place, counted in plain dictionaries on the way and handed to Prometheus once a second.
+
+A counter of the client library costs a lock and a write to a mapped file; a dictionary costs neither. What a killed
+worker had not handed over yet is lost from the metrics only; the ledger has it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policies.usage import Usage
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Gauge, Histogram
+
+    from gateway.pipeline.exchange import Exchange
+
+FLUSH_SECONDS = 1.0
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Telemetry:
+    """One worker's metrics; the line's Observer."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        # The library reads this variable when it is first imported, which is why the import is here.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        from prometheus_client import Counter, Gauge, Histogram
+
+        self._requests: Counter = Counter(
+            "weighbridge_requests",
+            "Requests that were admitted and have ended.",
+            ["endpoint", "api", "status"],
+            registry=None,
+        )
+        self._refused: Counter = Counter(
+            "weighbridge_refused", "Requests refused before admission.", ["code"], registry=None
+        )
+        self._tokens: Counter = Counter(
+            "weighbridge_tokens", "Tokens settled.", ["endpoint", "kind"], registry=None
+        )
+        self._cost: Counter = Counter(
+            "weighbridge_cost_nano_usd", "Cost settled, in 1e-9 USD.", ["endpoint"], registry=None
+        )
+        self._free: Counter = Counter(
+            "weighbridge_priced_at_zero",
+            "Requests with tokens on a priced entity whose cost came out 0.",
+            ["endpoint"],
+            registry=None,
+        )
+        self._duration: Histogram = Histogram(
+            "weighbridge_request_seconds",
+            "From the first byte of the request to its settlement.",
+            ["endpoint"],
+            buckets=_BUCKETS,
+            registry=None,
+        )
+        self._first: Histogram = Histogram(
+            "weighbridge_first_byte_seconds",
+            "From the first byte of the request to the first of the answer.",
+            ["endpoint"],
+            buckets=_BUCKETS,
+            registry=None,
+        )
+        self._running: Gauge = Gauge(
+            "weighbridge_requests_running",
+            "Requests between admission and settlement.",
+            multiprocess_mode="livesum",
+            registry=None,
+        )
+        self._state: Gauge = Gauge(
+            "weighbridge_state",
+            "State of this deployment's parts.",
+            ["part"],
+            multiprocess_mode="livemax",
+            registry=None,
+        )
+        self._ended: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._turned_away: defaultdict[str, int] = defaultdict(int)
+        self._used: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._spent: defaultdict[str, int] = defaultdict(int)
+        self._unpriced: defaultdict[str, int] = defaultdict(int)
+        self._times: list[tuple[str, int, int | None]] = []
+        self.running = 0
+
+    def admitted(self, exchange: Exchange) -> None:
+        """A request passed admission."""
+        self.running += 1
+
+    def settled(
+        self, exchange: Exchange, status: str, usage: Usage, cost_nano_usd: int, duration_ns: int
+    ) -> None:
+        """A request has ended."""
+        name = exchange.endpoint.name
+        self.running -= 1
+        self._ended[name, exchange.api, status] += 1
+        self._used[name, "prompt"] += usage.prompt_tokens
+        self._used[name, "completion"] += usage.completion_tokens
+        self._spent[name] += cost_nano_usd
+        price = exchange.entity.price if exchange.entity is not None else None
+        if usage.total_tokens and not cost_nano_usd and price is not None and (price.input or price.output):
+            self._unpriced[name] += 1
+        first = exchange.first_byte_ns
+        self._times.append((name, duration_ns, None if first is None else first - exchange.received_ns))
+
+    def refused(self, code: str) -> None:
+        """A request was refused before admission."""
+        self._turned_away[code] += 1
+
+    def state(self, part: str, value: float) -> None:
+        """The state of a part: 1 well, 0 not; or an amount."""
+        self._state.labels(part).set(value)
+
+    def flush(self) -> None:
+        """Hand over what was counted."""
+        for (name, api, status), count in self._ended.items():
+            self._requests.labels(name, api, status).inc(count)
+        for code, count in self._turned_away.items():
+            self._refused.labels(code).inc(count)
+        for (name, kind), count in self._used.items():
+            self._tokens.labels(name, kind).inc(count)
+        for name, count in self._spent.items():
+            self._cost.labels(name).inc(count)
+        for name, count in self._unpriced.items():
+            self._free.labels(name).inc(count)
+        for counted in (self._ended, self._turned_away, self._used, self._spent, self._unpriced):
+            counted.clear()
+        times, self._times = self._times, []
+        for name, duration_ns, first_ns in times:
+            self._duration.labels(name).observe(duration_ns / 1e9)
+            if first_ns is not None:
+                self._first.labels(name).observe(first_ns / 1e9)
+        self._running.set(self.running)
+
+    def page(self) -> bytes:
+        """All workers' metrics in Prometheus' text format."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        self.flush()
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self._folder))
+        return generate_latest(registry)
