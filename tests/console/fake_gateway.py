@@ -100,6 +100,8 @@ class FakeGateway:
         self.authorizations: list[str] = []
         self.client_left = asyncio.Event()
         self.endpoints: dict[str, list[str]] = {}
+        self.unready: deque[dict[str, str]] = deque()
+        """What /readyz says is missing, one answer after the other; then it is ready."""
         self.url = ""
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -107,6 +109,7 @@ class FakeGateway:
     def reset(self) -> None:
         """Forget what was scripted and seen."""
         self.replies.clear()
+        self.unready.clear()
         self.requests.clear()
         self.authorizations.clear()
         self.client_left = asyncio.Event()
@@ -144,11 +147,20 @@ class FakeGateway:
             ]
             return Response({"object": "list", "data": listed})
 
+        @get("/readyz", sync_to_thread=False)
+        def readyz() -> Response[dict[str, Any]]:
+            if not self.unready:
+                return Response({"status": "ready", "parts": {}})
+            parts = self.unready.popleft()
+            return Response(
+                {"status": "not ready", "parts": parts}, status_code=503, headers={"retry-after": "1"}
+            )
+
         @asgi("/v1/chat/completions", copy_scope=True)
         async def chat(scope: Scope, receive: Receive, send: Send) -> None:
             await self._answer(scope, receive, send)
 
-        return Litestar([*console_routes(), models, chat], openapi_config=None)
+        return Litestar([*console_routes(), models, readyz, chat], openapi_config=None)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, more = b"", True

@@ -137,6 +137,15 @@ async def test_a_warming_engine_is_waited_for_with_a_countdown(page: Page, gatew
     assert len(gateway.requests) == 3
 
 
+async def test_what_the_gateway_still_waits_for_is_said_until_it_is_ready(
+    page: Page, gateway: FakeGateway
+) -> None:
+    gateway.unready.append({"engine": "loading its model", "postgres": "ok"})
+    await page.reload()
+    await page.wait_for_selector("text=Not ready yet. engine: loading its model.")
+    await page.wait_for_selector("#state", state="hidden")
+
+
 async def test_stop_ends_the_wait_for_a_warming_engine(page: Page, gateway: FakeGateway) -> None:
     gateway.replies.append(
         refusal(503, "The engine is loading its model.", "engine_warming_up", {"retry-after": "9"})

@@ -20,7 +20,17 @@ PLAYGROUND = {
     "/console/mark.svg": ("mark.svg", "image/svg+xml"),
     **{
         f"/console/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("playground", "advice", "answer", "keys", "markdown", "room", "snippets", "stream")
+        for name in (
+            "playground",
+            "advice",
+            "answer",
+            "keys",
+            "markdown",
+            "readiness",
+            "room",
+            "snippets",
+            "stream",
+        )
     },
 }
 """Path -> (file, content type). What is not listed here is not served."""
@@ -80,6 +90,7 @@ def _serving(path: str, page: Page) -> HTTPRouteHandler:
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         name=f"console:{path}",
         include_in_schema=False,
+        opt={"public": True},
         sync_to_thread=False,
     )
     def serve(request: Request[Any, Any, Any]) -> Response[bytes]:

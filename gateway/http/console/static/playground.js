@@ -3,6 +3,7 @@
 import { adviceFor } from "./advice.js";
 import { Answer, button, element } from "./answer.js";
 import * as keys from "./keys.js";
+import { watchReadiness } from "./readiness.js";
 import { drawRoom } from "./room.js";
 import { snippets } from "./snippets.js";
 import { Failure, chat, readEndpoints } from "./stream.js";
@@ -375,6 +376,10 @@ function wire() {
 
   $("open-side").addEventListener("click", () => openSide(true));
   $("close-side").addEventListener("click", () => openSide(false));
+  watchReadiness((text) => {
+    if ($("state").textContent !== (text ?? "")) $("state").textContent = text ?? "";
+    $("state").hidden = text === null;
+  });
   drawKeys();
   drawEndpoints();
   if (keys.chosen() !== null) $("message").focus();
