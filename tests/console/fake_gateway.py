@@ -49,7 +49,7 @@ def answer(*words: str, prompt: int = 24, completion: int = 87, **headers: str) 
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
     return Reply(
         headers={
-            "x-weighbridge-reserved": "280",
+            "x-weighbridge-reserved": "input=24, output=256, nano_usd=268000",
             "x-ratelimit-limit-requests": "60",
             "x-ratelimit-remaining-requests": "57",
             "x-ratelimit-reset-requests": "31s",

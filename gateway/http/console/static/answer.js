@@ -29,6 +29,11 @@ function readable([name, value]) {
   return [name.replaceAll("_", " "), text];
 }
 
+// Tokens in `input=24, output=256`, prompt and answer together; 0 where the header is missing.
+function reservedTokens(header) {
+  return [...(header ?? "").matchAll(/\b(?:input|output)=(\d+)/g)].reduce((sum, [, tokens]) => sum + Number(tokens), 0);
+}
+
 export class Answer {
   constructor() {
     this.root = element("article", "turn answer");
@@ -119,7 +124,7 @@ export class Answer {
   }
 
   #drawWeight() {
-    const reserved = Number.parseInt(this.headers?.get("x-weighbridge-reserved") ?? "", 10);
+    const reserved = reservedTokens(this.headers?.get("x-weighbridge-reserved"));
     const used = this.usage?.total_tokens;
     this.weight.replaceChildren();
     this.weight.hidden = !(reserved > 0 && used >= 0);
@@ -150,6 +155,8 @@ export class Answer {
       const seconds = (this.lastAt - this.firstAt) / 1000;
       if (tokens > 0 && seconds > 0) facts.push(["Speed", `${number.format(Math.round(tokens / seconds))} tokens/s`]);
     }
+    const degraded = this.headers?.get("x-weighbridge-degraded");
+    if (degraded) facts.push(["Limits", `without Redis (${degraded})`]);
     if (this.model) facts.push(["Answered by", this.model]);
     const requestId = this.headers?.get("x-request-id");
     if (requestId && ending !== "failed") facts.push(["Request id", requestId, "mono"]);
