@@ -260,7 +260,7 @@ class EmbeddedPostgres:
             "postgresql.conf": [
                 f"{note} Own settings: local.conf",
                 *lines,
-                "include_if_exists = 'local.conf'",
+                *(["include = 'local.conf'"] if (data / "local.conf").exists() else []),
             ],
             "pg_hba.conf": [note, *access],
             "pg_ident.conf": [note, f'weighbridge "{own_name()}" all'],

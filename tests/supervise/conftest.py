@@ -1,7 +1,7 @@
-"""The `instance` fixture of this folder."""
+"""The fixtures of this folder."""
 
 from __future__ import annotations
 
-from tests.supervise.terminal import instance
+from tests.supervise.terminal import instance, light
 
-__all__ = ["instance"]
+__all__ = ["instance", "light"]

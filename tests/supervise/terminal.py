@@ -19,6 +19,9 @@ from typing import Any
 
 import pytest
 
+from gateway.embedded.postgres import EmbeddedPostgres
+from gateway.embedded.redis import EmbeddedRedis
+
 ROOT = Path(__file__).parents[2]
 _FAKE = Path(__file__).with_name("fake_program.py")
 _BOOT = """
@@ -127,3 +130,12 @@ def instance() -> Iterator[Instance]:
         finally:
             made.process.kill()
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def light(instance: Instance, postgres_server: EmbeddedPostgres, redis_server: EmbeddedRedis) -> Instance:
+    """An instance beside stores that run already: what is tested there does not need its own."""
+    instance.extra["WEIGHBRIDGE_DATABASE_URL"] = postgres_server.url()
+    instance.extra["WEIGHBRIDGE_MIGRATE_DATABASE_URL"] = postgres_server.url("weighbridge_owner")
+    instance.extra["WEIGHBRIDGE_REDIS_URL"] = redis_server.url()
+    return instance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,20 @@ def test_a_folder_that_is_no_environment_is_left_alone(checkout: Path) -> None:
     assert refused.returncode == 1
     assert "is not a virtual environment; move it away" in refused.stderr
     assert (checkout / ".venv" / "letters").read_text() == "mine"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ensurepip") is None, reason="this Python has no ensurepip")
+def test_where_pip_is_missing_ensurepip_does(checkout: Path, tmp_path: Path) -> None:
+    subprocess.run([_PYTHON, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    (checkout / "locks" / "gateway.txt").write_text("# nothing\n")
+    made = subprocess.run(
+        [tmp_path / "bare" / "bin" / "python", checkout / "scripts" / "bootstrap.py"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/nowhere"},
+    )
+    assert made.returncode == 0, made.stderr
+    assert "environment: ready" in made.stderr
 
 
 def test_make_help_names_every_target() -> None:
