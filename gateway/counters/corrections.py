@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.counters.frames import Entry
 from gateway.counters.plan import KIND_NUMBERS
 from gateway.spool.records import Charge
-
-Entry = tuple[int, int, int, int]
-"""(kind, position, window in ms, delta)."""
 
 
 def corrections(

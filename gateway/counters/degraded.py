@@ -71,7 +71,7 @@ class LocalCounters:
         topping_up: bool = False,
     ) -> LocalGrant | LocalRefusal:
         """Decide as the script would, with shares for capacities; charges what it admits."""
-        base = (0, 0, 0, 0) if topping_up else plan.amounts(prompt_tokens, money)
+        base = (0, 0, 0, 0) if topping_up else (0, 1, prompt_tokens, money)
         granted, charged = output, [False] * len(plan.taps)
         refused: LocalRefusal | None = None
         index = 0

@@ -13,10 +13,10 @@ import msgspec
 from gateway.counters.hold import Hold
 from gateway.counters.link import Link
 from gateway.counters.outbox import Errand, Settlement, cut_of
-from gateway.counters.plan import CONCURRENCY, PERIOD, pack
+from gateway.counters.plan import CONCURRENCY, PERIOD
 from gateway.spool.records import Charge
 
-_unpack = msgspec.msgpack.Decoder().decode
+_pack = msgspec.msgpack.Encoder().encode
 _AT_ONCE = 500
 
 
@@ -35,7 +35,7 @@ async def adopt_holds(link: Link, epoch: str, holds: Iterable[Hold], errands: It
         some = rows[first : first + _AT_ONCE]
         keys = [link.keys.epoch, *(row[1].encode() for row in some)]
         entries = [(row[0], row[2], row[3], row[4]) for row in some]
-        await link.call(link.scripts.adopt, keys, [pack((epoch, link.worker_id, entries))])
+        await link.call(link.scripts.adopt, keys, [_pack((epoch, link.worker_id, entries))])
 
 
 def _add(sums: dict[tuple[int, str], list[int]], charges: Iterable[Charge], *, with_periods: bool) -> None:

@@ -6,11 +6,13 @@ It is told the replies to its own commands and hands them to the reservations, w
 from __future__ import annotations
 
 from asyncio import Future
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gateway.counters.plan import Plan, Tap
+from gateway.counters.plan import PERIOD, Plan, Tap
 from gateway.counters.wording import admitted_headers
 from gateway.spool.records import Charge
+from policies.windows import FOREVER_MS
 
 
 class Home(Protocol):
@@ -35,7 +37,6 @@ class Hold:
     __slots__ = (
         "_headers",
         "admitted_at_ms",
-        "ask",
         "asked_output",
         "charges",
         "claim",
@@ -72,7 +73,7 @@ class Hold:
         asked_output: int,
         least_output: int,
         money: int,
-        claim: tuple[bytes, str] | None,
+        claim: tuple[bytes, bytes] | None,
     ) -> None:
         self.home = home
         self.future = future
@@ -84,8 +85,7 @@ class Hold:
         self.least_output = least_output
         self.money = money
         self.claim = claim
-        self.ask = b""
-        self.parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+        self.parts: tuple[Sequence[int], Sequence[int], Sequence[int]] = ((), (), ())
         """Positions, what remains and resets, tap by tap."""
         self.admitted_at_ms = 0
         self.sequence = 0
@@ -108,7 +108,7 @@ class Hold:
         if self._headers is None:
             self._headers = admitted_headers(self.plan, *self.parts)
             reserved = b"input=%d, output=%d" % (self.prompt_tokens, self.granted_output)
-            if self.plan.has_money:
+            if self.plan.money_taps:
                 cost = self.money + self.plan.rates.output_per_token * self.granted_output
                 reserved += b", nano_usd=%d" % cost
             self._headers.append((b"x-weighbridge-reserved", reserved))
@@ -116,15 +116,31 @@ class Hold:
                 self._headers.append((b"x-weighbridge-degraded", self.degraded.encode()))
         return self._headers
 
-    def charge(self, plan: Plan, positions: list[int], output: int) -> list[Charge]:
+    @property
+    def base(self) -> tuple[int, int, int, int]:
+        """What each class of amount comes to before output."""
+        return 0, 1, self.prompt_tokens, self.money
+
+    def charges_at(self, positions: Sequence[int], output: int) -> list[Charge]:
         """The charges that a grant of `output` tokens made at `positions` (-1: not charged)."""
-        base = plan.amounts(self.prompt_tokens, self.money)
-        charges: list[Charge] = []
-        for tap, position in zip(plan.taps, positions, strict=True):
-            if position >= 0:
-                amount = base[tap.amount_class] + tap.per_token * output
-                charges.append(charge_of(tap, position, amount))
-        return charges
+        base = 0, 1, self.prompt_tokens, self.money
+        return [
+            charge_of(tap, position, base[tap.amount_class] + tap.per_token * output)
+            for tap, position in zip(self.plan.taps, positions, strict=True)
+            if position >= 0
+        ]
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether the plan's ready-made settlement fits: one grant by Redis, of every tap, in the present periods."""
+        if self.local or self.claim is not None or len(self.charges) != len(self.plan.taps):
+            return False
+        if self.plan.valid_until_ms == FOREVER_MS:
+            return True
+        return all(
+            tap.kind != PERIOD or position == tap.start_ms
+            for tap, position in zip(self.plan.taps, self.parts[0], strict=True)
+        )
 
     # Asked
 
@@ -140,19 +156,9 @@ class Hold:
 
 def charge_of(tap: Tap, position: int, amount: int) -> Charge:
     """One charge, all of it in `fixed`, so that it can be corrected without knowing its grant."""
-    if tap.kind == 2:
-        key = tap.key if position == tap.start_ms else tap.next_key
+    if tap.kind == PERIOD and position != tap.start_ms:
+        draw = tap.draw
         return Charge(
-            tap.draw.limit_id, tap.draw.subject, tap.metric, key, "p", position, amount, 0, tap.window_ms
+            draw.limit_id, draw.subject, tap.metric, tap.next_key, "p", position, amount, 0, tap.window_ms
         )
-    return Charge(
-        tap.draw.limit_id,
-        tap.draw.subject,
-        tap.metric,
-        tap.key,
-        tap.letter,
-        position,
-        amount,
-        0,
-        tap.window_ms,
-    )
+    return Charge(*tap.identity, position, amount, 0, tap.window_ms)

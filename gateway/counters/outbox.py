@@ -14,17 +14,15 @@ from typing import Any
 import hiredis
 import msgspec
 
-from gateway.counters.corrections import Entry, corrections
+from gateway.counters.corrections import corrections
+from gateway.counters.frames import ADMITTED, HEAD_BYTES, LOST, Entry, entries_of
 from gateway.counters.link import Link
-from gateway.counters.plan import pack
 from gateway.spool.records import Charge
 
 _log = logging.getLogger(__name__)
-_unpack = msgspec.msgpack.Decoder().decode
 
 BOUND = 100_000
 _RETRY_SECONDS = 1.0
-_TAKEN, _LOST, _GRANT = 1, 2, 6
 
 
 class Errand:
@@ -43,7 +41,7 @@ class Errand:
         """Keys and entries as of this epoch."""
         raise NotImplementedError
 
-    def done(self, reply: Sequence[Any]) -> None:
+    def done(self, reply: bytes) -> None:
         """Redis took it."""
 
     # Asked
@@ -104,7 +102,7 @@ class Settlement(Errand):
             carried = [each for each in carried if each.kind == "n" or each.kind == "i"]
         return corrections([*carried, *self.local], *self.usage, undo=self.undo)
 
-    def done(self, reply: Sequence[Any]) -> None:
+    def done(self, reply: bytes) -> None:
         """Nothing is held any more."""
         if self.on_done is not None:
             self.on_done()
@@ -140,10 +138,10 @@ class Void(Errand):
         """No entries: the memory alone is asked."""
         return (), ()
 
-    def done(self, reply: Sequence[Any]) -> None:
+    def done(self, reply: bytes) -> None:
         """It had been admitted: the grant is handed over to be released."""
-        if reply[0] == _GRANT and self.epoch == self.home.link.epoch:
-            self.granted(reply[2])
+        if reply[0] == ADMITTED and self.epoch == self.home.link.epoch:
+            self.granted(reply[HEAD_BYTES:])
 
 
 class Outbox:
@@ -152,7 +150,7 @@ class Outbox:
     def __init__(self, link: Link, worker_id: str, *, bound: int = BOUND) -> None:
         self.link = link
         self.given_up = 0
-        self._worker_id = worker_id
+        self._worker = worker_id.encode()
         self._bound = bound
         self._errands: dict[Errand, None] = {}
         self._retry: asyncio.TimerHandle | None = None
@@ -167,8 +165,8 @@ class Outbox:
         """Those not yet taken, oldest first."""
         return tuple(self._errands)
 
-    def put(self, errand: Errand) -> None:
-        """Keep an errand until it is taken; sends it now if Redis is there."""
+    def put(self, errand: Errand, call: bytes | None = None) -> None:
+        """Keep an errand until it is taken; sends it now if Redis is there, as `call` where that is made already."""
         if len(self._errands) >= self._bound:
             oldest = next(iter(self._errands))
             del self._errands[oldest]
@@ -177,7 +175,11 @@ class Outbox:
                 _log.error("%d corrections for Redis were given up: it is away for too long", self.given_up)
         self._errands[errand] = None
         if self.link.usable:
-            self._send(errand)
+            if call is None:
+                self._send(errand)
+            else:
+                errand.in_flight = True
+                self.link.connection.send(call, errand)
 
     def flush(self) -> None:
         """Send what is not under way."""
@@ -207,10 +209,9 @@ class Outbox:
         """A reply, in time or late; None where nobody knows."""
         errand.in_flight = False
         if isinstance(reply, bytes):
-            decoded = _unpack(reply)
-            if decoded[0] != _LOST:
+            if reply[0] != LOST:
                 self._forget(errand)
-                errand.done(decoded)
+                errand.done(reply)
                 return
             self.link.lost()
         elif isinstance(reply, hiredis.ReplyError):
@@ -225,11 +226,12 @@ class Outbox:
         keys, entries = errand.body(link.epoch)
         if not entries and not errand.void:
             self._forget(errand)
-            errand.done((_TAKEN, 0))
+            errand.done(b"\1")
             return
         script = link.scripts.settle
-        names = [link.keys.epoch, errand.memory, *(each.encode() for each in keys)]
-        data = script.call(names, (pack((link.epoch, self._worker_id, errand.void, entries)),))
+        names = [link.keys.epoch, *(each.encode() for each in keys), errand.memory]
+        arguments = (link.epoch.encode(), self._worker, b"%d" % errand.void, entries_of(entries))
+        data = script.call(names, arguments)
         errand.in_flight = True
         link.connection.send(script.spelled_out(data) if spelled_out else data, errand)
 

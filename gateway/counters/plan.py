@@ -1,7 +1,7 @@
-"""What a caller's draws on an endpoint become for the script: compiled once, used for every call.
+"""What a caller's draws on an endpoint become for the scripts: compiled once, used for every call.
 
 Only the request's id, its estimate and its allowance vary from call to call; the rest is bytes made beforehand. A
-plan holds until the snapshot changes or one of its calendar periods ends.
+plan holds until the snapshot or the epoch changes or one of its calendar periods ends.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
+from gateway.counters.frames import DRAW, entry_layout
 from gateway.counters.keys import Keys
-from gateway.counters.lua import Script, bulk
+from gateway.counters.lua import Scripts, bulk
 from policies.budgets import BudgetIndex, Rates, budget_draws, dearest
 from policies.catalog import Endpoint, Snapshot
 from policies.limits import Draw, LimitIndex, Metric, Mode, applicable
@@ -22,18 +21,32 @@ from policies.windows import FOREVER_MS, Calendar, Rolling, edges
 ROLLING, PERIOD, CONCURRENCY, CLAIM = 1, 2, 3, 4
 KIND_LETTERS = {ROLLING: "r", PERIOD: "p", CONCURRENCY: "n", CLAIM: "i"}
 KIND_NUMBERS = {letter: number for number, letter in KIND_LETTERS.items()}
-_NOTHING, _ONE, _PROMPT, _MONEY = 0, 1, 2, 3
+NOTHING, ONE, PROMPT, MONEY = 0, 1, 2, 3
 _AMOUNTS = {
-    Metric.REQUESTS: _ONE,
-    Metric.CONCURRENT_REQUESTS: _ONE,
-    Metric.INPUT_TOKENS: _PROMPT,
-    Metric.OUTPUT_TOKENS: _NOTHING,
-    Metric.TOTAL_TOKENS: _PROMPT,
-    Metric.MONEY: _MONEY,
+    Metric.REQUESTS: ONE,
+    Metric.CONCURRENT_REQUESTS: ONE,
+    Metric.INPUT_TOKENS: PROMPT,
+    Metric.OUTPUT_TOKENS: NOTHING,
+    Metric.TOTAL_TOKENS: PROMPT,
+    Metric.MONEY: MONEY,
+}
+_ACTUALS = {
+    Metric.INPUT_TOKENS: 1,
+    Metric.OUTPUT_TOKENS: 2,
+    Metric.TOTAL_TOKENS: 3,
+    Metric.MONEY: 4,
 }
 _TOKEN_METRICS = (Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.TOTAL_TOKENS)
 
-pack = msgspec.msgpack.Encoder().encode
+
+@dataclass(frozen=True, slots=True)
+class Standpoint:
+    """What every call of a worker carries: it changes with the epoch only."""
+
+    scripts: Scripts
+    keys: Keys
+    epoch: str
+    worker_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +68,68 @@ class Tap:
     end_ms: int
     next_end_ms: int
     observe: bool
+    identity: tuple[str, str, str, str, str]
+    """What a Charge begins with: limit, subject, metric, key, kind."""
+
+    def key_at(self, position: int) -> str:
+        """The key that was charged at this position."""
+        return self.next_key if self.kind == PERIOD and position != self.start_ms else self.key
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All taps of a caller on an endpoint, and the bytes of the call that asks for them."""
+    """All taps of a caller on an endpoint, and the bytes of the calls for them."""
 
     taps: tuple[Tap, ...]
     rates: Rates
+    epoch: str
     valid_until_ms: int
     head: bytes
     claiming_head: bytes
     """The same with room for one more key, the idempotency claim."""
-    blob: bytes
+    arguments: bytes
     requests: tuple[int, ...]
-    """Positions of the taps that count requests; their tightest shows in the headers."""
+    """Indexes of the taps that count requests; their tightest shows in the headers."""
     tokens: tuple[int, ...]
-    has_money: bool
-    has_alternatives: bool = False
+    money_taps: tuple[int, ...]
+    has_alternatives: bool
+    settled: tuple[tuple[int, int, int, int, int, int], ...]
+    """What a settlement corrects: (index, kind, window, amount class, per token, which of the used amounts)."""
+    settle_head: bytes
+    settle_arguments: bytes
 
-    def call(self, memory: bytes, claim: bytes | None, ask: bytes) -> bytes:
+    def call(self, memory: bytes, ask: bytes) -> bytes:
         """The bytes of one reservation."""
-        if claim is None:
-            return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
-                self.head,
-                len(memory),
-                memory,
-                self.blob,
-                len(ask),
-                ask,
-            )
-        return b"".join((self.claiming_head, bulk(memory), bulk(claim), self.blob, bulk(ask)))
+        return b"%b$%d\r\n%b\r\n%b%b\r\n$0\r\n\r\n" % (self.head, len(memory), memory, self.arguments, ask)
 
-    def amounts(self, prompt_tokens: int, money: int) -> tuple[int, int, int, int]:
-        """What each class of amount comes to, before output."""
-        return 0, 1, prompt_tokens, money
+    def claiming_call(self, memory: bytes, ask: bytes, claim: bytes, digest: bytes) -> bytes:
+        """The bytes of one reservation that claims an idempotency key."""
+        keys = self.claiming_head + bulk(memory) + bulk(claim)
+        return b"%b%b%b\r\n%b" % (keys, self.arguments, ask, bulk(digest))
+
+    def settle_call(
+        self,
+        memory: bytes,
+        positions: Sequence[int],
+        base: tuple[int, int, int, int],
+        output: int,
+        used: tuple[int, int, int],
+    ) -> bytes:
+        """The bytes of an ordinary settlement: one grant, every tap charged, each period the present one."""
+        prompt, completion, cost = used
+        actual = (0, prompt, completion, prompt + completion, cost)
+        numbers: list[int] = []
+        for index, kind, window_ms, amount_class, per_token, which in self.settled:
+            delta = actual[which] - base[amount_class] - per_token * output
+            numbers += (kind, positions[index], window_ms, delta)
+        entries = entry_layout(len(self.settled)).pack(*numbers)
+        return b"%b$%d\r\n%b\r\n%b%b\r\n" % (
+            self.settle_head,
+            len(memory),
+            memory,
+            self.settle_arguments,
+            entries,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,79 +154,89 @@ def draws_of(indexes: Indexes, caller: Caller, endpoint: Endpoint, group: str | 
     return sorted(draws, key=lambda draw: draw.alternatives)
 
 
-def compile_plan(script: Script, keys: Keys, draws: Sequence[Draw], rates: Rates, now_ms: int) -> Plan:
+def compile_plan(standpoint: Standpoint, draws: Sequence[Draw], rates: Rates, now_ms: int) -> Plan:
     """Compile draws as of `now_ms`."""
-    taps = tuple(_tap(keys, draw, rates, now_ms) for draw in draws)
-    key_list = [keys.epoch, keys.sequence, keys.live]
-    rows: list[tuple[int | str, ...]] = []
+    taps = [_tap(standpoint.keys, draw, rates, now_ms) for draw in draws]
+    rows: list[bytes] = []
+    group, number = None, 0
     for tap in taps:
-        row: tuple[int | str, ...] = (
-            tap.kind, tap.amount_class, tap.per_token, tap.draw.capacity, len(key_list) + 1,
-            tap.draw.alternatives, tap.draw.group_id or "", int(tap.observe),
-        )  # fmt: skip
-        key_list.append(tap.key.encode())
-        if tap.kind == ROLLING:
-            row += (tap.window_ms,)
-        elif tap.kind == PERIOD:
-            row += (tap.start_ms, tap.end_ms, tap.next_end_ms)
-            key_list.append(tap.next_key.encode())
-        rows.append(row)
+        if tap.draw.group_id != group:
+            group, number = tap.draw.group_id, number + 1
+        rows.append(_row(tap, tap.amount_class, tap.draw.alternatives, number))
+    return _plan(standpoint, taps, rows, rates)
+
+
+def narrowed(standpoint: Standpoint, plan: Plan, positions: Sequence[int]) -> Plan:
+    """A plan for top-ups: only the taps that were charged and that output draws from, each where it was charged.
+
+    A period stays the period of admission, and the group that was charged stays the one that is.
+    """
+    taps: list[Tap] = []
+    rows: list[bytes] = []
+    for tap, position in zip(plan.taps, positions, strict=True):
+        if position < 0 or not tap.per_token:
+            continue
+        taps.append(tap)
+        if tap.kind == PERIOD:
+            row = (PERIOD, NOTHING, tap.observe, 0, 0, tap.per_token, tap.draw.capacity)
+            rows.append(DRAW.pack(*row, position, FOREVER_MS, FOREVER_MS))
+        else:
+            rows.append(_row(tap, NOTHING, 0, 0))
+    keyed = {id(tap): tap.key_at(position) for tap, position in zip(plan.taps, positions, strict=True)}
+    return _plan(standpoint, taps, rows, plan.rates, keyed)
+
+
+def _plan(
+    standpoint: Standpoint,
+    taps: Sequence[Tap],
+    rows: Sequence[bytes],
+    rates: Rates,
+    keyed: dict[int, str] | None = None,
+) -> Plan:
+    scripts, keys = standpoint.scripts, standpoint.keys
+    names = [keys.epoch, keys.sequence, keys.live]
+    for tap in taps:
+        names.append((keyed[id(tap)] if keyed else tap.key).encode())
+        if tap.kind == PERIOD:
+            names.append((keyed[id(tap)] if keyed else tap.next_key).encode())
+    epoch, worker = bulk(standpoint.epoch.encode()), bulk(standpoint.worker_id.encode())
+    settled = tuple(
+        (index, tap.kind, tap.window_ms, tap.amount_class, tap.per_token, _ACTUALS.get(tap.draw.metric, 0))
+        for index, tap in enumerate(taps)
+        if tap.draw.metric is not Metric.REQUESTS
+    )
     shown = [index for index, tap in enumerate(taps) if not tap.observe]
+    corrected = [keys.epoch, *(taps[each[0]].key.encode() for each in settled)]
     return Plan(
-        taps=taps,
+        taps=tuple(taps),
         rates=rates,
+        epoch=standpoint.epoch,
         valid_until_ms=min((tap.end_ms for tap in taps if tap.kind == PERIOD), default=FOREVER_MS),
-        head=_head(script, key_list, 1),
-        claiming_head=_head(script, key_list, 2),
-        blob=bulk(pack(rows)),
+        head=_head(scripts.reserve.by_digest, names, 1, 5),
+        claiming_head=_head(scripts.reserve.by_digest, names, 2, 5),
+        arguments=epoch + worker + bulk(b"".join(rows)) + b"$40\r\n",
         requests=tuple(index for index in shown if taps[index].draw.metric is Metric.REQUESTS),
         tokens=tuple(index for index in shown if taps[index].draw.metric in _TOKEN_METRICS),
-        has_money=any(tap.draw.metric is Metric.MONEY for tap in taps),
+        money_taps=tuple(index for index, tap in enumerate(taps) if tap.draw.metric is Metric.MONEY),
         has_alternatives=any(tap.draw.alternatives for tap in taps),
+        settled=settled,
+        settle_head=_head(scripts.settle.by_digest, corrected, 1, 4),
+        settle_arguments=epoch + worker + bulk(b"0") + b"$%d\r\n" % entry_layout(len(settled)).size,
     )
 
 
-def narrowed(
-    script: Script, keys: Keys, plan: Plan, positions: Sequence[tuple[int, int]], rates: Rates
-) -> Plan:
-    """A plan for top-ups: only the taps that were charged and that output draws from, each where it was charged.
-
-    `positions` holds (index of the tap, where it was charged). A period stays the period of admission.
-    """
-    key_list = [keys.epoch, keys.sequence, keys.live]
-    rows: list[tuple[int, ...]] = []
-    taps: list[Tap] = []
-    for index, position in positions:
-        tap = plan.taps[index]
-        if not tap.per_token:
-            continue
-        row = (
-            tap.kind,
-            _NOTHING,
-            tap.per_token,
-            tap.draw.capacity,
-            len(key_list) + 1,
-            0,
-            0,
-            int(tap.observe),
-        )
-        if tap.kind == ROLLING:
-            row += (tap.window_ms,)
-            key_list.append(tap.key.encode())
-        else:
-            key = (tap.key if position == tap.start_ms else tap.next_key).encode()
-            row += (position, FOREVER_MS, FOREVER_MS)
-            key_list += [key, key]
-        rows.append(row)
-        taps.append(tap)
-    head = _head(script, key_list, 1)
-    return Plan(tuple(taps), rates, FOREVER_MS, head, head, bulk(pack(rows)), (), (), False)
+def _head(by_digest: bytes, names: Sequence[bytes], more: int, arguments: int) -> bytes:
+    count = len(names) + more
+    parts = [b"*%d\r\n" % (3 + count + arguments), by_digest, bulk(b"%d" % count)]
+    return b"".join(parts + [bulk(each) for each in names])
 
 
-def _head(script: Script, key_list: Sequence[bytes], more: int) -> bytes:
-    count = len(key_list) + more
-    parts = [b"*%d\r\n" % (count + 5), script.by_digest, bulk(b"%d" % count)]
-    return b"".join(parts + [bulk(each) for each in key_list])
+def _row(tap: Tap, amount_class: int, alternatives: int, number: int) -> bytes:
+    first = tap.window_ms if tap.kind == ROLLING else tap.start_ms
+    return DRAW.pack(
+        tap.kind, amount_class, tap.observe, alternatives, number, tap.per_token, tap.draw.capacity, first,
+        tap.end_ms, tap.next_end_ms,
+    )  # fmt: skip
 
 
 def _tap(keys: Keys, draw: Draw, rates: Rates, now_ms: int) -> Tap:
@@ -208,7 +258,9 @@ def _tap(keys: Keys, draw: Draw, rates: Rates, now_ms: int) -> Tap:
             next_end = edges(calendar, end)[1] if end < FOREVER_MS else end
             window_ms = end - start
             key, next_key = (keys.period(draw.limit_id, draw.subject, each) for each in (start, end))
+    name, letter = key.decode(), KIND_LETTERS[kind]
     return Tap(
-        draw, kind, KIND_LETTERS[kind], draw.metric.value, _AMOUNTS[draw.metric], per_token, key.decode(),
-        next_key.decode(), window_ms, start, end, next_end, draw.mode is Mode.OBSERVE,
+        draw, kind, letter, draw.metric.value, _AMOUNTS[draw.metric], per_token, name, next_key.decode(), window_ms,
+        start, end, next_end, draw.mode is Mode.OBSERVE,
+        (draw.limit_id, draw.subject, draw.metric.value, name, letter),
     )  # fmt: skip

@@ -16,20 +16,32 @@ from hashlib import blake2b
 from typing import Any
 
 import hiredis
-import msgspec
 
 from gateway.counters.address import RedisAddress
 from gateway.counters.corrections import corrections
 from gateway.counters.degraded import LocalCounters, LocalRefusal
 from gateway.counters.epochs import adopt_holds
+from gateway.counters.frames import (
+    ASK,
+    CLAIM_REASONS,
+    CLAIMED,
+    GRANTED,
+    LOST,
+    REFUSAL,
+    REFUSED,
+    STALE_EDGES,
+    TIME,
+    Grant,
+    grant_of,
+)
 from gateway.counters.hold import Hold, charge_of
 from gateway.counters.keys import Keys
 from gateway.counters.link import FirstStart, Link, Opener, Standing
 from gateway.counters.outbox import Outbox, Report, Settlement, Void
-from gateway.counters.plan import Indexes, Plan, compile_plan, draws_of, narrowed, pack
+from gateway.counters.plan import Indexes, Plan, Standpoint, compile_plan, draws_of, narrowed
 from gateway.counters.top_up import TopUp
 from gateway.counters.wording import refusal
-from gateway.errors import Forbidden, IdempotencyConflict, Unavailable
+from gateway.errors import Forbidden, GatewayError, IdempotencyConflict, Unavailable
 from gateway.spool.records import Charge
 from policies.budgets import dearest
 from policies.catalog import Endpoint, Snapshot
@@ -37,9 +49,7 @@ from policies.limits import Mode
 from policies.principal import Caller
 
 _log = logging.getLogger(__name__)
-_unpack = msgspec.msgpack.Decoder().decode
 
-REFUSED, GRANTED, LOST, STALE_EDGES, CLAIMED, ENDED = 0, 1, 2, 3, 4, 5
 _MOST_PLANS = 16_384
 
 
@@ -157,10 +167,10 @@ class Reservations:
         if idempotency is not None:
             # Keyed by a digest: what clients put into their keys is nobody's business.
             digest = blake2b(idempotency[0].encode(), digest_size=16).hexdigest()
-            claim = (link.keys.claim(caller.principal.id, digest), idempotency[1])
+            claim = (link.keys.claim(caller.principal.id, digest), idempotency[1].encode())
         hold = Hold(
             self, future, plan, request_id, self._memory_prefix + request_id.encode(), prompt_tokens, output_tokens,
-            least_output, plan.rates.fixed(prompt_tokens) if plan.has_money else 0, claim,
+            least_output, plan.rates.fixed(prompt_tokens) if plan.money_taps else 0, claim,
         )  # fmt: skip
         if link.usable:
             self._ask(hold)
@@ -175,10 +185,8 @@ class Reservations:
         if hold.settled:
             future.set_result(0)
             return future
-        if hold.top_up_plan is None:
-            placed = [(index, position) for index, position in enumerate(hold.parts[0]) if position >= 0]
-            link = self.link
-            hold.top_up_plan = narrowed(link.scripts.reserve, link.keys, hold.plan, placed, hold.plan.rates)
+        if hold.top_up_plan is None or hold.top_up_plan.epoch != self.link.epoch:
+            hold.top_up_plan = narrowed(self._standpoint(), hold.plan, hold.parts[0])
         plan = hold.top_up_plan
         hold.step += 1
         if not plan.taps:
@@ -204,7 +212,10 @@ class Reservations:
         if hold.local:
             keys, entries = corrections(hold.local, *usage)
             self._local.correct((key, entry[1], entry[3]) for key, entry in zip(keys, entries, strict=True))
-        self._release(hold.memory, hold.charges, hold.local, usage, hold)
+        call = None
+        if hold.epoch == self.link.epoch and hold.charges and hold.ordinary:
+            call = hold.plan.settle_call(hold.memory, hold.parts[0], hold.base, hold.granted_output, usage)
+        self._release(hold.memory, hold.charges, hold.local, usage, hold, call=call)
 
     def abandon(self, future: Future[Hold]) -> None:
         """Whoever awaited a reservation was cancelled: give back what was, or will yet be, granted."""
@@ -220,39 +231,27 @@ class Reservations:
         if type(reply) is not bytes:
             self._reply_error(hold, reply)
             return
-        decoded = _unpack(reply)
-        link, now_ms = self.link, decoded[1]
+        link, future = self.link, hold.future
         link.succeeded()
+        code, (now_ms,) = reply[0], TIME.unpack_from(reply, 1)
         link.told_time(now_ms)
-        future = hold.future
-        match decoded[0]:
-            case 1:
-                self._granted(hold, decoded)
-                if future.done():
-                    self.settle(hold, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0)
-                else:
-                    future.set_result(hold)
-            case 0:
-                _, _, index, left, reset_ms, needed = decoded
-                if not future.done():
-                    tap = hold.plan.taps[index]
-                    future.set_exception(
-                        refusal(hold.plan, tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
-                    )
-            case 4:
-                if not future.done():
-                    future.set_exception(IdempotencyConflict(decoded[2]))
-            case 3 if not hold.retried:
-                hold.retried = True
-                draws = [tap.draw for tap in hold.plan.taps]
-                hold.plan = self._recompiled(hold.plan, draws, now_ms)
-                self._ask(hold)
-            case 2:
-                link.lost()
-                self._decide_here(hold)
-            case _:
-                if not future.done():
-                    future.set_exception(Unavailable("This request has already ended; send a new one."))
+        if code == GRANTED:
+            self._granted(hold, grant_of(reply))
+            if future.done():
+                self.settle(hold, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0)
+            else:
+                future.set_result(hold)
+        elif code == LOST:
+            link.lost()
+            self._decide_here(hold)
+        elif code == STALE_EDGES and not hold.retried:
+            hold.retried = True
+            self._plans.clear()
+            draws = [tap.draw for tap in hold.plan.taps]
+            hold.plan = compile_plan(self._standpoint(), draws, hold.plan.rates, now_ms)
+            self._ask(hold)
+        elif not future.done():
+            future.set_exception(_error(hold, reply))
 
     def unanswered(self, hold: Hold) -> None:
         """No answer in time: this worker decides, and what Redis did is undone when that is known."""
@@ -265,7 +264,7 @@ class Reservations:
             self._outbox.put(
                 Void(self._outbox, hold.memory, hold.epoch, lambda grant: self._release_late(hold, grant))
             )
-        elif isinstance(reply, bytes):
+        elif isinstance(reply, bytes) and reply[0] == GRANTED:
             self._release_late(hold, reply)
 
     def top_up_here(self, asked: TopUp) -> None:
@@ -289,13 +288,15 @@ class Reservations:
                 hold.local.append(charge_of(tap, position, tap.per_token * found.output))
         asked.give(found.output)
 
-    def topped_up(self, hold: Hold, plan: Plan, output: int, positions: list[int]) -> None:
+    def topped_up(self, hold: Hold, plan: Plan, output: int, positions: Sequence[int]) -> None:
         """Redis granted a top-up."""
         for tap, position in zip(plan.taps, positions, strict=True):
             if position >= 0:
                 hold.charges.append(charge_of(tap, position, tap.per_token * output))
 
-    def release_top_up(self, hold: Hold, plan: Plan, step: int, output: int, positions: list[int]) -> None:
+    def release_top_up(
+        self, hold: Hold, plan: Plan, step: int, output: int, positions: Sequence[int]
+    ) -> None:
         """A top-up was granted after it had been given up: undo it alone."""
         charges = [
             charge_of(tap, position, tap.per_token * output)
@@ -307,34 +308,31 @@ class Reservations:
 
     # private
 
-    def _ask(self, hold: Hold, *, spelled_out: bool = False) -> None:
+    def _standpoint(self) -> Standpoint:
         link = self.link
-        claim = hold.claim
+        return Standpoint(link.scripts, link.keys, link.epoch, link.worker_id)
+
+    def _ask(self, hold: Hold, *, spelled_out: bool = False) -> None:
+        link, claim, plan = self.link, hold.claim, hold.plan
         hold.epoch = link.epoch
-        ask = pack(
-            (
-                link.epoch, link.worker_id, 0, hold.asked_output, hold.least_output, hold.prompt_tokens, hold.money,
-                "" if claim is None else claim[1],
-            )
-        )  # fmt: skip
-        data = hold.plan.call(hold.memory, None if claim is None else claim[0], ask)
+        ask = ASK.pack(0, hold.asked_output, hold.least_output, hold.prompt_tokens, hold.money)
+        data = plan.call(hold.memory, ask) if claim is None else plan.claiming_call(hold.memory, ask, *claim)
         link.connection.send(link.scripts.reserve.spelled_out(data) if spelled_out else data, hold)
 
-    def _granted(self, hold: Hold, decoded: Sequence[Any]) -> None:
-        _, now_ms, sequence, output, positions, remaining, resets = decoded
-        hold.admitted_at_ms = now_ms
-        hold.sequence = sequence
-        hold.granted_output = output
-        hold.parts = (positions, remaining, resets)
-        hold.charges = hold.charge(hold.plan, positions, output)
-        if hold.plan.has_alternatives:
-            hold.group_id = _charged_group(hold.plan, positions)
-        if hold.plan.has_money:
-            for tap, position, left in zip(hold.plan.taps, positions, remaining, strict=True):
-                if tap.amount_class == 3 and position >= 0:
-                    self._local.remember_left(tap.key if position == tap.start_ms else tap.next_key, left)
+    def _granted(self, hold: Hold, grant: Grant) -> None:
+        plan, positions = hold.plan, grant.positions
+        hold.admitted_at_ms = grant.at_ms
+        hold.sequence = grant.sequence
+        hold.granted_output = grant.output
+        hold.parts = (positions, grant.remaining, grant.resets)
+        hold.charges = hold.charges_at(positions, grant.output)
+        if plan.has_alternatives:
+            hold.group_id = _charged_group(plan, positions)
+        for index in plan.money_taps:
+            if positions[index] >= 0:
+                self._local.remember_left(plan.taps[index].key_at(positions[index]), grant.remaining[index])
         if hold.claim is not None:
-            hold.charges.append(Charge("", "", "idempotency", hold.claim[0].decode(), "i", 0, 0, 0))
+            hold.charges.append(_claim_charge(hold.claim))
         if hold.charges:
             self._holds[hold.request_id] = hold
 
@@ -377,7 +375,7 @@ class Reservations:
         hold.admitted_at_ms = now_ms
         hold.granted_output = found.output
         hold.parts = (found.positions, found.remaining, found.resets)
-        hold.local = hold.charge(hold.plan, found.positions, found.output)
+        hold.local = hold.charges_at(found.positions, found.output)
         if hold.plan.has_alternatives:
             hold.group_id = _charged_group(hold.plan, found.positions)
         future.set_result(hold)
@@ -391,15 +389,13 @@ class Reservations:
         self._decide_here(hold)
 
     def _release_late(self, hold: Hold, reply: bytes) -> None:
-        decoded = _unpack(reply)
-        if decoded[0] != GRANTED:
-            return
+        grant = grant_of(reply)
         self.late_grants += 1
-        charges = hold.charge(hold.plan, decoded[4], decoded[3])
+        charges = hold.charges_at(grant.positions, grant.output)
         if hold.claim is not None:
-            charges.append(Charge("", "", "idempotency", hold.claim[0].decode(), "i", 0, 0, 0))
-        # Under a name of its own: the request itself may be running, admitted by this worker's own counts. The
-        # request was never dispatched on this grant, so it gives its count of requests back as well.
+            charges.append(_claim_charge(hold.claim))
+        # Under a name of its own: the request itself may be running, admitted by this worker's own counts. It was
+        # never dispatched on this grant, so the count of requests is given back as well.
         self._release(hold.memory + b"~", charges, (), (0, 0, 0), None, hold.epoch, undo=True)
 
     def _release(
@@ -412,12 +408,13 @@ class Reservations:
         epoch: str | None = None,
         *,
         undo: bool = False,
+        call: bytes | None = None,
     ) -> None:
         settlement = Settlement(
             self._outbox, memory, charges, local, usage, hold.epoch if hold is not None else epoch or "",
             int(self._clock() * 1000), None if hold is None else lambda: self._forget(hold.request_id), undo=undo,
         )  # fmt: skip
-        self._outbox.put(settlement)
+        self._outbox.put(settlement, call)
 
     def _forget(self, request_id: str) -> None:
         self._holds.pop(request_id, None)
@@ -430,19 +427,13 @@ class Reservations:
         who = caller.principal
         key = (who.id, who.groups, caller.key_id, endpoint.id, group)
         plan = self._plans.get(key)
-        if plan is None or self.link.now_ms() >= plan.valid_until_ms:
+        if plan is None or plan.epoch != self.link.epoch or self.link.now_ms() >= plan.valid_until_ms:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             draws = draws_of(indexes, caller, endpoint, group)
-            link = self.link
-            plan = compile_plan(link.scripts.reserve, link.keys, draws, dearest(endpoint), link.now_ms())
+            plan = compile_plan(self._standpoint(), draws, dearest(endpoint), self.link.now_ms())
             self._plans[key] = plan
         return plan
-
-    def _recompiled(self, plan: Plan, draws: Sequence[Any], now_ms: int) -> Plan:
-        link = self.link
-        self._plans.clear()
-        return compile_plan(link.scripts.reserve, link.keys, draws, plan.rates, now_ms)
 
     async def _adopt(self, old: str, new: str) -> None:
         await adopt_holds(self.link, new, self._holds.values(), self._outbox.errands)
@@ -462,6 +453,20 @@ def _group(snapshot: Snapshot, caller: Caller, named: str) -> str | None:
         if each == named or (group is not None and group.name == named):
             return each
     return None
+
+
+def _claim_charge(claim: tuple[bytes, bytes]) -> Charge:
+    return Charge("", "", "idempotency", claim[0].decode(), "i", 0, 0, 0)
+
+
+def _error(hold: Hold, reply: bytes) -> GatewayError:
+    if reply[0] == REFUSED:
+        now_ms, index, left, reset_ms, needed = REFUSAL.unpack_from(reply, 1)
+        tap = hold.plan.taps[index]
+        return refusal(hold.plan, tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
+    if reply[0] == CLAIMED:
+        return IdempotencyConflict(CLAIM_REASONS[reply[9]])
+    return Unavailable("This request has already ended; send a new one.")
 
 
 def _charged_group(plan: Plan, positions: Sequence[int]) -> str | None:

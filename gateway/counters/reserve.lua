@@ -1,200 +1,206 @@
 -- Decide all limits and budgets of a request, all or nothing; a refusal changes no count.
 -- KEYS: epoch, sequence, live workers, the draws' counters, memory of the request [, idempotency claim]
--- ARGV[1] (msgpack): a list of draws {kind, amount class, per token, capacity, key, set, alternative, observe,
---   window | start, end, end of the next period}; kinds: 1 sliding, 2 period (two keys: present, next), 3 concurrency
--- ARGV[2] (msgpack): {epoch, worker, step, output asked, least output, prompt tokens, money, digest of the body}
--- Reply (msgpack): {1, ms, sequence, output, positions, remaining, resets in ms}
---   | {0, ms, draw, remaining, reset in ms or -1 for never, needed} | {2, ms} lost | {3, ms} edges are out of date
---   | {4, ms, reason} claimed | {5, ms} ended
-local ask = cmsgpack.unpack(ARGV[2])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if redis.call('GET', KEYS[1]) ~= ask[1] then return cmsgpack.pack({2, now}) end
-local worker, least, digest = ask[2], ask[5], ask[8]
-local claim = nil
-local memory = KEYS[#KEYS]
+-- ARGV: epoch, worker, draws, ask, digest of the body ('' without a claim)
+--   draw <BBBBBi8i8i8i8i8: kind, amount class, observe, set, alternative, per token, capacity, and
+--     kind 1, sliding: window; kind 2, period (two keys: present, next): start, end, end of the next; kind 3: none
+--   ask <i8i8i8i8i8: step, output asked, least output, prompt tokens, money
+-- Reply <B...: 1 granted: ms, sequence, output, then of each draw: position or -1, remaining, reset in ms
+--   0 refused: ms, draw, remaining, reset in ms or -1 for never, needed | 2 lost: ms | 3 edges are out of date: ms
+--   4 claimed: ms, B 1 other body, 2 in flight, 3 already completed | 5 ended: ms
+local call, floor, ceil, pack, parse = redis.call, math.floor, math.ceil, struct.pack, struct.unpack
+local time = call('TIME')
+local now = time[1] * 1000 + floor(time[2] / 1000)
+if call('GET', KEYS[1]) ~= ARGV[1] then return pack('<Bi8', 2, now) end
+local step, asked, least, prompt, money = parse('<i8i8i8i8i8', ARGV[4])
+local worker, digest, claim, memory = ARGV[2], ARGV[5], nil, KEYS[#KEYS]
 if digest ~= '' then claim = memory; memory = KEYS[#KEYS - 1] end
-local mark = ask[3] .. ':'
-local remembered = redis.call('GET', memory)
+local mark = pack('<I4', step)
+local remembered = call('GET', memory)
 if remembered then
-  if string.sub(remembered, 1, #mark) == mark then return string.sub(remembered, #mark + 1) end
-  if remembered == 'E' or remembered == 'V' then return cmsgpack.pack({5, now}) end
+  if string.sub(remembered, 1, 4) == mark then return string.sub(remembered, 5) end
+  if #remembered == 1 then return pack('<Bi8', 5, now) end
 end
 if claim then
-  local held = redis.call('GET', claim)
+  local held = call('GET', claim)
   if held then
-    local reason = 'in_flight'
-    if string.sub(held, 2) ~= digest then reason = 'other_body'
-    elseif string.sub(held, 1, 1) == 'd' then reason = 'already_completed' end
-    return cmsgpack.pack({4, now, reason})
+    local reason = 2
+    if string.sub(held, 2) ~= digest then reason = 1 elseif string.sub(held, 1, 1) == 'd' then reason = 3 end
+    return pack('<Bi8B', 4, now, reason)
   end
 end
 
-local draws = cmsgpack.unpack(ARGV[1])
-local amounts = {[0] = 0, 1, ask[6], ask[7]}
-local output = ask[4]
-local asked = output
-local used, slot, at, new, key_of, ends = {}, {}, {}, {}, {}, {}
-local alive = nil
+-- A draw is one table, made at its full size: what is found out about it, then what came in.
+local USED, SLOT, AT, NEW, END, KEY, CHARGED = 1, 2, 3, 4, 5, 6, 7
+local KIND, AMOUNT, OBSERVE, SET, ALTERNATIVE, PER, CAPACITY, FIRST, SECOND, THIRD, NEXT =
+  8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+local draws, n, place, offset, length = {false, false, false, false, false, false, false, false}, 0, 4, 1, #ARGV[3]
+while offset < length do
+  local d = {0, 0, 0, false, 0, place, false, parse('<BBBBBi8i8i8i8i8', ARGV[3], offset)}
+  local class = d[AMOUNT]
+  if class == 2 then d[AMOUNT] = prompt elseif class == 3 then d[AMOUNT] = money end -- 0 and 1 are the amount
+  place = place + 1
+  if d[KIND] == 2 then place = place + 1 end
+  n, offset = n + 1, d[NEXT]
+  draws[n] = d
+end
 
-local function read(i, d)
-  local kind, key = d[1], KEYS[d[5]]
+local alive = nil
+local function read(d) -- false where the worker's calendar is out of date
+  local kind, place = d[KIND], d[KEY]
+  local key = KEYS[place]
+  d[KEY] = key
   if kind == 1 then
-    local w = d[9]
-    local head = math.floor(now * 60 / w)
-    local got = redis.call('HMGET', key, 'h', 't', head % 61)
+    local head = floor(now * 60 / d[FIRST])
+    local got = call('HMGET', key, 'h', 't', head % 61)
     local h, t, c = tonumber(got[1]), tonumber(got[2]) or 0, tonumber(got[3]) or 0
-    if not h then
-      t, c, new[i] = 0, 0, true
-    elseif head - h > 60 then
-      redis.call('DEL', key)
-      t, c, new[i] = 0, 0, true
-    elseif head > h then
-      local gone = {}
-      for b = h + 1, head do gone[#gone + 1] = b % 61 end
-      for _, v in ipairs(redis.call('HMGET', key, unpack(gone))) do t = t - (tonumber(v) or 0) end
-      redis.call('HDEL', key, unpack(gone))
-      redis.call('HSET', key, 'h', head, 't', t)
-      c, new[i] = 0, true
-    elseif head < h then -- the clock went back
-      head = h
-      c = tonumber(redis.call('HGET', key, head % 61)) or 0
+    if h ~= head then
+      if not h then
+        t, c, d[NEW] = 0, 0, true
+      elseif head - h > 60 then
+        call('DEL', key)
+        t, c, d[NEW] = 0, 0, true
+      elseif head > h then
+        local gone = {}
+        for b = h + 1, head do gone[#gone + 1] = b % 61 end
+        for _, v in ipairs(call('HMGET', key, unpack(gone))) do t = t - (tonumber(v) or 0) end
+        call('HDEL', key, unpack(gone))
+        call('HSET', key, 'h', head, 't', t)
+        c, d[NEW] = 0, true
+      else -- the clock went back
+        head = h
+        c = tonumber(call('HGET', key, head % 61)) or 0
+      end
     end
-    used[i], slot[i], at[i], key_of[i] = t, c, head, key
+    d[USED], d[SLOT], d[AT] = t, c, head
   elseif kind == 2 then
-    if now < d[9] or now >= d[11] then return false end
-    at[i], ends[i] = d[9], d[10]
-    if now >= d[10] then key = KEYS[d[5] + 1]; at[i], ends[i] = d[10], d[11] end
-    local got = redis.call('HMGET', key, 't', 'w:' .. worker)
-    new[i] = not got[1]
-    used[i], slot[i], key_of[i] = tonumber(got[1]) or 0, tonumber(got[2]) or 0, key
+    if now < d[FIRST] or now >= d[THIRD] then return false end
+    d[AT], d[END] = d[FIRST], d[SECOND]
+    if now >= d[SECOND] then
+      key = KEYS[place + 1]
+      d[AT], d[END], d[KEY] = d[SECOND], d[THIRD], key
+    end
+    local got = call('HMGET', key, 't', 'w:' .. worker)
+    d[NEW], d[USED], d[SLOT] = not got[1], tonumber(got[1]) or 0, tonumber(got[2]) or 0
   else
     if not alive then
       alive = {}
-      local seen = redis.call('HGETALL', KEYS[3])
-      for j = 1, #seen, 2 do alive[seen[j]] = now - tonumber(seen[j + 1]) end
+      local seen = call('HGETALL', KEYS[3])
+      for j = 1, #seen, 2 do alive[seen[j]] = now - seen[j + 1] end
       alive[worker] = 0
     end
-    local sum, counts = 0, redis.call('HGETALL', key)
+    local counts = call('HGETALL', key)
     for j = 1, #counts, 2 do
       local quiet = alive[counts[j]]
-      if quiet and quiet <= 3000 then sum = sum + tonumber(counts[j + 1])
-      elseif not quiet or quiet > 60000 then redis.call('HDEL', key, counts[j]) end
+      if quiet and quiet <= 3000 then d[USED] = d[USED] + counts[j + 1]
+      elseif not quiet or quiet > 60000 then call('HDEL', key, counts[j]) end
     end
-    used[i], at[i], key_of[i] = sum, 0, key
   end
   return true
 end
 
-local function most(i, d) -- the largest output that this draw has room for; nil where not even the least fits
-  if d[8] == 1 then return asked end
-  local room = d[4] - used[i] - amounts[d[2]]
+local function most(d) -- the largest output that this draw has room for; nil where not even the least fits
+  if d[OBSERVE] == 1 then return asked end
+  local room = d[CAPACITY] - d[USED] - d[AMOUNT]
   if room < 0 then return nil end
-  if d[3] == 0 then return asked end
-  local m = math.floor(room / d[3])
+  if d[PER] == 0 then return asked end
+  local m = floor(room / d[PER])
   if m < least then return nil end
   return m
 end
 
-local function reset(i, d) -- ms until the least fits, -1 where it never will
-  local need = amounts[d[2]] + d[3] * least
-  if need > d[4] then return -1 end
-  if d[1] == 3 then return 1000 end
-  if d[1] == 2 then return ends[i] - now end
-  local w, head, slots = d[9], at[i], {}
+local function reset(d) -- ms until the least fits, endless where it never will
+  local need = d[AMOUNT] + d[PER] * least
+  if need > d[CAPACITY] then return math.huge end
+  if d[KIND] == 3 then return 1000 end
+  if d[KIND] == 2 then return d[END] - now end
+  local w, head, slots = d[FIRST], d[AT], {}
   for b = head - 60, head do slots[#slots + 1] = b % 61 end
-  local freed, wanted = 0, used[i] + need - d[4]
-  for j, v in ipairs(redis.call('HMGET', key_of[i], unpack(slots))) do
+  local freed, wanted = 0, d[USED] + need - d[CAPACITY]
+  for j, v in ipairs(call('HMGET', d[KEY], unpack(slots))) do
     freed = freed + (tonumber(v) or 0)
-    if freed >= wanted then return math.ceil((head + j) * w / 60) - now end
+    if freed >= wanted then return ceil((head + j) * w / 60) - now end
   end
-  return math.ceil((head + 61) * w / 60) - now
+  return ceil((head + 61) * w / 60) - now
 end
 
-local worst, worst_reset = nil, 0
-local function refuse(i, wait)
-  local weight = wait
-  if wait < 0 then weight = math.huge end
-  if not worst or weight > worst_reset then worst, worst_reset = i, weight end
-end
-
-local charged = {}
-local i, n = 1, #draws
+local output, worst, worst_reset, i = asked, nil, -1, 1
 while i <= n do
   local d = draws[i]
-  if d[6] == 0 then
-    if not read(i, d) then return cmsgpack.pack({3, now}) end
-    local m = most(i, d)
-    if not m then refuse(i, reset(i, d))
-    else
-      charged[i] = true
+  if d[SET] == 0 then
+    if not read(d) then return pack('<Bi8', 3, now) end
+    local m = most(d)
+    if m then
+      d[CHARGED] = true
       if m < output then output = m end
+    else
+      local wait = reset(d)
+      if wait > worst_reset then worst, worst_reset = i, wait end
     end
     i = i + 1
   else -- any-of: the first alternative of which every draw has room
-    local set, chosen, nearest, nearest_reset = d[6], nil, nil, nil
-    while i <= n and draws[i][6] == set do
-      local alternative, fits, first, late, late_reset = draws[i][7], asked, i, nil, nil
-      while i <= n and draws[i][6] == set and draws[i][7] == alternative do
+    local set, chosen, nearest, nearest_reset = d[SET], false, nil, nil
+    while i <= n and draws[i][SET] == set do
+      local alternative, fits, start, late, late_reset = draws[i][ALTERNATIVE], asked, i, nil, -1
+      while i <= n and draws[i][SET] == set and draws[i][ALTERNATIVE] == alternative do
         if not chosen then
-          if not read(i, draws[i]) then return cmsgpack.pack({3, now}) end
-          local m = most(i, draws[i])
+          d = draws[i]
+          if not read(d) then return pack('<Bi8', 3, now) end
+          local m = most(d)
           if not m then
-            local wait = reset(i, draws[i])
-            if wait < 0 then wait = math.huge end
-            if not late or wait > late_reset then late, late_reset = i, wait end
+            local wait = reset(d)
+            if wait > late_reset then late, late_reset = i, wait end
           elseif m < fits then fits = m end
         end
         i = i + 1
       end
       if not chosen then
         if not late then
-          chosen = alternative
-          for j = first, i - 1 do charged[j] = true end
+          chosen = true
+          for j = start, i - 1 do draws[j][CHARGED] = true end
           if fits < output then output = fits end
         elseif not nearest or late_reset < nearest_reset then nearest, nearest_reset = late, late_reset end
       end
     end
-    if not chosen then
-      if nearest_reset == math.huge then nearest_reset = -1 end
-      refuse(nearest, nearest_reset)
-    end
+    if not chosen and nearest_reset > worst_reset then worst, worst_reset = nearest, nearest_reset end
   end
 end
 
 if worst then
-  local d = draws[worst]
-  if worst_reset == math.huge then worst_reset = -1 end
-  local left = d[4] - used[worst]
+  local d, wait = draws[worst], worst_reset
+  local left = d[CAPACITY] - d[USED]
   if left < 0 then left = 0 end
-  return cmsgpack.pack({0, now, worst - 1, left, worst_reset, amounts[d[2]] + d[3] * least})
+  if wait == math.huge then wait = -1 end
+  return pack('<Bi8i8i8i8i8', 0, now, worst - 1, left, wait, d[AMOUNT] + d[PER] * least)
 end
 
-local positions, remaining, resets = {}, {}, {}
+local reply = pack('<Bi8i8i8', 1, now, call('INCR', KEYS[2]), output)
 for j = 1, n do
-  if charged[j] then
-    local d = draws[j]
-    local amount = amounts[d[2]] + d[3] * output
-    local total, key = used[j] + amount, key_of[j]
-    if d[1] == 1 then
-      redis.call('HSET', key, 'h', at[j], 't', total, at[j] % 61, slot[j] + amount)
-      if new[j] then redis.call('PEXPIRE', key, d[9] + math.ceil(d[9] / 20) + 1000) end
-      resets[j] = math.ceil((at[j] + 61) * d[9] / 60) - now
-    elseif d[1] == 2 then
-      redis.call('HSET', key, 't', total, 'w:' .. worker, slot[j] + amount)
-      if new[j] then redis.call('PEXPIRE', key, math.min(ends[j] - now + 259200000, 315360000000)) end
-      resets[j] = ends[j] - now
+  local d = draws[j]
+  if d[CHARGED] then
+    local take = d[AMOUNT] + d[PER] * output
+    local total, key, kind, wait = d[USED] + take, d[KEY], d[KIND], 0
+    if kind == 1 then
+      local w, head = d[FIRST], d[AT]
+      if d[NEW] then
+        call('HSET', key, 'h', head, 't', total, head % 61, d[SLOT] + take)
+        call('PEXPIRE', key, w + ceil(w / 20) + 1000)
+      else
+        call('HSET', key, 't', total, head % 61, d[SLOT] + take)
+      end
+      wait = ceil((head + 61) * w / 60) - now
+    elseif kind == 2 then
+      call('HSET', key, 't', total, 'w:' .. worker, d[SLOT] + take)
+      if d[NEW] then call('PEXPIRE', key, math.min(d[END] - now + 259200000, 315360000000)) end
+      wait = d[END] - now
     else
-      redis.call('HINCRBY', key, worker, 1)
-      redis.call('PEXPIRE', key, 86400000)
-      resets[j] = 0
+      call('HINCRBY', key, worker, 1)
+      call('PEXPIRE', key, 86400000)
     end
-    positions[j], remaining[j] = at[j], d[4] - total
+    reply = reply .. pack('<i8i8i8', d[AT], d[CAPACITY] - total, wait)
   else
-    positions[j], remaining[j], resets[j] = -1, 0, 0
+    reply = reply .. pack('<i8i8i8', -1, 0, 0)
   end
 end
-if claim then redis.call('SET', claim, 'f' .. digest, 'PX', 86400000) end
-local reply = cmsgpack.pack({1, now, redis.call('INCR', KEYS[2]), output, positions, remaining, resets})
-redis.call('SET', memory, mark .. reply, 'PX', 60000)
+if claim then call('SET', claim, 'f' .. digest, 'PX', 86400000) end
+call('SET', memory, mark .. reply, 'PX', 60000)
 return reply

@@ -9,18 +9,15 @@ import asyncio
 from collections.abc import Sequence
 
 import hiredis
-import msgspec
 
 from gateway.counters.address import RedisAddress
 from gateway.counters.connection import Connection, RedisAway
 from gateway.counters.corrections import corrections
+from gateway.counters.frames import LOST, entries_of
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, command
 from gateway.counters.outbox import cut_of
-from gateway.counters.plan import pack
 from gateway.spool.records import Charge
-
-_unpack = msgspec.msgpack.Decoder().decode
 
 
 class CounterSettler:
@@ -79,15 +76,15 @@ class CounterSettler:
             # in the ledger, or will be at the next rebuild. A correction would take from others.
             return
         memory = self._keys.memory_prefix + request_id.encode()
-        names = [self._keys.epoch, memory, *(each.encode() for each in keys)]
-        call = script.call(names, [pack((epoch, worker_id, 0, entries))])
+        names = [self._keys.epoch, *(each.encode() for each in keys), memory]
+        call = script.call(names, [epoch, worker_id.encode(), b"0", entries_of(entries)])
         try:
             reply = await self._ask(connection, call)
         except RedisAway as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
             reply = await self._ask(connection, script.spelled_out(call))
-        if reply is None or _unpack(reply)[0] != 1:
+        if not reply or reply[0] == LOST:
             raise RedisAway("the counters in Redis are being rebuilt")
 
     @staticmethod

@@ -9,16 +9,13 @@ from asyncio import Future
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-import msgspec
 
+from gateway.counters.frames import ASK, GRANTED, LOST, grant_of
 from gateway.counters.hold import Hold
-from gateway.counters.plan import Plan, pack
+from gateway.counters.plan import Plan
 
 if TYPE_CHECKING:
     from gateway.counters.reservations import Reservations
-
-_unpack = msgspec.msgpack.Decoder().decode
-_GRANTED, _LOST = 1, 2
 
 
 class TopUp:
@@ -39,8 +36,7 @@ class TopUp:
     def send(self, *, spelled_out: bool = False) -> None:
         """Ask Redis."""
         link = self.home.link
-        ask = pack((link.epoch, link.worker_id, self.step, self.output, 1, 0, 0, ""))
-        data = self.plan.call(self.hold.memory, None, ask)
+        data = self.plan.call(self.hold.memory, ASK.pack(self.step, self.output, 1, 0, 0))
         link.connection.send(link.scripts.reserve.spelled_out(data) if spelled_out else data, self)
 
     def give(self, output: int) -> None:
@@ -61,15 +57,15 @@ class TopUp:
             self.home.link.failed()
             self.home.top_up_here(self)
             return
-        decoded = _unpack(reply)
-        if decoded[0] == _GRANTED:
+        if reply[0] == GRANTED:
+            grant = grant_of(reply)
             if self.hold.settled:
-                self.home.release_top_up(self.hold, self.plan, self.step, decoded[3], decoded[4])
+                self.home.release_top_up(self.hold, self.plan, self.step, grant.output, grant.positions)
                 self.give(0)
                 return
-            self.home.topped_up(self.hold, self.plan, decoded[3], decoded[4])
-            self.give(decoded[3])
-        elif decoded[0] == _LOST:
+            self.home.topped_up(self.hold, self.plan, grant.output, grant.positions)
+            self.give(grant.output)
+        elif reply[0] == LOST:
             self.home.link.lost()
             self.home.top_up_here(self)
         else:
@@ -82,7 +78,6 @@ class TopUp:
 
     def late(self, reply: Any) -> None:
         """Undo a grant that came too late; where nobody knows, the settlement of the rest stands and the slice heals."""
-        if isinstance(reply, bytes):
-            decoded = _unpack(reply)
-            if decoded[0] == _GRANTED:
-                self.home.release_top_up(self.hold, self.plan, self.step, decoded[3], decoded[4])
+        if isinstance(reply, bytes) and reply[0] == GRANTED:
+            grant = grant_of(reply)
+            self.home.release_top_up(self.hold, self.plan, self.step, grant.output, grant.positions)

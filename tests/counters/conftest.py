@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.counters.hold import Hold
+from gateway.counters.hold import Hold, Home
 from gateway.counters.reservations import Reservations
 from policies.budgets import Budget
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
@@ -117,9 +117,7 @@ async def worker(connect: Connect) -> Reservations:
     return await connect()
 
 
-async def settle(
-    worker: Reservations, hold: Hold, prompt: int = 0, completion: int = 0, cost: int = 0
-) -> None:
+async def settle(worker: Home, hold: Hold, prompt: int = 0, completion: int = 0, cost: int = 0) -> None:
     """Settle and wait until Redis took it."""
     assert isinstance(worker, Reservations)
     worker.settle(hold, prompt_tokens=prompt, completion_tokens=completion, cost_nano_usd=cost)
