@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Table, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.security.keys import Peppers, matches, parse
 from gateway.security.secrets import Purpose, load_master_key, write_private
@@ -22,10 +23,11 @@ from gateway.store.api_keys import NewKey, create_key, revoke_key
 from gateway.store.changes import Actor, Change, Configuration
 from gateway.store.endpoints import EntitySpec, add_price, create_endpoint, grant
 from gateway.store.principals import add_member, create_group, create_principal, set_roles
-from gateway.store.reading import Row
+from gateway.store.reading import Row, translated
 from gateway.store.rules import create_limit
 from gateway.store.tables.catalog import served_entities
 from gateway.store.tables.identity import api_keys, principals
+from gateway.store.tables.versioned import configuration_change
 
 ENDPOINT = "databricks-mixtral-8x7b-instruct"
 ENTITY = "mixtral-demo"
@@ -49,13 +51,15 @@ class Seeded:
 
 async def seed(settings: Settings, database_url: str, say: Say = lambda _: None) -> Seeded:
     """Create what is missing in the migrated database at `database_url`, as the application's role."""
-    master = load_master_key(settings.secret_file, create=settings.embedded)
-    peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
     engine = database.engine(database_url, application_name="weighbridge-seed", size=0)
-    configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
     files = Seeded(settings.home / "admin.key", settings.home / "demo.key", settings.home / "env")
     settings.home.mkdir(parents=True, exist_ok=True)
     try:
+        # Made only beside a database that is ours and new: another key would make every key and audit entry worthless.
+        ours = settings.embedded or (settings.home / "postgres").exists()
+        master = load_master_key(settings.secret_file, create=ours and await _is_empty(engine))
+        peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
+        configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
         async with configuration.change(_ACTOR, "first start") as change:
             # On a later start only keys are looked after: what an administrator deleted stays deleted.
             if change.number == 1:
@@ -66,6 +70,12 @@ async def seed(settings: Settings, database_url: str, say: Say = lambda _: None)
         await engine.dispose()
     _write_env(settings, files)
     return files
+
+
+async def _is_empty(engine: AsyncEngine) -> bool:
+    with translated():
+        async with engine.connect() as connection:
+            return (await connection.execute(select(configuration_change).limit(1))).first() is None
 
 
 async def _create_all(change: Change) -> None:

@@ -1,0 +1,327 @@
+"""`weighbridge`: every command, each importing only what it needs.
+
+A command that fails says one sentence on stderr and ends with a status that is not 0.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+T = TypeVar("T")
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="weighbridge", prog_name="weighbridge")
+def main() -> None:
+    """A governance gateway for language-model endpoints.
+
+    `weighbridge up` starts everything on this machine. Settings come from the environment (WEIGHBRIDGE_HOME, _PORT,
+    _DATABASE_URL, ...); the README lists them.
+    """
+
+
+@main.command()
+def up() -> None:
+    """Start everything: embedded stores, gateway, local engine. Ctrl-C stops it; data is kept."""
+    from gateway.supervise.commands import up as run
+
+    sys.exit(run(_settings()))
+
+
+@main.command()
+def serve() -> None:
+    """Start the gateway alone, for production: workers and drainer on stores that are yours."""
+    from gateway.supervise.commands import serve as run
+
+    sys.exit(run(_settings()))
+
+
+@main.command()
+def engine() -> None:
+    """Run the local engine under supervision, for instance beside `serve`."""
+    from gateway.supervise.engine import engine as run
+
+    sys.exit(run(_settings()))
+
+
+@main.command()
+def status() -> None:
+    """What runs, and whether it is ready. Ends with 3 where nothing runs."""
+    from gateway.supervise.commands import status as run
+
+    sys.exit(run(_settings()))
+
+
+@main.command()
+def stop() -> None:
+    """Stop what `up` or `serve` started here, in order."""
+    from gateway.supervise.commands import stop as run
+
+    sys.exit(run(_settings()))
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Keep showing what is added.")
+def logs(name: str | None, follow: bool) -> None:
+    """Show the end of the logs, or of the one called NAME."""
+    from gateway.supervise.commands import logs as run
+
+    sys.exit(run(_settings(), name, follow))
+
+
+@main.command()
+def doctor() -> None:
+    """Find what stands in the way of a start, and say what to do about it."""
+    from gateway.supervise.commands import doctor as run
+
+    sys.exit(run(_settings()))
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database to this version, as its owner (WEIGHBRIDGE_MIGRATE_DATABASE_URL)."""
+    from gateway.cli.reach import owner_url
+    from gateway.store.migrate import head, upgrade
+
+    settings = _settings()
+    _told(lambda: upgrade(owner_url(settings), settings.database_url))
+    click.echo(f"The database is at revision {head()}.")
+
+
+@main.command()
+def seed() -> None:
+    """Create what a first start needs: an administrator, the user `demo`, its endpoint, and their key files.
+
+    It may run at any time: what is there stays, and only a missing or damaged key file gets a new key.
+    """
+    from gateway.cli.reach import database_url
+    from gateway.seed import seed as run
+
+    settings = _settings()
+    made = _told(lambda: run(settings, database_url(settings, "weighbridge_app"), click.echo))
+    click.echo(
+        f"Keys: {made.admin_key_file} (administrator), {made.demo_key_file} (user demo). Clients: {made.env_file}"
+    )
+
+
+@main.command(hidden=True)
+@click.option("--index", type=int, required=True)
+@click.option("--fd", type=int, required=True)
+@click.option("--admin-fd", type=int)
+def worker(index: int, fd: int, admin_fd: int | None) -> None:
+    """One gateway worker on sockets that `up` or `serve` opened."""
+    from gateway.worker import run
+
+    settings = _settings()
+    sys.exit(_guarded(lambda: run(settings, index, fd, admin_fd)))
+
+
+@main.command(hidden=True)
+def drain() -> None:
+    """Write what workers have settled into the ledger; one runs on each host, beside the workers."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from gateway.counters.settler import CounterSettler
+    from gateway.drain import run
+
+    settings = _settings()
+
+    async def settling() -> None:
+        if settings.redis_url is None:
+            return await run(settings)
+        settler = CounterSettler(settings.redis_url)
+        await settler.start()
+        try:
+            await run(settings, settler)
+        finally:
+            await settler.stop()
+
+    _told(settling)
+
+
+@main.group()
+def keys() -> None:
+    """Make, list and revoke API keys, through the running gateway."""
+
+
+ADMIN_KEY = click.option(
+    "--admin-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with an administrator's key (default: admin.key in WEIGHBRIDGE_HOME).",
+)
+
+
+@keys.command("create")
+@click.argument("principal")
+@click.option("--name", default="", help="What to call the key.")
+@click.option(
+    "--expires", metavar="SPAN", help="When it ends: a number and m, h, d or w, such as 90d (default: never)."
+)
+@click.option("--endpoint", "endpoints", multiple=True, help="Confine it to this endpoint; may be repeated.")
+@click.option(
+    "--plane",
+    "planes",
+    multiple=True,
+    type=click.Choice(["data", "control"]),
+    help="Planes it is for (default: both).",
+)
+@click.option("--replaces", metavar="KEY", help="Key that it takes over from, by id or beginning.")
+@click.option(
+    "--overlap", metavar="SPAN", help="How long the replaced key still works (default: not at all)."
+)
+@ADMIN_KEY
+def keys_create(
+    principal: str,
+    name: str,
+    expires: str | None,
+    endpoints: tuple[str, ...],
+    planes: tuple[str, ...],
+    replaces: str | None,
+    overlap: str | None,
+    admin_key: Path | None,
+) -> None:
+    """Make a key of PRINCIPAL, a user or service principal. It is printed once and kept nowhere."""
+    from gateway.cli.keys import create
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    text, details = _guarded(
+        lambda: create(
+            AdminApi(settings, admin_key),
+            principal,
+            name=name,
+            expires=expires,
+            endpoints=endpoints,
+            planes=planes,
+            replaces=replaces,
+            overlap=overlap,
+        )
+    )
+    click.echo(text)
+    click.echo(f"Key {details['id']} of {principal}. Keep it now: it cannot be shown again.", err=True)
+
+
+@keys.command("list")
+@click.argument("principal", required=False)
+@ADMIN_KEY
+def keys_list(principal: str | None, admin_key: Path | None) -> None:
+    """List keys, of PRINCIPAL or of all."""
+    from gateway.cli.keys import condition, listed
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    found = _guarded(lambda: listed(AdminApi(settings, admin_key), principal))
+    for key, owner in found:
+        ends = f"until {key['expires_at'][:16]}" if key["expires_at"] else ""
+        used = f"used {key['last_used_at'][:16]}" if key["last_used_at"] else "not used yet"
+        fields = [
+            key["id"],
+            key["prefix"] + "...",
+            f"{condition(key):<8}",
+            f"{owner:<16}",
+            key["name"],
+            ends,
+            used,
+        ]
+        click.echo("  ".join(field for field in fields if field))
+
+
+@keys.command("revoke")
+@click.argument("key")
+@ADMIN_KEY
+def keys_revoke(key: str, admin_key: Path | None) -> None:
+    """Revoke KEY (its id, or how it begins), for good; every worker refuses it within a second."""
+    from gateway.cli.keys import revoke
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    gone = _guarded(lambda: revoke(AdminApi(settings, admin_key), key))
+    click.echo(f"Revoked {gone['prefix']}... ({gone['id']}).")
+
+
+@main.command()
+@click.option("-c", "command", metavar="SQL", help="Run one statement and leave.")
+@click.option(
+    "--as",
+    "who",
+    type=click.Choice(["auditor", "demo", "app", "owner"]),
+    help="Whose eyes to look with (default: the auditor, who sees no secret and no prompt).",
+)
+def sql(command: str | None, who: str | None) -> None:
+    """Look into the database, without psql. Reading only, unless as its owner or as demo."""
+    from gateway.cli.sql import run
+
+    settings = _settings()
+    sys.exit(_guarded(lambda: run(settings, who, command)))
+
+
+@main.group()
+def spool() -> None:
+    """The files between the workers and the ledger."""
+
+
+@spool.command("replay")
+def spool_replay() -> None:
+    """Post kept segments once more, for instance after PostgreSQL was restored; nothing is counted twice."""
+    from gateway.cli.reach import database_url
+    from gateway.spool.replay import replay
+    from gateway.store.ledger import PostgresBooks
+
+    settings = _settings()
+
+    async def run() -> Any:
+        import socket
+
+        books = PostgresBooks(database_url(settings, "weighbridge_app"), host=socket.gethostname())
+        try:
+            return await replay(settings.spool_dir, books)
+        finally:
+            await books.close()
+
+    done = _told(run)
+    click.echo(
+        f"{done.requests} requests read from {done.spools} spools, {done.posted} of them new to the ledger."
+    )
+
+
+def _settings() -> Settings:
+    from gateway.settings import Settings, SettingsError
+
+    try:
+        return Settings.from_env()
+    except SettingsError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def _told(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    import asyncio
+
+    return _guarded(lambda: asyncio.run(work()))
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    """What `work` answers; what went wrong as one sentence."""
+    from gateway.cli.failures import sentence
+
+    try:
+        return work()
+    except Exception as exc:
+        said = sentence(exc)
+        if said is None:
+            raise
+        raise click.ClickException(said) from exc
+
+
+if __name__ == "__main__":
+    main()

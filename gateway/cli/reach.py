@@ -1,0 +1,115 @@
+"""How a command finds the deployment that the environment names: its database, its admin API, its administrator.
+
+Nothing is started here; what does not run, or is not there, is a sentence with the remedy.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+from gateway.settings import Settings
+
+_SECONDS = 15.0
+
+
+class CannotReach(Exception):
+    """The command cannot do its work; the text says why and what to do."""
+
+
+def database_url(settings: Settings, role: str) -> str:
+    """The database as `role`: the embedded one where the environment names no other."""
+    if settings.database_url is not None:
+        return settings.database_url
+    try:
+        note = (settings.home / "postgres" / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        note = []
+    # Line 4 is the port, line 5 the folder of the socket, line 8 the server's word on itself.
+    if len(note) < 8 or note[7].strip() != "ready":
+        raise CannotReach(
+            f"No PostgreSQL runs in {settings.home}; start it with `weighbridge up`, or set WEIGHBRIDGE_DATABASE_URL."
+        )
+    query = {"host": note[4].strip()}
+    if note[3].strip() != "5432":
+        query["port"] = note[3].strip()
+    return f"postgresql://{quote(role)}@/system?{urlencode(query, safe='/')}"
+
+
+def owner_url(settings: Settings) -> str:
+    """The database as the schema's owner."""
+    return settings.migrate_database_url or database_url(settings, "weighbridge_owner")
+
+
+class AdminApi:
+    """The admin API of the running gateway, as its administrator."""
+
+    def __init__(self, settings: Settings, key_file: Path | None = None) -> None:
+        path = key_file or settings.home / "admin.key"
+        try:
+            self._key = path.read_text().strip()
+        except OSError as exc:
+            raise CannotReach(
+                f"The administrator's key {path} cannot be read ({exc.strerror}); "
+                "name another file with --admin-key, or run `weighbridge seed` to make a new key."
+            ) from exc
+        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared, not bound
+        self._base = (
+            f"http://{f'[{host}]' if ':' in host else host}:{settings.admin_port or settings.port}/admin/v1"
+        )
+
+    def get(self, path: str, **query: str | None) -> Any:
+        """The answer's JSON."""
+        return self._call("GET", path, query)[0]
+
+    def pages(self, path: str, **query: str | None) -> list[Any]:
+        """Every object of a list, page by page."""
+        found: list[Any] = []
+        after: str | None = None
+        while True:
+            page = self.get(path, limit="200", after=after, **query)
+            found += page["items"]
+            after = page["next"]
+            if after is None:
+                return found
+
+    def post(self, path: str, body: Any) -> Any:
+        """Create something."""
+        return self._call("POST", path, {}, body)[0]
+
+    def delete(self, path: str) -> Any:
+        """Delete or revoke what is at the path, as it is now."""
+        _, etag = self._call("GET", path, {})
+        return self._call("DELETE", path, {}, etag=etag)[0]
+
+    def _call(
+        self, method: str, path: str, query: dict[str, str | None], body: Any = None, etag: str | None = None
+    ) -> tuple[Any, str | None]:
+        given = {name: value for name, value in query.items() if value is not None}
+        url = f"{self._base}{path}{'?' + urlencode(given) if given else ''}"
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        if etag is not None:
+            headers["If-Match"] = etag
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urlopen(Request(url, data, headers, method=method), timeout=_SECONDS) as answer:  # noqa: S310 - http, from the settings
+                text = answer.read()
+                return (json.loads(text) if text else None), answer.headers.get("etag")
+        except HTTPError as exc:
+            raise CannotReach(_said(exc)) from exc
+        except (URLError, OSError) as exc:
+            raise CannotReach(
+                f"The gateway does not answer at {self._base} ({getattr(exc, 'reason', exc)}); "
+                "start it with `weighbridge up`, or set WEIGHBRIDGE_HOST and WEIGHBRIDGE_PORT to where it listens."
+            ) from exc
+
+
+def _said(error: HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"]["message"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"The gateway answered {error.code}."
