@@ -18,6 +18,7 @@ from pathlib import Path
 from gateway.embedded.postgres import OWNER, EmbeddedPostgres
 from gateway.embedded.process import Child, spawn
 from gateway.embedded.redis import EmbeddedRedis
+from gateway.security.secrets import SecretError, load_master_key
 from gateway.settings import Settings
 from gateway.supervise import logs
 from gateway.supervise.engine import GIVEN_UP, own_engine_url
@@ -63,6 +64,8 @@ class Tree:
         self.tasks.append(asyncio.create_task(logs.keep_bounded(self.log_folder)))
         own_engine = self.everything and self.settings.engine == "vllm" and self.settings.engine_url is None
         if self.everything:
+            # The children see addresses of stores and cannot tell embedded ones from others: the key is made here.
+            self._master_key(create=self.settings.embedded)
             await self._start_stores()
             if own_engine:
                 self.settings = replace(self.settings, engine_url=own_engine_url(self.settings))
@@ -114,6 +117,12 @@ class Tree:
             async with self.screen.step("Redis", "starting"):
                 await self._keep("redis", self._restartable(self.redis))
             self.settings = replace(self.settings, redis_url=self.redis.url())
+
+    def _master_key(self, *, create: bool) -> None:
+        try:
+            load_master_key(self.settings.secret_file, create=create)
+        except (SecretError, OSError) as exc:
+            raise CannotRun(str(exc)) from exc
 
     async def _start_gateway(self) -> None:
         async with self.screen.step(

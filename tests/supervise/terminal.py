@@ -135,6 +135,10 @@ def instance() -> Iterator[Instance]:
 @pytest.fixture
 def light(instance: Instance, postgres_server: EmbeddedPostgres, redis_server: EmbeddedRedis) -> Instance:
     """An instance beside stores that run already: what is tested there does not need its own."""
+    secret = instance.home.parent / "master.key"
+    secret.write_text("a" * 16 + "0123456789abcdef" * 2 + "\n")
+    secret.chmod(0o600)
+    instance.extra["WEIGHBRIDGE_SECRET_FILE"] = str(secret)
     instance.extra["WEIGHBRIDGE_DATABASE_URL"] = postgres_server.url()
     instance.extra["WEIGHBRIDGE_MIGRATE_DATABASE_URL"] = postgres_server.url("weighbridge_owner")
     instance.extra["WEIGHBRIDGE_REDIS_URL"] = redis_server.url()
