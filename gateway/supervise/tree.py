@@ -145,7 +145,7 @@ class Tree:
             status, _ = await answer_of(self.settings, "/healthz")
             if status == 200:
                 return
-            failing = [keeper.name for keeper in self.keepers.values() if keeper.restarts >= 3]
+            failing = [keeper.name for keeper in self.keepers.values() if keeper.restarts >= 2]
             if failing or loop.time() > deadline:
                 name = failing[0] if failing else "worker-0"
                 log = self.log_folder / f"{name}.log"
