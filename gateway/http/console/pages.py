@@ -15,11 +15,11 @@ from litestar import HttpMethod, Request, Response, route
 from litestar.handlers import HTTPRouteHandler
 
 PLAYGROUND = {
-    "/": ("playground.html", "text/html; charset=utf-8"),
-    "/console/playground.css": ("playground.css", "text/css; charset=utf-8"),
+    "/": ("playground.html", "text/html"),
+    "/console/playground.css": ("playground.css", "text/css"),
     "/console/mark.svg": ("mark.svg", "image/svg+xml"),
     **{
-        f"/console/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        f"/console/{name}.js": (f"{name}.js", "text/javascript")
         for name in (
             "playground",
             "advice",

@@ -153,7 +153,8 @@ export class Answer {
       facts.push(["First token", milliseconds(this.firstAt - this.sentAt)]);
       const tokens = (usage?.completion_tokens ?? this.frames) - 1; // the first one is what the clock starts at
       const seconds = (this.lastAt - this.firstAt) / 1000;
-      if (tokens > 0 && seconds > 0) facts.push(["Speed", `${number.format(Math.round(tokens / seconds))} tokens/s`]);
+      // What came in one burst has no pace worth a number.
+      if (tokens > 0 && seconds >= 0.02) facts.push(["Speed", `${number.format(Math.round(tokens / seconds))} tokens/s`]);
     }
     const degraded = this.headers?.get("x-weighbridge-degraded");
     if (degraded) facts.push(["Limits", `without Redis (${degraded})`]);
