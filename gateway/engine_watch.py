@@ -39,6 +39,14 @@ def write_note(run_dir: Path, note: EngineNote) -> None:
     fresh.replace(run_dir / NOTE)
 
 
+def read_note(run_dir: Path) -> EngineNote | None:
+    """The note as it was last left; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((run_dir / NOTE).read_bytes(), type=EngineNote)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 class EngineWatch:
     """The line's `Engines`: adapters by address, and the local engine's fitness."""
 
@@ -129,7 +137,7 @@ class EngineWatch:
             return
         self._failures += 1
         if self._reason is not None or self._failures >= _FAILURES_BEFORE_UNFIT:
-            note = self._note()
+            note = read_note(self._run_dir)
             self._gone = note is not None and note.phase == "failed"
             self._reason = (
                 f"the local engine is {note.phase}"
@@ -138,9 +146,3 @@ class EngineWatch:
             )
             if note is not None and note.detail and note.phase in ("failed", "installing"):
                 self._reason += f" ({note.detail})"
-
-    def _note(self) -> EngineNote | None:
-        try:
-            return msgspec.json.decode((self._run_dir / NOTE).read_bytes(), type=EngineNote)
-        except (OSError, msgspec.MsgspecError):
-            return None

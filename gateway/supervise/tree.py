@@ -7,6 +7,7 @@ the stop runs the other way round, so that a worker never outlives what it settl
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from gateway.embedded.postgres import OWNER, EmbeddedPostgres
 from gateway.embedded.process import Child, spawn
 from gateway.embedded.redis import EmbeddedRedis
+from gateway.engine_watch import read_note
 from gateway.security.secrets import SecretError, load_master_key
 from gateway.settings import Settings
 from gateway.supervise import logs
@@ -33,6 +35,7 @@ DRAIN_SECONDS = 30.0
 _SPOOL_SECONDS = 20.0
 _ENGINE_SECONDS = 20.0
 _UP_SECONDS = 60.0
+_PATIENCE = 4.0
 
 
 @dataclass(slots=True)
@@ -181,12 +184,23 @@ class Tree:
             engine = self.keepers.get("engine")
             if engine is not None and engine.child is not None and engine.child.returncode == GIVEN_UP:
                 return
-            if loop.time() - said >= 4.0:
+            if loop.time() - said >= _PATIENCE:
                 said = loop.time()
-                detail = last_line(self.log_folder / "engine.log") if own_engine else body[:200]
-                who = "Engine" if own_engine else "Not ready yet"
-                self.screen.say(f"{who}: starting, {said - began:.0f} s{f' ({detail})' if detail else ''}")
+                self.screen.say(f"{self._missing(body, own_engine=own_engine)}, {said - began:.0f} s")
             await asyncio.sleep(0.5)
+
+    def _missing(self, readiness: str, *, own_engine: bool) -> str:
+        """What is not ready yet, in the words of the engine's own note or of /readyz."""
+        if own_engine:
+            note = read_note(self.settings.home / "run")
+            phase, detail = ("starting", "") if note is None else (note.phase, note.detail)
+            return f"Engine: {phase}{f' ({detail})' if detail else ''}"
+        try:
+            parts: dict[str, str] = json.loads(readiness)["parts"]
+            faults = [f"{name}: {text}" for name, text in parts.items() if text != "ok"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            faults = ["no answer"]
+        return f"Not ready yet ({'; '.join(faults)})"
 
     async def _keep(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
         keeper = Keeper(name, start, self._child_changed, self.screen.say, given_up=GIVEN_UP)
