@@ -5,6 +5,8 @@ With the intent appended the request has exactly one ledger row, whatever happen
 
 from __future__ import annotations
 
+from asyncio import CancelledError
+
 from gateway import crashpoints
 from gateway.errors import Unavailable
 from gateway.pipeline.exchange import Exchange
@@ -33,7 +35,7 @@ async def admit(line: Line, exchange: Exchange) -> None:
         default_max_tokens=endpoint.default_max_tokens,
         n=request.n,
     )
-    reservation = await line.reservations.reserve(
+    asked = line.reservations.reserve(
         exchange.snapshot,
         exchange.caller,
         endpoint,
@@ -44,6 +46,11 @@ async def admit(line: Line, exchange: Exchange) -> None:
         group=exchange.group,
         idempotency=exchange.idempotency,
     )
+    try:
+        reservation = await asked
+    except CancelledError:
+        line.reservations.abandon(asked)
+        raise
     exchange.reservation = reservation
     exchange.queue_ns = line.monotonic_ns() - exchange.received_ns
     caller = exchange.caller

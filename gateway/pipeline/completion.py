@@ -131,7 +131,7 @@ class _Meter:
         self._asked: Future[int] | None = None
         self._refused = False
         self._recorded = len(exchange.reservation.charges) if exchange.reservation is not None else 0
-        self._checkpoint_tokens = -1
+        self._checkpoint_tokens = -_CHECKPOINT_TOKENS
         self._checkpoint_ns = 0
 
     def read(self) -> None:

@@ -79,6 +79,10 @@ class Reservations(Protocol[R]):
         """
         ...
 
+    def abandon(self, future: Future[R]) -> None:
+        """Nobody waits for this reservation any more: what it grants, or has granted, is given back."""
+        ...
+
     def top_up(self, reservation: R, output_tokens: int) -> Future[int]:
         """Ask for more output tokens; the future gives how many were granted, 0 where a limit refuses."""
         ...

@@ -1,0 +1,399 @@
+"""The line on fakes: the order of its steps, each refusal, fallback, disconnects, and settling exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+
+from engines.errors import ConnectFailed, Garbled, Refused, TimedOut
+from gateway.errors import (
+    BadRequest,
+    BudgetExhausted,
+    Forbidden,
+    GatewayError,
+    LimitDetail,
+    NotFound,
+    OutOfService,
+    Unauthenticated,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from gateway.pipeline.authenticate import authenticate
+from gateway.pipeline.completion import DONE, complete, stream
+from gateway.pipeline.exchange import Exchange
+from gateway.spool.records import Attempt, Intent, Progress, Settlement
+from tests.pipeline.fakes import FIRST, World, frames, plain_answer
+
+
+async def walk(world: World, exchange: Exchange) -> bytes:
+    await authenticate(world.line, exchange)
+    return await complete(world.line, exchange)
+
+
+async def flow(world: World, exchange: Exchange) -> list[bytes]:
+    await authenticate(world.line, exchange)
+    return [frame async for frame in stream(world.line, exchange)]
+
+
+def settlement(world: World) -> Settlement:
+    (found,) = world.spool.of(Settlement)
+    assert world.observer.running == 0
+    return found
+
+
+async def test_a_plain_call_is_one_intent_and_one_settlement_with_the_upstreams_counts() -> None:
+    world = World()
+    body = await walk(world, world.exchange(max_tokens=10))
+    assert msgspec.json.decode(body)["choices"][0]["message"]["content"] == "hello"
+    (intent,) = world.spool.of(Intent)
+    assert (intent.endpoint_name, intent.principal_id, intent.key_id, intent.snapshot_version) == (
+        "chat",
+        "u1",
+        "k1",
+        7,
+    )
+    end = settlement(world)
+    assert (end.status, end.http_status, end.finish_reason) == ("ok", 200, "stop")
+    assert end.last is not None
+    assert (end.last.fresh_input, end.last.output, end.last.usage_source) == (3, 2, "reported")
+    assert end.last.cost_nano_usd == 3 * 500 + 2 * 1000
+    assert world.reservations.settlements == [(3, 2, 3500)]
+
+
+async def test_the_upstream_gets_its_own_model_name_and_a_bound_on_the_answer() -> None:
+    world = World()
+    await walk(world, world.exchange(temperature=0, metadata={"team": "x"}, user="end"))
+    (sent,) = world.engines.transports["e1"].sent
+    assert sent == {
+        "model": "model-one",
+        "messages": [{"role": "user", "content": "hi"}],
+        "temperature": 0,
+        "max_tokens": 100,
+    }
+    (intent,) = world.spool.of(Intent)
+    assert (intent.tags, intent.end_user) == ({"team": "x"}, "end")
+
+
+async def test_a_stream_is_settled_before_its_last_frame_is_handed_over() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(3, running=False)
+    exchange = world.exchange(stream=True)
+    await authenticate(world.line, exchange)
+    seen: list[bytes] = []
+    async for frame in stream(world.line, exchange):
+        if frame == DONE:
+            assert settlement(world).status == "ok"
+        else:
+            assert not world.spool.of(Settlement)
+        seen.append(frame)
+    assert seen[-1] == DONE
+    assert b"usage" not in b"".join(seen)
+    assert world.reservations.settlements == [(3, 3, 4500)]
+
+
+async def test_usage_is_shown_to_those_who_asked_for_it() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(2)
+    seen = b"".join(await flow(world, world.exchange(stream=True, stream_options={"include_usage": True})))
+    assert seen.count(b'"usage"') == 1
+    assert b'"choices":[],"usage":{"prompt_tokens":3' in seen
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "error"),
+    [
+        ("nobody", {}, Unauthenticated),
+        ("bob-key", {}, Forbidden),
+        ("ann-key", {"model": "other"}, NotFound),
+    ],
+)
+async def test_who_may_not_pass_reserves_nothing(
+    key: str, body: dict[str, Any], error: type[GatewayError]
+) -> None:
+    world = World()
+    with pytest.raises(error):
+        await walk(world, world.exchange(key=key, **body))
+    assert not world.reservations.holds
+    assert not world.spool.records
+    assert not world.engines.transports["e1"].sent
+
+
+async def test_a_refusal_by_a_budget_leaves_no_row_and_reaches_no_upstream() -> None:
+    world = World()
+    detail = LimitDetail("b1", "money", "user 'ann'", 10, 0, 5, "month", 0)
+    world.reservations.refuse = BudgetExhausted("Budget spent.", detail, headers=[])
+    with pytest.raises(BudgetExhausted):
+        await walk(world, world.exchange())
+    assert not world.spool.records
+    assert not world.engines.transports["e1"].sent
+
+
+async def test_a_full_spool_turns_new_work_away_before_anything_is_reserved() -> None:
+    world = World()
+    world.spool.open = False
+    with pytest.raises(Unavailable):
+        await walk(world, world.exchange())
+    assert not world.reservations.holds
+
+
+async def test_an_intent_that_cannot_be_written_gives_the_reservation_back() -> None:
+    world = World()
+    world.spool.fault = Unavailable("The spool is full.")
+    with pytest.raises(Unavailable):
+        await walk(world, world.exchange())
+    assert world.reservations.settlements == [(0, 0, 0)]
+    assert world.observer.running == 0
+
+
+async def test_a_caller_that_leaves_while_it_waits_for_room_abandons_the_reservation() -> None:
+    world = World()
+    world.reservations.pending = True
+    task = asyncio.create_task(walk(world, world.exchange()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert world.reservations.abandoned == 1
+    assert not world.spool.records
+
+
+async def test_a_caller_that_leaves_a_plain_call_is_settled_once_as_cut_and_not_charged() -> None:
+    world = World()
+    world.engines.transports["e1"].answer = None
+    task = asyncio.create_task(walk(world, world.exchange()))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    end = settlement(world)
+    assert (end.status, end.stopped_by) == ("cut", "client")
+    assert world.reservations.settlements == [(0, 0, 0)]
+
+
+@pytest.mark.parametrize("way", ["cancelled", "closed"])
+async def test_a_caller_that_leaves_mid_stream_pays_for_the_last_count_and_the_upstream_is_closed(
+    way: str,
+) -> None:
+    world = World()
+    transport = world.engines.transports["e1"]
+    transport.pieces = [*frames(5, done=False), None]
+    exchange = world.exchange(stream=True)
+    await authenticate(world.line, exchange)
+    line = stream(world.line, exchange)
+    if way == "closed":
+        for _ in range(6):
+            await anext(line)
+        await line.aclose()
+    else:
+
+        async def read() -> None:
+            async for _ in line:
+                pass
+
+        task = asyncio.create_task(read())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    end = settlement(world)
+    assert (end.status, end.stopped_by) == ("cut", "client")
+    assert world.reservations.settlements == [(3, 5, 6500)]
+    assert transport.opened[0].closed
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_failure_before_the_first_byte_falls_back_and_both_attempts_are_on_record(
+    streamed: bool,
+) -> None:
+    world = World()
+    world.engines.transports["e1"].answer = ConnectFailed("refused")
+    world.engines.transports["e2"].pieces = frames(2)
+    exchange = world.exchange(stream=streamed)
+    if streamed:
+        assert (await flow(world, exchange))[-1] == DONE
+    else:
+        await walk(world, exchange)
+    (failed,) = world.spool.of(Attempt)
+    assert (failed.attempt, failed.entity_id, failed.outcome, failed.error_code) == (
+        1,
+        "e1",
+        "error",
+        "upstream_unreachable",
+    )
+    end = settlement(world)
+    assert end.last is not None
+    assert (end.status, end.last.attempt, end.last.entity_id) == ("ok", 2, "e2")
+    assert world.engines.transports["e2"].sent[0]["cache_salt"] == "salt-u1"
+
+
+async def test_a_stream_that_begins_with_garbage_falls_back_before_the_client_sees_a_byte() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = [b"data: {nonsense}\n\n"]
+    world.engines.transports["e2"].pieces = frames(1)
+    assert (await flow(world, world.exchange(stream=True)))[-1] == DONE
+    assert [each.entity_id for each in world.spool.of(Attempt)] == ["e1"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "tried"),
+    [
+        (ConnectFailed("x"), UpstreamFailed, 2),
+        (TimedOut("x"), UpstreamTimeout, 2),
+        (Garbled("x"), UpstreamFailed, 2),
+        (Refused(503, b"secret words"), UpstreamFailed, 2),
+        (Refused(400, b"secret words"), BadRequest, 1),
+        (Refused(400, b"This model's maximum context length is 4096 tokens."), BadRequest, 1),
+    ],
+)
+async def test_an_upstreams_failure_is_told_in_our_words_and_settled(
+    fault: Any, error: type[GatewayError], tried: int
+) -> None:
+    world = World()
+    for transport in world.engines.transports.values():
+        transport.answer = fault
+    with pytest.raises(error) as caught:
+        await walk(world, world.exchange())
+    assert "secret" not in str(caught.value)
+    assert len(world.spool.of(Attempt)) == tried
+    assert settlement(world).status == "error"
+    assert world.reservations.settlements == [(0, 0, 0)]
+
+
+@pytest.mark.parametrize("fault", [ConnectFailed("reset"), TimedOut("silence"), b"", b"data: {bad}\n\n"])
+async def test_a_failure_mid_stream_is_an_error_after_what_was_delivered_and_is_charged_for_that(
+    fault: Any,
+) -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = [*frames(4, done=False), fault]
+    exchange = world.exchange(stream=True)
+    await authenticate(world.line, exchange)
+    seen: list[bytes] = []
+    with pytest.raises((UpstreamFailed, UpstreamTimeout)):
+        async for frame in stream(world.line, exchange):
+            seen.append(frame)
+    assert b" w4" in b"".join(seen)
+    assert DONE not in seen
+    assert settlement(world).status == "error"
+    assert world.reservations.settlements == [(3, 4, 5500)]
+    assert not world.engines.transports["e2"].sent
+
+
+async def test_a_stream_tops_up_at_half_use_and_records_the_new_grant() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(600)
+    seen = await flow(world, world.exchange(stream=True))
+    assert seen[-1] == DONE
+    assert world.reservations.top_ups[:2] == [256, 256]
+    granted = [each.granted_output_tokens for each in world.spool.of(Progress) if each.granted_output_tokens]
+    assert granted[:2] == [512, 768]
+    assert world.reservations.settlements[0][1] == 600
+
+
+async def test_a_stream_with_max_tokens_within_its_grant_never_tops_up() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(200)
+    await flow(world, world.exchange(stream=True, max_tokens=200))
+    assert world.reservations.top_ups == []
+
+
+async def test_a_refused_top_up_ends_the_stream_at_what_was_granted_and_says_which_limit() -> None:
+    world = World(room=300)
+    transport = world.engines.transports["e1"]
+    transport.pieces = frames(600)
+    seen = await flow(world, world.exchange(stream=True, stream_options={"include_usage": True}))
+    text = b"".join(seen)
+    assert b" w300" in text
+    assert b" w301" not in text
+    assert seen[-1] == DONE
+    last = msgspec.json.decode(text.split(b"\n\n")[-4].removeprefix(b"data: "))
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert last["weighbridge"] == {"stopped_by": "limit", "limit": "l1", "scope": "user 'ann'"}
+    assert b'"completion_tokens":300' in text.split(b"\n\n")[-3]
+    end = settlement(world)
+    assert (end.status, end.finish_reason, end.stopped_by) == ("cut", "length", "limit")
+    assert world.reservations.settlements == [(3, 300, 301_500)]
+    assert transport.opened[0].closed
+
+
+async def test_a_killed_worker_leaves_checkpoints_no_more_than_64_tokens_apart() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(250)
+    await flow(world, world.exchange(stream=True))
+    marks = [each.completion_tokens for each in world.spool.of(Progress)]
+    assert marks[0] <= 1
+    assert all(later - earlier <= 64 for earlier, later in itertools.pairwise(marks))
+    assert 250 - marks[-1] < 64
+
+
+async def test_an_upstream_without_usage_is_estimated_and_says_so() -> None:
+    world = World()
+    world.engines.transports["e1"].answer = plain_answer("some words of an answer", None, 0)
+    await walk(world, world.exchange())
+    end = settlement(world)
+    assert end.last is not None
+    assert end.last.usage_source == "estimated"
+    assert end.last.output > 0
+
+
+@pytest.mark.parametrize("usage", [(-1, 2), (3, -2), (10**12, 1)])
+async def test_an_absurd_usage_is_not_believed(usage: tuple[int, int]) -> None:
+    world = World()
+    world.engines.transports["e1"].answer = plain_answer("words", *usage)
+    await walk(world, world.exchange())
+    end = settlement(world)
+    assert end.last is not None
+    assert end.last.usage_source == "estimated"
+    assert 0 < end.last.fresh_input < 1000
+
+
+@pytest.mark.parametrize(("gone", "error"), [(False, Unavailable), (True, OutOfService)])
+async def test_with_no_engine_fit_the_request_has_its_row_and_costs_nothing(
+    gone: bool, error: type[GatewayError]
+) -> None:
+    world = World()
+    world.engines.reasons = {"e1": "starting", "e2": "starting"}
+    world.engines.gone = gone
+    with pytest.raises(error, match="starting"):
+        await walk(world, world.exchange())
+    end = settlement(world)
+    assert (end.status, end.last) == ("error", None)
+    assert world.reservations.settlements == [(0, 0, 0)]
+
+
+async def test_an_unfit_first_choice_gives_way_without_an_attempt() -> None:
+    world = World()
+    world.engines.reasons = {FIRST.id: "circuit open"}
+    await walk(world, world.exchange())
+    assert not world.engines.transports["e1"].sent
+    assert len(world.engines.transports["e2"].sent) == 1
+
+
+async def test_several_choices_are_counted_together_while_they_run() -> None:
+    world = World()
+
+    def event(index: int, completion: int, word: str | None) -> bytes:
+        delta = {"content": word} if word else {"role": "assistant", "content": ""}
+        value = {
+            "id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m",
+            "choices": [{"index": index, "delta": delta, "finish_reason": None}],
+            "usage": {"prompt_tokens": 3, "total_tokens": 3 + completion, "completion_tokens": completion},
+        }  # fmt: skip
+        return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+    pieces: list[Any] = [event(0, 0, None), event(1, 0, None)]
+    for number in range(1, 11):
+        pieces += [event(0, number, " a"), event(1, number, " b")]
+    world.engines.transports["e1"].pieces = [*pieces, ConnectFailed("reset")]
+    exchange = world.exchange(stream=True, n=2)
+    await authenticate(world.line, exchange)
+    with pytest.raises(UpstreamFailed):
+        async for _ in stream(world.line, exchange):
+            pass
+    assert world.reservations.settlements[0][:2] == (3, 20)
