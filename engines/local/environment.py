@@ -71,7 +71,7 @@ def find(venv: Path, gpu: bool) -> Environment | None:
         stamp = json.loads((venv / STAMP).read_text())
         source = SOURCES[stamp["source"]]
         current = stamp["lock"] == source.digest() and stamp["python"] == _python_version()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     python = venv / "bin" / "python"
     if not current or source not in candidates(gpu) or not python.exists():
