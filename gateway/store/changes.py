@@ -64,7 +64,7 @@ class Change:
         return await self._write(table, kind, None, row, action)
 
     async def revise(
-        self, table: Table, kind: str, before: Row, *, action: str = "update", **values: Any
+        self, table: Table, kind: str, before: Row, /, *, action: str = "update", **values: Any
     ) -> Row:
         """Close a current version and add the next with some values changed; nothing happens where none differs."""
         if all(before[name] == value for name, value in values.items()):

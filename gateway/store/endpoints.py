@@ -166,7 +166,7 @@ async def endpoint_named(change: Change, name: str) -> Row:
 
 
 async def _name_is_free(change: Change, name: str, own_id: str | None) -> None:
-    for row in await change.rows(endpoints, endpoints.c.aliases.any(name)):
+    for row in await change.rows(endpoints, endpoints.c.aliases.contains([name])):
         if row["id"] != own_id:
             raise BadRequest(f"{name!r} is an alias of endpoint {row['name']!r}.", param="name")
 

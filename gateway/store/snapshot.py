@@ -56,7 +56,7 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
     for row in rows.roles:
         if row["role"] == "group_manager":
             managers.setdefault(row["group_id"], set()).add(row["grantee_id"])
-        elif row["role"] in Role:
+        else:
             roles.setdefault(row["grantee_id"], set()).add(Role(row["role"]))
     grants: dict[str, dict[str, Level]] = {}
     for row in rows.grants:

@@ -44,6 +44,10 @@ class Guard:
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
 
+    def __deepcopy__(self, memo: object) -> Guard:
+        # Litestar copies handlers with all that they carry; the parts behind a guard exist once.
+        return self
+
     async def __call__(
         self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
     ) -> None:

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, QueryParameter
 from msgspec import Struct
 from sqlalchemy import select
 
@@ -49,13 +50,13 @@ class AuditPage(Struct, frozen=True, kw_only=True):
     summary="Read the audit, newest first",
 )
 async def read_audit(
-    admin: Admin,
+    admin: NamedDependency[Admin],
     before: Annotated[
-        int | None, Parameter(ge=1, description="Number of the entry below which the page begins.")
+        int | None, QueryParameter(ge=1, description="Number of the entry below which the page begins.")
     ] = None,
     size: Size = 50,
-    object_kind: str | None = None,
-    object_id: str | None = None,
+    object_kind: FromQuery[str | None] = None,
+    object_id: FromQuery[str | None] = None,
 ) -> AuditPage:
     """`object_kind` and `object_id` narrow it to one kind of object, or to one object."""
     entries = audit_entries.c

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -142,7 +144,11 @@ class Endpoints(Controller):
 
     @get("/", opt={"permission": Permission.ENDPOINTS_READ}, summary="List endpoints, in order of id")
     async def list_all(
-        self, admin: Admin, after: After = None, size: Size = 50, name: str | None = None
+        self,
+        admin: NamedDependency[Admin],
+        after: After = None,
+        size: Size = 50,
+        name: FromQuery[str | None] = None,
     ) -> Page[EndpointView]:
         """`name` finds the one of exactly that name."""
         conditions: list[Any] = [] if name is None else [endpoints.c.name == name]
@@ -153,7 +159,9 @@ class Endpoints(Controller):
             return Page(await _views(connection, found), following)
 
     @post("/", opt={"permission": Permission.ENDPOINTS_WRITE}, summary="Create an endpoint")
-    async def create(self, admin: Admin, data: NewEndpoint) -> Response[EndpointView]:
+    async def create(
+        self, admin: NamedDependency[Admin], data: JSONBody[NewEndpoint]
+    ) -> Response[EndpointView]:
         """Nobody but administrators may use it until it is granted."""
         values = set_fields(data)
         entities = values.pop("served_entities")
@@ -163,7 +171,9 @@ class Endpoints(Controller):
         return versioned(row, view, status_code=201)
 
     @get("/{endpoint_id:uuid}", opt={"permission": Permission.ENDPOINTS_READ}, summary="Read an endpoint")
-    async def read(self, admin: Admin, endpoint_id: UUID) -> Response[EndpointView]:
+    async def read(
+        self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID]
+    ) -> Response[EndpointView]:
         """Answers its version as `ETag`."""
         async with admin.reading() as connection:
             row = await current(connection, endpoints, str(endpoint_id), "endpoint")
@@ -173,7 +183,11 @@ class Endpoints(Controller):
         "/{endpoint_id:uuid}", opt={"permission": Permission.ENDPOINTS_WRITE}, summary="Change an endpoint"
     )
     async def update(
-        self, admin: Admin, endpoint_id: UUID, data: EndpointChange, if_match: IfMatch = None
+        self,
+        admin: NamedDependency[Admin],
+        endpoint_id: FromPath[UUID],
+        data: JSONBody[EndpointChange],
+        if_match: IfMatch = None,
     ) -> Response[EndpointView]:
         """Requests under way end as they began."""
         values = set_fields(data)
@@ -189,7 +203,9 @@ class Endpoints(Controller):
     @delete(
         "/{endpoint_id:uuid}", opt={"permission": Permission.ENDPOINTS_WRITE}, summary="Delete an endpoint"
     )
-    async def remove(self, admin: Admin, endpoint_id: UUID, if_match: IfMatch = None) -> None:
+    async def remove(
+        self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID], if_match: IfMatch = None
+    ) -> None:
         """Its grants and limits end with it; the ledger keeps its name."""
         async with admin.change() as change:
             before = await change.current(endpoints, str(endpoint_id), "endpoint")
@@ -202,7 +218,7 @@ class Endpoints(Controller):
         summary="Who may use an endpoint",
     )
     async def list_grants(
-        self, admin: Admin, endpoint_id: UUID, after: After = None, size: Size = 50
+        self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID], after: After = None, size: Size = 50
     ) -> Page[GrantView]:
         """Direct grants, in order of id; administrators may use every endpoint without one."""
         async with admin.reading() as connection:
@@ -219,7 +235,9 @@ class Endpoints(Controller):
     @put(
         "/{endpoint_id:uuid}/grants", opt={"permission": Permission.GRANTS_WRITE}, summary="Give a permission"
     )
-    async def give(self, admin: Admin, endpoint_id: UUID, data: GrantRequest) -> Response[GrantView]:
+    async def give(
+        self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID], data: JSONBody[GrantRequest]
+    ) -> Response[GrantView]:
         """Holds within a second on every worker; giving what is there already changes nothing."""
         if admin.caller.endpoints is not None:
             raise Forbidden("This API key is confined to endpoints and cannot grant.")
@@ -233,7 +251,13 @@ class Endpoints(Controller):
         opt={"permission": Permission.GRANTS_WRITE},
         summary="Take a permission away",
     )
-    async def take(self, admin: Admin, endpoint_id: UUID, grant_id: UUID, if_match: IfMatch = None) -> None:
+    async def take(
+        self,
+        admin: NamedDependency[Admin],
+        endpoint_id: FromPath[UUID],
+        grant_id: FromPath[UUID],
+        if_match: IfMatch = None,
+    ) -> None:
         """Holds within a second on every worker."""
         async with admin.change() as change:
             before = await change.current(grants, str(grant_id), "grant")

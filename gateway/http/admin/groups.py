@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy import func
 
@@ -76,7 +78,11 @@ class Groups(Controller):
 
     @get("/", opt=READ, summary="List groups, in order of id")
     async def list_all(
-        self, admin: Admin, after: After = None, size: Size = 50, name: str | None = None
+        self,
+        admin: NamedDependency[Admin],
+        after: After = None,
+        size: Size = 50,
+        name: FromQuery[str | None] = None,
     ) -> Page[GroupView]:
         """`name` finds the one of exactly that name, whatever its case."""
         conditions: list[Any] = [] if name is None else [func.lower(groups.c.name) == name.lower()]
@@ -87,14 +93,14 @@ class Groups(Controller):
         return Page([_view(row) for row in found], following)
 
     @post("/", opt=WRITE, summary="Create a group")
-    async def create(self, admin: Admin, data: NewGroup) -> Response[GroupView]:
+    async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewGroup]) -> Response[GroupView]:
         """It begins empty."""
         async with admin.change() as change:
             row = await create_group(change, data.name, data.description)
         return versioned(row, _view(row), status_code=201)
 
     @get("/{group_id:uuid}", opt=READ, summary="Read a group")
-    async def read(self, admin: Admin, group_id: UUID) -> Response[GroupView]:
+    async def read(self, admin: NamedDependency[Admin], group_id: FromPath[UUID]) -> Response[GroupView]:
         """Answers its version as `ETag`."""
         async with admin.reading() as connection:
             row = await current(connection, groups, str(group_id), "group")
@@ -102,7 +108,11 @@ class Groups(Controller):
 
     @patch("/{group_id:uuid}", opt=WRITE, summary="Change a group")
     async def update(
-        self, admin: Admin, group_id: UUID, data: GroupChange, if_match: IfMatch = None
+        self,
+        admin: NamedDependency[Admin],
+        group_id: FromPath[UUID],
+        data: JSONBody[GroupChange],
+        if_match: IfMatch = None,
     ) -> Response[GroupView]:
         """Members are changed on their own routes."""
         async with admin.change() as change:
@@ -112,7 +122,9 @@ class Groups(Controller):
         return versioned(row, _view(row))
 
     @delete("/{group_id:uuid}", opt=WRITE, summary="Delete a group")
-    async def remove(self, admin: Admin, group_id: UUID, if_match: IfMatch = None) -> None:
+    async def remove(
+        self, admin: NamedDependency[Admin], group_id: FromPath[UUID], if_match: IfMatch = None
+    ) -> None:
         """What was granted to it ends with it."""
         async with admin.change() as change:
             before = await change.current(groups, str(group_id), "group")
@@ -121,7 +133,7 @@ class Groups(Controller):
 
     @get("/{group_id:uuid}/members", opt=READ, summary="List the direct members of a group")
     async def list_members(
-        self, admin: Admin, group_id: UUID, after: After = None, size: Size = 50
+        self, admin: NamedDependency[Admin], group_id: FromPath[UUID], after: After = None, size: Size = 50
     ) -> Page[Member]:
         """In order of when they became members; `after` takes `next` of the page before."""
         async with admin.reading() as connection:
@@ -136,14 +148,18 @@ class Groups(Controller):
         return Page([_member(row) for row in found], following)
 
     @post("/{group_id:uuid}/members", opt=WRITE, summary="Put a member into a group")
-    async def add(self, admin: Admin, group_id: UUID, data: Member) -> Member:
+    async def add(
+        self, admin: NamedDependency[Admin], group_id: FromPath[UUID], data: JSONBody[Member]
+    ) -> Member:
         """A user, a service principal or another group."""
         async with admin.change() as change:
             group = await change.current(groups, str(group_id), "group")
             return _member(await add_member(change, group, data.member_kind, str(data.member_id)))
 
     @delete("/{group_id:uuid}/members/{member_id:uuid}", opt=WRITE, summary="Take a member out of a group")
-    async def take_out(self, admin: Admin, group_id: UUID, member_id: UUID) -> None:
+    async def take_out(
+        self, admin: NamedDependency[Admin], group_id: FromPath[UUID], member_id: FromPath[UUID]
+    ) -> None:
         """What it had through the group ends within a second."""
         async with admin.change() as change:
             await change.current(groups, str(group_id), "group")

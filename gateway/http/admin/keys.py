@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, post
-from msgspec import Meta, Struct
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody
+from msgspec import Meta, Struct, field
 
 from gateway.errors import Forbidden
 from gateway.http.admin.access import Admin
@@ -71,7 +73,9 @@ class KeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     principal_id: UUID
     name: Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$", examples=["notebook"])] = ""
     expires_at: Moment | None = None
-    planes: Annotated[list[Plane], Meta(min_length=1, max_length=2)] = ["data", "control"]
+    planes: Annotated[list[Plane], Meta(min_length=1, max_length=2)] = field(
+        default_factory=lambda: ["data", "control"]
+    )
     endpoints: Annotated[list[UUID], Meta(max_length=1000)] | None = None
     """Confines the key to these endpoints."""
     replaces: UUID | None = None
@@ -88,7 +92,11 @@ class Keys(Controller):
 
     @get("/", opt=READ, summary="List keys, in order of id")
     async def list_all(
-        self, admin: Admin, after: After = None, size: Size = 50, principal_id: UUID | None = None
+        self,
+        admin: NamedDependency[Admin],
+        after: After = None,
+        size: Size = 50,
+        principal_id: FromQuery[UUID | None] = None,
     ) -> Page[KeyView]:
         """Revoked and expired ones included; `principal_id` lists one principal's."""
         conditions = [] if principal_id is None else [api_keys.c.principal_id == str(principal_id)]
@@ -100,7 +108,7 @@ class Keys(Controller):
         return Page([_view(row, used) for row in found], following)
 
     @post("/", opt=WRITE, summary="Make a key")
-    async def create(self, admin: Admin, data: KeyRequest) -> Response[CreatedKey]:
+    async def create(self, admin: NamedDependency[Admin], data: JSONBody[KeyRequest]) -> Response[CreatedKey]:
         """The answer is the only place where the key is ever shown."""
         planes = frozenset[str](data.planes)
         confined = None if data.endpoints is None else tuple(str(each) for each in data.endpoints)
@@ -125,7 +133,7 @@ class Keys(Controller):
         return answer
 
     @get("/{key_id:uuid}", opt=READ, summary="Read about a key")
-    async def read(self, admin: Admin, key_id: UUID) -> Response[KeyView]:
+    async def read(self, admin: NamedDependency[Admin], key_id: FromPath[UUID]) -> Response[KeyView]:
         """Answers its version as `ETag`; never the key itself."""
         async with admin.reading() as connection:
             row = await current(connection, api_keys, str(key_id), "api_key")
@@ -133,7 +141,9 @@ class Keys(Controller):
         return versioned(row, _view(row, used))
 
     @delete("/{key_id:uuid}", opt=WRITE, status_code=200, summary="Revoke a key")
-    async def revoke(self, admin: Admin, key_id: UUID, if_match: IfMatch = None) -> Response[KeyView]:
+    async def revoke(
+        self, admin: NamedDependency[Admin], key_id: FromPath[UUID], if_match: IfMatch = None
+    ) -> Response[KeyView]:
         """Refused by every worker within a second, for good. It stays in the list, so that its use keeps a name."""
         async with admin.change() as change:
             before = await change.current(api_keys, str(key_id), "api_key")

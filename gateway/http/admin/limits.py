@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import BadRequest
@@ -103,17 +105,17 @@ class Limits(Controller):
     @get("/", opt=READ, summary="List rate limits, in order of id")
     async def list_all(
         self,
-        admin: Admin,
+        admin: NamedDependency[Admin],
         after: After = None,
         size: Size = 50,
-        scope: Scope | None = None,
-        subject_id: UUID | None = None,
-        endpoint_id: UUID | None = None,
+        of_scope: Annotated[Scope | None, QueryParameter(name="scope")] = None,
+        subject_id: FromQuery[UUID | None] = None,
+        endpoint_id: FromQuery[UUID | None] = None,
     ) -> Page[LimitView]:
         """`scope`, `subject_id` and `endpoint_id` narrow the list."""
         conditions: list[Any] = []
-        if scope is not None:
-            conditions.append(limits.c.scope == scope)
+        if of_scope is not None:
+            conditions.append(limits.c.scope == of_scope)
         if subject_id is not None:
             conditions.append(limits.c.subject_id == str(subject_id))
         if endpoint_id is not None:
@@ -125,7 +127,7 @@ class Limits(Controller):
         return Page([_view(row) for row in found], following)
 
     @post("/", opt=WRITE, summary="Create a rate limit")
-    async def create(self, admin: Admin, data: NewLimit) -> Response[LimitView]:
+    async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewLimit]) -> Response[LimitView]:
         """In force on every worker within a second; what was used before counts only where another limit counted it."""
         values = set_fields(data)
         values["subject_id"] = optional_id(values["subject_id"])
@@ -136,7 +138,7 @@ class Limits(Controller):
         return versioned(row, _view(row), status_code=201)
 
     @get("/{limit_id:uuid}", opt=READ, summary="Read a rate limit")
-    async def read(self, admin: Admin, limit_id: UUID) -> Response[LimitView]:
+    async def read(self, admin: NamedDependency[Admin], limit_id: FromPath[UUID]) -> Response[LimitView]:
         """Answers its version as `ETag`."""
         async with admin.reading() as connection:
             row = await current(connection, limits, str(limit_id), "limit")
@@ -144,7 +146,11 @@ class Limits(Controller):
 
     @patch("/{limit_id:uuid}", opt=WRITE, summary="Change a rate limit")
     async def update(
-        self, admin: Admin, limit_id: UUID, data: LimitChange, if_match: IfMatch = None
+        self,
+        admin: NamedDependency[Admin],
+        limit_id: FromPath[UUID],
+        data: JSONBody[LimitChange],
+        if_match: IfMatch = None,
     ) -> Response[LimitView]:
         """What has been counted stays counted."""
         async with admin.change() as change:
@@ -154,7 +160,9 @@ class Limits(Controller):
         return versioned(row, _view(row))
 
     @delete("/{limit_id:uuid}", opt=WRITE, summary="Delete a rate limit")
-    async def remove(self, admin: Admin, limit_id: UUID, if_match: IfMatch = None) -> None:
+    async def remove(
+        self, admin: NamedDependency[Admin], limit_id: FromPath[UUID], if_match: IfMatch = None
+    ) -> None:
         """Nothing is refused for it any more within a second."""
         async with admin.change() as change:
             before = await change.current(limits, str(limit_id), "limit")

@@ -10,6 +10,8 @@ from typing import Annotated
 from uuid import UUID
 
 from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, JSONBody
 from msgspec import Meta, Struct
 
 from gateway.errors import BadRequest
@@ -86,7 +88,11 @@ class Prices(Controller):
 
     @get("/", opt={"permission": Permission.PRICES_READ}, summary="List prices, in order of id")
     async def list_all(
-        self, admin: Admin, after: After = None, size: Size = 50, served_entity_id: UUID | None = None
+        self,
+        admin: NamedDependency[Admin],
+        after: After = None,
+        size: Size = 50,
+        served_entity_id: FromQuery[UUID | None] = None,
     ) -> Page[PriceView]:
         """Past, present, future and corrected ones."""
         conditions = [] if served_entity_id is None else [prices.c.served_entity_id == str(served_entity_id)]
@@ -97,7 +103,7 @@ class Prices(Controller):
         return Page([_view(row) for row in found], following)
 
     @post("/", opt={"permission": Permission.PRICES_WRITE}, summary="Enter a price")
-    async def create(self, admin: Admin, data: NewPrice) -> Response[PriceView]:
+    async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewPrice]) -> Response[PriceView]:
         """What was settled stays as it was settled; requests admitted from `effective_from` on cost this."""
         values = set_fields(data)
         entity = str(values.pop("served_entity_id"))

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -95,7 +97,11 @@ class _Principals(Controller):
 
     @get("/", opt=READ, summary="List them, in order of id")
     async def list_all(
-        self, admin: Admin, after: After = None, size: Size = 50, name: str | None = None
+        self,
+        admin: NamedDependency[Admin],
+        after: After = None,
+        size: Size = 50,
+        name: FromQuery[str | None] = None,
     ) -> Page[PrincipalView]:
         """`name` finds the one of exactly that name, whatever its case."""
         conditions: list[Any] = [principals.c.kind == self.kind]
@@ -108,7 +114,9 @@ class _Principals(Controller):
             return Page(await _views(connection, found), following)
 
     @post("/", opt=WRITE, summary="Create one")
-    async def create(self, admin: Admin, data: NewPrincipal) -> Response[PrincipalView]:
+    async def create(
+        self, admin: NamedDependency[Admin], data: JSONBody[NewPrincipal]
+    ) -> Response[PrincipalView]:
         """The name must be free among users and service principals alike."""
         values = set_fields(data)
         wanted = frozenset(each.value for each in values.pop("roles"))
@@ -119,7 +127,9 @@ class _Principals(Controller):
         return versioned(row, view, status_code=201)
 
     @get("/{principal_id:uuid}", opt=READ, summary="Read one")
-    async def read(self, admin: Admin, principal_id: UUID) -> Response[PrincipalView]:
+    async def read(
+        self, admin: NamedDependency[Admin], principal_id: FromPath[UUID]
+    ) -> Response[PrincipalView]:
         """Answers its version as `ETag`."""
         async with admin.reading() as connection:
             row = await current(connection, principals, str(principal_id), self.kind)
@@ -129,7 +139,11 @@ class _Principals(Controller):
 
     @patch("/{principal_id:uuid}", opt=WRITE, summary="Change one")
     async def update(
-        self, admin: Admin, principal_id: UUID, data: PrincipalChange, if_match: IfMatch = None
+        self,
+        admin: NamedDependency[Admin],
+        principal_id: FromPath[UUID],
+        data: JSONBody[PrincipalChange],
+        if_match: IfMatch = None,
     ) -> Response[PrincipalView]:
         """An inactive principal's keys and tokens are refused within a second."""
         values = set_fields(data)
@@ -147,7 +161,9 @@ class _Principals(Controller):
         return versioned(row, view)
 
     @delete("/{principal_id:uuid}", opt=WRITE, summary="Delete one")
-    async def remove(self, admin: Admin, principal_id: UUID, if_match: IfMatch = None) -> None:
+    async def remove(
+        self, admin: NamedDependency[Admin], principal_id: FromPath[UUID], if_match: IfMatch = None
+    ) -> None:
         """Its keys are revoked, its memberships, grants, roles and limits end; the audit and the ledger keep its name."""
         async with admin.change() as change:
             before = await principal(change, str(principal_id), self.kind)
@@ -184,7 +200,7 @@ class Me(Struct, frozen=True, kw_only=True):
 
 
 @get("/me", opt={"permission": Permission.SELF_READ}, tags=["Identity"], summary="Who am I")
-async def me(admin: Admin) -> Me:
+async def me(admin: NamedDependency[Admin]) -> Me:
     """The principal behind the credential, with what it holds."""
     who, snapshot = admin.caller.principal, admin.snapshot
     return Me(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
 from litestar import Response
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 from msgspec import UNSET, Meta, Struct
 
 from gateway.errors import BadRequest, Conflict
@@ -46,13 +46,13 @@ Name = Annotated[
 FreeText = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*$")]
 Moment = Annotated[datetime, Meta(tz=True, examples=["2027-01-01T00:00:00Z"])]
 After = Annotated[
-    UUID | None, Parameter(description="Id after which the page begins: `next` of the page before.")
+    UUID | None, QueryParameter(description="Id after which the page begins: `next` of the page before.")
 ]
-Size = Annotated[int, Parameter(query="limit", ge=1, le=200, description="Objects a page holds at most.")]
+Size = Annotated[int, QueryParameter(name="limit", ge=1, le=200, description="Objects a page holds at most.")]
 IfMatch = Annotated[
     str | None,
-    Parameter(
-        header="If-Match", description='The `ETag` of the version that the change is for, such as `"42"`.'
+    HeaderParameter(
+        name="If-Match", description='The `ETag` of the version that the change is for, such as `"42"`.'
     ),
 ]
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from litestar import Router, get
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath
 
 from gateway.errors import Forbidden, NotFound
 from gateway.http.admin.access import Admin, ControlPlane, Guard, provide_admin
@@ -36,19 +37,23 @@ _PROVIDERS = frozenset(
 
 
 @get("/serving-endpoints", opt=READ, tags=["Databricks"], summary="List endpoints (Databricks)")
-async def list_serving_endpoints(admin: Admin, ready: Ready) -> dict[str, Any]:
+async def list_serving_endpoints(
+    admin: NamedDependency[Admin], ready: NamedDependency[Ready]
+) -> dict[str, Any]:
     """Those that the caller may view, in order of name."""
     return {"endpoints": [serving_endpoint(admin, ready, each, detailed=False) for each in _viewable(admin)]}
 
 
 @get("/serving-endpoints/{name:str}", opt=READ, tags=["Databricks"], summary="Read an endpoint (Databricks)")
-async def get_serving_endpoint(admin: Admin, ready: Ready, name: str) -> dict[str, Any]:
+async def get_serving_endpoint(
+    admin: NamedDependency[Admin], ready: NamedDependency[Ready], name: FromPath[str]
+) -> dict[str, Any]:
     """The endpoint in Databricks' shape."""
     return serving_endpoint(admin, ready, _view(admin, name), detailed=True)
 
 
 @get("/endpoints", opt=READ, tags=["Databricks"], summary="List endpoints (MLflow's gateway client)")
-async def list_gateway_endpoints(admin: Admin) -> dict[str, Any]:
+async def list_gateway_endpoints(admin: NamedDependency[Admin]) -> dict[str, Any]:
     """Those that the caller may view, in order of name."""
     return {"endpoints": [_gateway_endpoint(each) for each in _viewable(admin)]}
 
@@ -59,7 +64,7 @@ async def list_gateway_endpoints(admin: Admin) -> dict[str, Any]:
     tags=["Databricks"],
     summary="Read an endpoint (MLflow's gateway client)",
 )
-async def get_gateway_endpoint(admin: Admin, name: str) -> dict[str, Any]:
+async def get_gateway_endpoint(admin: NamedDependency[Admin], name: FromPath[str]) -> dict[str, Any]:
     """The endpoint in the shape of MLflow's gateway."""
     return _gateway_endpoint(_view(admin, name))
 
@@ -70,7 +75,7 @@ async def get_gateway_endpoint(admin: Admin, name: str) -> dict[str, Any]:
     tags=["Databricks"],
     summary="Who am I (SCIM)",
 )
-async def scim_me(admin: Admin) -> dict[str, Any]:
+async def scim_me(admin: NamedDependency[Admin]) -> dict[str, Any]:
     """The caller's principal in SCIM's shape."""
     who, snapshot = admin.caller.principal, admin.snapshot
     return {
@@ -110,7 +115,9 @@ def databricks_routes(control: ControlPlane, ready: Ready = lambda _: True) -> l
     ]
 
 
-def serving_endpoint(admin: Admin, ready: Ready, endpoint: Endpoint, *, detailed: bool) -> dict[str, Any]:
+def serving_endpoint(
+    admin: NamedDependency[Admin], ready: NamedDependency[Ready], endpoint: Endpoint, *, detailed: bool
+) -> dict[str, Any]:
     """An endpoint in Databricks' shape, as the caller may see it."""
     held, _ = granted(admin.snapshot, admin.caller, endpoint)
     shown: dict[str, Any] = {
@@ -172,14 +179,14 @@ def _gateway_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _viewable(admin: Admin) -> Iterator[Endpoint]:
+def _viewable(admin: NamedDependency[Admin]) -> Iterator[Endpoint]:
     by_id = {endpoint.id: endpoint for endpoint in admin.snapshot.endpoints.values()}
     for endpoint in sorted(by_id.values(), key=lambda each: each.name):
         if may(admin.snapshot, admin.caller, Level.CAN_VIEW, endpoint):
             yield endpoint
 
 
-def _view(admin: Admin, name: str) -> Endpoint:
+def _view(admin: NamedDependency[Admin], name: FromPath[str]) -> Endpoint:
     endpoint = admin.snapshot.endpoints.get(name)
     if endpoint is None:
         raise NotFound(f"There is no endpoint {name!r}.")

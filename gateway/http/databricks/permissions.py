@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from litestar import get, patch, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -56,7 +58,7 @@ class AccessControls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 @get(_PATH, opt=SHARE, tags=["Databricks"], summary="Permissions of an endpoint")
-async def get_permissions(admin: Admin, endpoint_id: str) -> dict[str, Any]:
+async def get_permissions(admin: NamedDependency[Admin], endpoint_id: FromPath[str]) -> dict[str, Any]:
     """Direct grants; administrators manage every endpoint without one."""
     endpoint = _managed(admin, endpoint_id, Level.CAN_MANAGE)
     async with admin.reading() as connection:
@@ -64,19 +66,23 @@ async def get_permissions(admin: Admin, endpoint_id: str) -> dict[str, Any]:
 
 
 @put(_PATH, opt=SHARE, tags=["Databricks"], summary="Replace the permissions of an endpoint")
-async def set_permissions(admin: Admin, endpoint_id: str, data: AccessControls) -> dict[str, Any]:
+async def set_permissions(
+    admin: NamedDependency[Admin], endpoint_id: FromPath[str], data: JSONBody[AccessControls]
+) -> dict[str, Any]:
     """What is not in the list is taken away."""
     return await _apply(admin, endpoint_id, data, replace=True)
 
 
 @patch(_PATH, opt=SHARE, tags=["Databricks"], summary="Change permissions of an endpoint")
-async def update_permissions(admin: Admin, endpoint_id: str, data: AccessControls) -> dict[str, Any]:
+async def update_permissions(
+    admin: NamedDependency[Admin], endpoint_id: FromPath[str], data: JSONBody[AccessControls]
+) -> dict[str, Any]:
     """What is not in the list stays."""
     return await _apply(admin, endpoint_id, data, replace=False)
 
 
 @get(f"{_PATH}/permissionLevels", opt=SHARE, tags=["Databricks"], summary="Permission levels of endpoints")
-async def get_permission_levels(admin: Admin, endpoint_id: str) -> dict[str, Any]:
+async def get_permission_levels(admin: NamedDependency[Admin], endpoint_id: FromPath[str]) -> dict[str, Any]:
     """The levels that may be given."""
     _managed(admin, endpoint_id, Level.CAN_MANAGE)
     return {
@@ -89,7 +95,13 @@ async def get_permission_levels(admin: Admin, endpoint_id: str) -> dict[str, Any
 PERMISSION_ROUTES = (get_permissions, set_permissions, update_permissions, get_permission_levels)
 
 
-async def _apply(admin: Admin, endpoint_id: str, data: AccessControls, *, replace: bool) -> dict[str, Any]:
+async def _apply(
+    admin: NamedDependency[Admin],
+    endpoint_id: FromPath[str],
+    data: JSONBody[AccessControls],
+    *,
+    replace: bool,
+) -> dict[str, Any]:
     highest = max((Level[each.permission_level] for each in data.access_control_list), default=Level.CAN_VIEW)
     endpoint = _managed(admin, endpoint_id, highest)
     async with admin.change() as change:
@@ -108,7 +120,7 @@ async def _apply(admin: Admin, endpoint_id: str, data: AccessControls, *, replac
         return await _shown(change.connection, endpoint)
 
 
-def _managed(admin: Admin, endpoint_id: str, level: Level) -> Endpoint:
+def _managed(admin: NamedDependency[Admin], endpoint_id: FromPath[str], level: Level) -> Endpoint:
     endpoint = next((each for each in admin.snapshot.endpoints.values() if each.id == endpoint_id), None)
     if endpoint is None:
         raise NotFound(f"There is no serving endpoint with id {endpoint_id!r}.")

@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from litestar import Router, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from gateway.errors import Forbidden, NotFound
 from gateway.http.admin.access import Admin
@@ -22,7 +24,7 @@ MODELS = {"permission": Permission.MODELS_READ}
 
 
 @get("/models", opt=MODELS, tags=["Models"], summary="List the models you may query")
-async def list_models(admin: Admin) -> dict[str, Any]:
+async def list_models(admin: NamedDependency[Admin]) -> dict[str, Any]:
     """In order of name."""
     snapshot, caller = admin.snapshot, admin.caller
     names = sorted(snapshot.endpoints)
@@ -41,7 +43,7 @@ async def list_models(admin: Admin) -> dict[str, Any]:
 
 
 @get("/models/{model:path}", opt=MODELS, tags=["Models"], summary="Read one model")
-async def get_model(admin: Admin, model: str) -> dict[str, Any]:
+async def get_model(admin: NamedDependency[Admin], model: FromPath[str]) -> dict[str, Any]:
     """404 for an unknown name, 403 for an endpoint that the caller may not query."""
     name = unquote(model.removeprefix("/"))
     endpoint = admin.snapshot.endpoints.get(name)

@@ -1,0 +1,114 @@
+"""The whole HTTP front over a real database, as an administrator, a plain user and others see it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from litestar import Litestar
+
+from gateway.app import Front, create_app
+from gateway.http.admin.access import ControlPlane
+from gateway.http.plane import DataPlane
+from gateway.security.keys import Peppers
+from gateway.security.secrets import Purpose, load_master_key
+from gateway.seed import ENDPOINT, seed
+from gateway.settings import Settings
+from gateway.store import database
+from gateway.store.api_keys import NewKey, create_key
+from gateway.store.catalog import FollowedCatalog
+from gateway.store.changes import Actor, Configuration
+from gateway.store.keys import StoredKeys
+from gateway.store.principals import create_principal, set_roles
+from gateway.store.tables.identity import principals
+
+
+@dataclass
+class Deployment:
+    """A seeded deployment with its front, and keys to ask it with."""
+
+    app: Litestar
+    configuration: Configuration
+    catalog: FollowedCatalog
+    peppers: Peppers
+    chain_key: bytes
+    client: httpx.AsyncClient
+    keys: dict[str, str] = field(default_factory=dict)
+
+    async def ask(
+        self, method: str, path: str, as_: str | None = "admin", json: Any = None, **headers: str
+    ) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if as_ is not None:
+            sent["authorization"] = f"Bearer {self.keys[as_]}"
+        return await self.client.request(method, path, json=json, headers=sent)
+
+    async def made(self, path: str, body: Any) -> Any:
+        """What an administrator created."""
+        answer = await self.ask("POST", path, json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def changed(self, method: str, path: str, body: Any = None, as_: str = "admin") -> httpx.Response:
+        """A change of what is at the path as it is now."""
+        tag = (await self.ask("GET", path, as_)).headers["etag"]
+        return await self.ask(method, path, as_, json=body, if_match=tag)
+
+
+@pytest.fixture
+async def deployment(database_url: str, tmp_path: Path) -> AsyncIterator[Deployment]:
+    settings = Settings.from_env(
+        {"WEIGHBRIDGE_HOME": str(tmp_path), "WEIGHBRIDGE_SECRET_FILE": str(SECRETS / "key")}
+    )
+    await seed(settings, database_url)
+    master = load_master_key(settings.secret_file)
+    peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
+    engine = database.engine(database_url, size=4)
+    catalog = FollowedCatalog(database_url)
+    keys = StoredKeys(engine, peppers, catalog)
+    chain_key = master.derive(Purpose.AUDIT_CHAIN)
+    configuration = Configuration(engine, chain_key)
+    control = ControlPlane(keys, catalog, configuration, peppers)
+    app = create_app(Front(DataPlane(_no_line()), control, lambda _: True, list, lambda: b""))
+    made = {
+        "admin": (tmp_path / "admin.key").read_text().strip(),
+        "demo": (tmp_path / "demo.key").read_text().strip(),
+    }
+    async with configuration.change(Actor(None, "tests")) as change:
+        found = await change.rows(principals, principals.c.name == "auditor")
+        if not found:
+            auditor = await create_principal(change, "user", {"name": "auditor"})
+            await set_roles(change, auditor, "user", frozenset({"auditor"}))
+            found = [auditor]
+        made["auditor"] = (await create_key(change, peppers, NewKey(found[0]["id"])))[1]
+    await catalog.start()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        yield Deployment(app, configuration, catalog, peppers, chain_key, client, made)
+    await keys.stop()
+    await catalog.stop()
+    await engine.dispose()
+
+
+def _no_line() -> Any:
+    """A data plane that no request gets through: these tests are about the control plane."""
+    return SimpleNamespace(monotonic_ns=lambda: 0, observer=SimpleNamespace(refused=lambda _: None))
+
+
+SECRETS: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _secrets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One master key a module: the database outlives each test's home."""
+    global SECRETS
+    SECRETS = tmp_path_factory.mktemp("secrets")
+
+
+@pytest.fixture
+def endpoint_name() -> str:
+    return ENDPOINT
