@@ -16,7 +16,15 @@ from typing import Any
 
 from litestar.types import Receive, Scope, Send
 
-from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, TooLarge, Unavailable, UnsupportedMedia
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
 from gateway.http.connection import CONNECTION, Connection
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
@@ -124,6 +132,11 @@ class DataPlane:
             self.running.discard(task)
             if isinstance(connection, Connection):
                 connection.on_left = None
+
+    async def nothing_here(self, scope: Scope, send: Send, dialect: Dialect) -> None:
+        """Answer a path below a mount that leads nowhere."""
+        error = NotFound(f"There is nothing at {scope['path'][:200]}; the API's description is at /openapi.")
+        await _refuse(send, error, dialect, self.new_id()[1])
 
     async def _plain(self, exchange: Exchange, send: Send, api: Api) -> None:
         body = await complete(self.line, exchange)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
@@ -34,12 +35,14 @@ COMPLETIONS = Api(
 def invocation_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
     """The model calls of Databricks' and MLflow's clients."""
 
-    @asgi(
-        ["/serving-endpoints/{name:str}/invocations", "/endpoints/{name:str}/invocations"], copy_scope=False
-    )
+    # Mounted, and the rest of the path read here: Litestar 2.25 answers 500 on an ASGI route with a path parameter.
+    @asgi(["/serving-endpoints", "/endpoints"], is_mount=True, copy_scope=False)
     async def invocations(scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path_params"]["name"]
-        await plane.handle(scope, receive, send, INVOCATIONS, name)
+        name = _invoked(scope["raw_path"])
+        if name is None:
+            await plane.nothing_here(scope, send, Dialect.DATABRICKS)
+        else:
+            await plane.handle(scope, receive, send, INVOCATIONS, name)
 
     @asgi("/serving-endpoints/chat/completions", copy_scope=False)
     async def chat(scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,3 +53,11 @@ def invocation_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
         await plane.handle(scope, receive, send, COMPLETIONS)
 
     return [invocations, chat, completions]
+
+
+def _invoked(raw_path: bytes) -> str | None:
+    """The endpoint in `/.../{name}/invocations`, with or without a closing slash; None for any other path."""
+    parts = raw_path.removesuffix(b"/").split(b"/")
+    if len(parts) != 4 or parts[3] != b"invocations":
+        return None
+    return unquote(parts[2].decode("ascii", "replace")) or None
