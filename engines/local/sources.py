@@ -115,9 +115,9 @@ def check_platform(
             f"The local engine needs Python 3.11 to 3.14; this is {version[0]}.{version[1]}. {otherwise}"
         )
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
-    if name != "glibc" or numbers < (2, 28):
+    if name != "glibc" or numbers < (2, 31):
         raise UnsupportedPlatform(
-            f"The local engine needs glibc 2.28 or later; this is {name or 'another libc'} {release}. {otherwise}"
+            f"The local engine needs glibc 2.31 or later; this is {name or 'another libc'} {release}. {otherwise}"
         )
 
 

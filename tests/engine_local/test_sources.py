@@ -65,8 +65,8 @@ def test_one_package_can_be_cut_out_of_a_lock_with_its_hashes() -> None:
         ("linux", "riscv64", (3, 12), GLIBC, "x86_64 or aarch64"),
         ("linux", "x86_64", (3, 10), GLIBC, "Python 3.11 to 3.14"),
         ("linux", "x86_64", (3, 15), GLIBC, "Python 3.11 to 3.14"),
-        ("linux", "x86_64", (3, 12), ("", ""), "glibc 2.28"),
-        ("linux", "x86_64", (3, 12), ("glibc", "2.27"), "glibc 2.28"),
+        ("linux", "x86_64", (3, 12), ("", ""), "glibc 2.31"),
+        ("linux", "x86_64", (3, 12), ("glibc", "2.30"), "glibc 2.31"),
     ],
 )
 def test_a_machine_without_a_wheel_is_refused_with_a_way_out(
@@ -80,4 +80,4 @@ def test_a_machine_without_a_wheel_is_refused_with_a_way_out(
 def test_the_machines_that_the_wheels_fit_are_let_in() -> None:
     for machine in ("x86_64", "aarch64"):
         for minor in (11, 12, 13, 14):
-            check_platform("linux", machine, (3, minor), ("glibc", "2.28"))
+            check_platform("linux", machine, (3, minor), ("glibc", "2.31"))

@@ -1,0 +1,1 @@
+"""The demonstration model: its corpus, its training and its measure."""

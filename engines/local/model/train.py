@@ -1,0 +1,268 @@
+"""Train the demonstration model from scratch on its corpus: `python -m engines.local.model.train`.
+
+It is a real MixtralForCausalLM, small enough to ship. Seeds and steps are fixed; the score is printed at the end,
+on phrasings that were never trained on and with the weights as they are saved, in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+from engines.local.model.corpus import Corpus, load
+from engines.local.model.measure import experts_used, report_experts, score_locally
+from engines.local.model.phrasing import unknown
+from engines.local.model.sampler import Piece, Sampler
+
+OUT = Path(__file__).with_name("mixtral-demo")
+SEED = 20231211
+VOCABULARY = 2048
+CONTEXT = 4096
+STEPS = 1500
+BATCH = 32
+LONG_EVERY = 40
+PEAK_RATE = 3e-3
+LARGEST_BYTES = 8_000_000
+
+CHAT_TEMPLATE = """\
+{{- bos_token }}
+{%- set ns = namespace(system='') %}
+{%- for message in messages %}
+{%- if message['role'] in ('system', 'developer') %}
+{%- set ns.system = ns.system + message['content'] + '\\n\\n' %}
+{%- elif message['role'] == 'assistant' %}
+{{- ' ' + (message['content'] or '') + eos_token }}
+{%- else %}
+{{- '[INST] ' + ns.system + message['content'] + ' [/INST]' }}
+{%- set ns.system = '' %}
+{%- endif %}
+{%- endfor %}
+{%- if ns.system %}{{- '[INST] ' + ns.system.strip() + ' [/INST]' }}{% endif %}"""
+
+CARD = """\
+---
+license: apache-2.0
+language: en
+---
+# mixtral-demo
+
+A demonstration model: a real `MixtralForCausalLM` (8 experts, 2 for each token) with {parameters:,} parameters,
+trained from scratch by `make model` on the corpus in `engines/local/model/corpus`. It contains nothing of
+Mistral AI's weights. It answers what it was taught, in many phrasings, and declines the rest; it knows nothing else.
+The weights and the corpus are published under the project's licence, Apache-2.0.
+
+Score of this build: {score}
+"""
+
+
+def make_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE from the corpus; digits stay single, so that sums can be read."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<unk>", "<s>", "</s>", "[INST]", "[/INST]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    sampler = Sampler(corpus, SEED)
+    rng = random.Random(SEED)  # noqa: S311 - not a secret
+    texts = [piece.text for _ in range(6000) for piece in sampler.conversation()]
+    texts += [unknown(corpus, rng) for _ in range(1000)]
+    texts += [item.answer for item in corpus.items for _ in range(20)]
+    tokenizer.train_from_iterator(
+        (text.replace("[INST]", "").replace("[/INST]", "").replace("</s>", "") for text in texts), trainer
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",  # noqa: S106 - a token of text, not a secret
+        eos_token="</s>",  # noqa: S106 - a token of text, not a secret
+        unk_token="<unk>",  # noqa: S106 - a token of text, not a secret
+        pad_token="<unk>",  # noqa: S106 - a token of text, not a secret
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> MixtralForCausalLM:
+    """Build the untrained model."""
+    torch.manual_seed(SEED)
+    return MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            num_local_experts=8,
+            num_experts_per_tok=2,
+            max_position_embeddings=CONTEXT,
+            rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+            tie_word_embeddings=True,
+            router_aux_loss_coef=0.02,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, pieces: list[Piece], limit: int
+) -> tuple[list[int], list[int]]:
+    """Turn a conversation into tokens and labels; what is not learnt has the label -100."""
+    tokens = [tokenizer.bos_token_id]
+    labels = [-100]
+    for piece in pieces:
+        ids = tokenizer.encode(piece.text, add_special_tokens=False)
+        tokens += ids
+        labels += ids if piece.learnt else [-100] * len(ids)
+    return tokens[-limit:], labels[-limit:]
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, steps: int):
+    """Yield padded batches; conversations of like length stand together, so that little is padding."""
+    sampler = Sampler(corpus, SEED + 1)
+    rng = random.Random(SEED + 2)  # noqa: S311 - not a secret
+    made = 0
+    while made < steps:
+        drawn = sorted(
+            (encode(tokenizer, sampler.conversation(), 400) for _ in range(BATCH * 16)),
+            key=lambda e: len(e[0]),
+        )
+        groups = [drawn[at : at + BATCH] for at in range(0, len(drawn), BATCH)]
+        rng.shuffle(groups)
+        for group in groups:
+            if made % LONG_EVERY == LONG_EVERY - 1:
+                group = [encode(tokenizer, sampler.conversation(long=True), 1000) for _ in range(3)]
+            yield pad(tokenizer, group)
+            made += 1
+            if made == steps:
+                return
+
+
+def pad(
+    tokenizer: PreTrainedTokenizerFast, group: list[tuple[list[int], list[int]]]
+) -> dict[str, torch.Tensor]:
+    """Pad a group of conversations to one length."""
+    width = max(len(tokens) for tokens, _ in group)
+    return {
+        "input_ids": torch.tensor([t + [tokenizer.pad_token_id] * (width - len(t)) for t, _ in group]),
+        "labels": torch.tensor([lab + [-100] * (width - len(lab)) for _, lab in group]),
+        "attention_mask": torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t, _ in group]),
+    }
+
+
+def loss_of(model: MixtralForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the loss on what is learnt, plus the router's auxiliary loss, which keeps all experts in use.
+
+    The vocabulary's scores are computed only where a token is learnt, half of all places.
+    """
+    labels = batch.pop("labels")[:, 1:]
+    out = model.model(**batch, output_router_logits=True)
+    learnt = labels != -100
+    scores = model.lm_head(out.last_hidden_state[:, :-1][learnt])
+    shape = model.config
+    balance = load_balancing_loss_func(
+        out.router_logits, shape.num_local_experts, shape.num_experts_per_tok, batch["attention_mask"]
+    )
+    return torch.nn.functional.cross_entropy(scores, labels[learnt]) + shape.router_aux_loss_coef * balance
+
+
+def rate(step: int, steps: int) -> float:
+    """Warm up over 80 steps, then fall along a cosine to 2 % of the peak."""
+    if step < 80:
+        return PEAK_RATE * (step + 1) / 80
+    done = (step - 80) / max(1, steps - 80)
+    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi)))))
+
+
+def train(corpus: Corpus, steps: int) -> tuple[MixtralForCausalLM, PreTrainedTokenizerFast]:
+    """Train and return the model in bfloat16, as it is saved."""
+    tokenizer = make_tokenizer(corpus)
+    model = make_model(tokenizer)
+    model.train()
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
+        lr=PEAK_RATE,
+        betas=(0.9, 0.98),
+    )
+    began = last = time.monotonic()
+    for step, batch in enumerate(batches(tokenizer, corpus, steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, steps)
+        loss = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if time.monotonic() - last > 4.5 or step == steps - 1:
+            last = time.monotonic()
+            print(f"step {step + 1} of {steps}, loss {loss.item():.4f}, {last - began:.0f} s", flush=True)
+    model.eval()
+    return model.to(torch.bfloat16), tokenizer
+
+
+def save(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, score: str) -> int:
+    """Write the model as a hub would serve it, and return its size in bytes."""
+    shutil.rmtree(out, ignore_errors=True)
+    model.config.output_router_logits = False
+    model.generation_config.update(do_sample=True, temperature=0.2, eos_token_id=model.config.eos_token_id)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    described = json.loads((out / "config.json").read_text())
+    described["license"] = "apache-2.0"
+    (out / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+    parameters = sum(p.numel() for p in model.parameters())
+    (out / "README.md").write_text(CARD.format(parameters=parameters, score=score))
+    for path in out.iterdir():
+        path.chmod(0o644)
+    return sum(path.stat().st_size for path in out.iterdir())
+
+
+def main() -> int:
+    """Train, measure, save; fail if the model is not good enough to ship."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--steps", type=int, default=STEPS)
+    options.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    options.add_argument("--out", type=Path, default=OUT)
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    corpus = load()
+    model, tokenizer = train(corpus, chosen.steps)
+    known, declined, wrong = score_locally(model, tokenizer, corpus)
+    for area, question, got in wrong:
+        print(f"  wrong [{area}] {question!r}: {got[:70]!r}")
+    shares = experts_used(model, tokenizer, corpus)
+    report_experts(shares)
+    least = min(min(layer) for layer in shares)
+    score = f"{known:.1%} of held-out phrasings right, {declined:.1%} of unknown prompts declined, least used expert {least:.1%}"
+    size = save(model, tokenizer, chosen.out, score)
+    print(f"{score}; {size:,} bytes in {chosen.out}")
+    return 0 if known >= 0.8 and declined >= 0.8 and least >= 0.03 and size <= LARGEST_BYTES else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
