@@ -26,7 +26,7 @@ export function drawRoom(section, meters, headers) {
     fill.classList.toggle("low", share < 0.15);
     track.append(fill);
     row.append(label, track);
-    if (reset) row.append(element("p", "meter-reset", `resets in ${reset}`));
+    if (reset) row.append(element("p", "meter-reset", `resets in ${reset.replace(/\.\d+s$/, "s")}`));
     meters.append(row);
   }
   section.hidden = false;
