@@ -135,7 +135,7 @@ class DataPlane:
 
     async def nothing_here(self, scope: Scope, send: Send, dialect: Dialect) -> None:
         """Answer a path below a mount that leads nowhere."""
-        error = NotFound(f"There is nothing at {scope['path'][:200]}; the API's description is at /openapi.")
+        error = NotFound(f"There is nothing at {scope['raw_path'].decode('latin-1')[:200]}; the API's description is at /openapi.")
         await _refuse(send, error, dialect, self.new_id()[1])
 
     async def _plain(self, exchange: Exchange, send: Send, api: Api) -> None:
