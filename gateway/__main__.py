@@ -132,22 +132,10 @@ def drain() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from gateway.counters.settler import CounterSettler
     from gateway.drain import run
 
     settings = _settings()
-
-    async def settling() -> None:
-        if settings.redis_url is None:
-            return await run(settings)
-        settler = CounterSettler(settings.redis_url)
-        await settler.start()
-        try:
-            await run(settings, settler)
-        finally:
-            await settler.stop()
-
-    _told(settling)
+    _told(lambda: run(settings))
 
 
 @main.group()

@@ -3,7 +3,8 @@
 Every rule that is broken is one discrepancy that names the request; an empty answer is the only good one.
 
 - An admitted call whose client got at least one byte has exactly one row. So has every call the upstream saw.
-- A row is explained by the upstream or by a client, and there is one per request.
+- A row is explained by the upstream or by a client, and there is one per request. A client that went before it was
+  told an id explains one row of no tokens: it left between the admission and the call upstream.
 - A row that says `ok` has the upstream's tokens exactly, and the client's, if it was told them.
 - Any other row has completion tokens within [delivered, emitted], and within `slack` of what streams emitted: of a
   plain call that was cut nobody outside the engine can tell how far it was.
@@ -75,14 +76,35 @@ def reconcile(
     for record in oracle_records:
         if record.request_id:
             attempts[same_id(record.request_id)].append(record)
+    transcripts = list(transcripts)
     for transcript in transcripts:
         if transcript.request_id:
             seen[same_id(transcript.request_id)].append(transcript)
 
+    nameless = sum(not transcript.request_id and not transcript.status for transcript in transcripts)
+    # Those whose call the upstream knows explain that call's row and no other.
+    nameless -= sum(request_id in rows and request_id not in seen for request_id in attempts)
     found: list[Discrepancy] = []
     for request_id in sorted(rows.keys() | attempts.keys() | seen.keys()):
+        if (
+            request_id not in attempts
+            and request_id not in seen
+            and nameless > 0
+            and _empty(rows[request_id])
+        ):
+            nameless -= 1
+            continue
         found += _one(request_id, rows[request_id], attempts[request_id], seen[request_id], slack)
     return found
+
+
+def _empty(rows: list[Mapping[str, Any]]) -> bool:
+    """One row of a request that ended before anything was asked of an upstream."""
+    return (
+        len(rows) == 1
+        and rows[0]["status"] != "ok"
+        and not rows[0]["completion_tokens"] + rows[0]["prompt_tokens"]
+    )
 
 
 def _one(

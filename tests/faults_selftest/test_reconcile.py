@@ -105,3 +105,16 @@ def test_a_report_counts_the_kinds_and_shows_the_first() -> None:
     assert text.splitlines()[0] == "doubled_row 1, wrong_completion_tokens 2"
     assert ID in text
     assert report([]) == "the books balance"
+
+
+def test_a_client_that_left_before_it_had_an_id_explains_one_empty_row_and_no_more() -> None:
+    gone = Transcript(call=2, kind="plain", how="left")
+    other = str(uuid.UUID(int=7))
+    empty = row("cut", 0, 0)
+    assert kinds([empty], [], [gone]) == []
+    assert kinds([empty, row("cut", 0, 0, other)], [], [gone]) == ["unexplained_row"]
+    assert kinds([row("cut", 3, 0)], [], [gone]) == ["unexplained_row"]
+    # The upstream's nameless call is this client's already.
+    assert kinds([empty, row("cut", 0, 0, other)], [oracle(0, "peer_closed", other)], [gone]) == [
+        "unexplained_row"
+    ]
