@@ -1,0 +1,99 @@
+"""Who calls: thousands of keys over many users of one group, four limits and one budget that bind each call.
+
+Rows go straight into the store's own tables in one numbered change; all amounts are so large that nothing refuses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import insert
+
+from gateway.security.keys import Peppers, mint
+from gateway.security.secrets import Purpose, load_master_key
+from gateway.seed import ENDPOINT, seed
+from gateway.settings import Settings
+from gateway.store import database
+from gateway.store.changes import Actor, Change, Configuration
+from gateway.store.endpoints import endpoint_named, grant
+from gateway.store.principals import create_group
+from gateway.store.rules import create_limit
+from gateway.store.tables.identity import api_keys, memberships, principals
+from gateway.store.tables.rules import budgets
+
+KEYS_A_USER = 4
+_PLENTY = 10**12
+_MINUTE = {"window_kind": "rolling", "window_ms": 60_000}
+
+
+async def populate(settings: Settings, database_url: str, count: int, into: Path) -> None:
+    """Seed the first objects, then `count` keys, whose texts go into a file, one a line."""
+    await seed(settings, database_url)
+    master = load_master_key(settings.secret_file)
+    peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
+    engine = database.engine(database_url, application_name="weighbridge-bench", size=0)
+    try:
+        configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
+        async with configuration.change(Actor(None, "bench"), "callers of the benchmark") as change:
+            await _rules(change)
+            texts = await _people(change, peppers, count)
+    finally:
+        await engine.dispose()
+    into.touch(mode=0o600)
+    into.write_text("\n".join(texts) + "\n")
+
+
+async def _rules(change: Change) -> None:
+    endpoint = await endpoint_named(change, ENDPOINT)
+    for values in (
+        {"scope": "user_default", "subject_id": None, "metric": "requests", **_MINUTE},
+        {"scope": "user_default", "subject_id": None, "metric": "total_tokens", **_MINUTE},
+        {"scope": "user_default", "subject_id": None, "metric": "concurrent_requests", "window_kind": "none"},
+        {"scope": "endpoint", "subject_id": endpoint["id"], "metric": "total_tokens", **_MINUTE},
+    ):
+        await create_limit(change, {**values, "amount": _PLENTY})
+    await change.add(
+        budgets,
+        "budget",
+        {"scope": "user_default", "period": "month", "amount_nano_usd": 1_000_000 * 10**9},
+    )
+
+
+async def _people(change: Change, peppers: Peppers, count: int) -> list[str]:
+    """Users, their membership and their keys; the keys' texts."""
+    endpoint = await endpoint_named(change, ENDPOINT)
+    group = await create_group(change, "bench", "Callers of the benchmark.")
+    await grant(change, endpoint, "group", group["id"], "CAN_QUERY")
+    version = {"from_change": change.number, "valid_from": change.at}
+    users = [
+        {"id": change.new_id(), "kind": "user", "name": f"bench-{number}", **version}
+        for number in range(-(-count // KEYS_A_USER))
+    ]
+    within = [
+        {
+            "id": change.new_id(),
+            "group_id": group["id"],
+            "member_kind": "user",
+            "member_id": user["id"],
+            **version,
+        }
+        for user in users
+    ]
+    minted = [mint(peppers) for _ in range(count)]
+    keys = [
+        {
+            "id": change.new_id(),
+            "principal_id": users[number % len(users)]["id"],
+            "id_part": each.id_part,
+            "digest": each.digest,
+            "pepper_version": each.pepper_version,
+            "planes": ["data"],
+            "created_at": change.at,
+            **version,
+        }
+        for number, each in enumerate(minted)
+    ]
+    for table, rows in ((principals, users), (memberships, within), (api_keys, keys)):
+        for start in range(0, len(rows), 1000):
+            await change.connection.execute(insert(table), rows[start : start + 1000])
+    return [each.text for each in minted]
