@@ -53,6 +53,8 @@ async def test_an_answer_streams_in_with_its_tokens_its_pace_and_its_request_id(
     await ready(page)
     await ask(page, "What is it?")
     await expect(page.locator(".answer-body")).to_have_text("A mixture")
+    # The page's own clock must move for a pace to be worth a number.
+    await page.evaluate("new Promise((resolve) => setTimeout(resolve, 40))")
     held.set()
     await answered(page)
     facts = await page.inner_text(".facts")
