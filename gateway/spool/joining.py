@@ -69,8 +69,11 @@ class Entry:
 
 def settled(entry: Entry, end: Settlement, worker_id: bytes) -> Posting:
     """The rows of a request that ended in the ordinary way."""
-    tries = _tries(entry.attempts, end.last)
-    rows = _attempt_rows(entry.intent, tries, interrupted=end.status == "interrupted")
+    if entry.attempts is None:
+        rows = [] if end.last is None else [attempt_row(entry.intent, end.last, borne=True)]
+    else:
+        tries = _tries(entry.attempts, end.last)
+        rows = _attempt_rows(entry.intent, tries, interrupted=end.status == "interrupted")
     request = request_row(
         entry,
         rows,
@@ -203,9 +206,7 @@ def plain(text: str | None) -> str | None:
     return text[:LONGEST_TEXT].replace("\0", "\ufffd")
 
 
-def _tries(earlier: list[Attempt] | None, last: Attempt | None) -> list[Attempt]:
-    if not earlier:
-        return [] if last is None else [last]
+def _tries(earlier: list[Attempt], last: Attempt | None) -> list[Attempt]:
     if last is None:
         return earlier
     return [each for each in earlier if each.attempt != last.attempt] + [last]
@@ -224,22 +225,25 @@ def _charged(entry: Entry, prompt: int, completion: int, cost: int) -> str:
     if entry.added is not None:
         seen = {(each.limit_id, each.key) for each in charges}
         charges = charges + [each for each in entry.added if (each.limit_id, each.key) not in seen]
-    shown: list[Charged] = []
-    for each in charges:
-        match each.metric:
-            case "input_tokens":
-                actual = prompt
-            case "output_tokens":
-                actual = completion
-            case "total_tokens":
-                actual = prompt + completion
-            case "money":
-                actual = cost
-            case _:
-                actual = each.fixed
-        reserved = each.fixed + each.per_token * entry.granted
-        shown.append(Charged(each.limit_id, each.subject, each.metric, reserved, actual))
-    return _json.encode(shown).decode()
+    used = {
+        "input_tokens": prompt,
+        "output_tokens": completion,
+        "total_tokens": prompt + completion,
+        "money": cost,
+    }
+    granted = entry.granted
+    return _json.encode(
+        [
+            Charged(
+                each.limit_id,
+                each.subject,
+                each.metric,
+                each.fixed + each.per_token * granted,
+                used.get(each.metric, each.fixed),
+            )
+            for each in charges
+        ]
+    ).decode()
 
 
 def _tags(tags: dict[str, str]) -> str | None:

@@ -84,12 +84,14 @@ class Poster:
         _remember(touched, positions)
 
     async def post_positions(self, spools: Iterable[DrainedSpool]) -> None:
-        """Say how far spools have come though nothing was posted."""
+        """Say how far spools have come, posted to or not; their workers, who bound what is not drained, are told too."""
         spools = list(spools)
         positions = _positions(spools)
         if positions:
             await self._books.post([], positions)
             _remember(spools, positions)
+            for spool in spools:
+                write_position(spool.reader.folder, *spool.posted)
 
     async def post_what_can_be(self, spool: DrainedSpool, postings: Sequence[Posting]) -> set[bytes]:
         """Post rows by halves until what is refused stands alone; the ids that were new."""
@@ -150,5 +152,4 @@ def _remember(spools: Iterable[DrainedSpool], positions: Iterable[Position]) -> 
     for spool, position in zip(spools, positions, strict=True):
         if spool.posted != position.place:
             mark_drained(spool.reader.folder, spool.posted, position.place)
-            write_position(spool.reader.folder, *position.place)
             spool.posted = position.place

@@ -17,8 +17,9 @@ from gateway.spool.books import Place, Posting
 from gateway.spool.joining import Entry, settled
 from gateway.spool.orphans import interrupted
 from gateway.spool.quarantine import Quarantine
-from gateway.spool.records import HEAD, MAX_PAYLOAD, Intent, Settlement
+from gateway.spool.records import Intent, Settlement
 from gateway.spool.segments import (
+    LARGEST_FRAME,
     LARGEST_HEADER,
     OWNER_LOCK,
     decode,
@@ -30,7 +31,6 @@ from gateway.spool.segments import (
 )
 
 _CHUNK = 1 << 18
-_LARGEST_FRAME = HEAD.size + MAX_PAYLOAD
 
 
 class SpoolReader:
@@ -115,8 +115,8 @@ class SpoolReader:
             self._offset = base + stop
             if len(found) >= limit:
                 break
-        if stop == 0 and len(data) == size and size < _LARGEST_FRAME:
-            return self._take(found, limit, _LARGEST_FRAME)
+        if stop == 0 and len(data) == size and size < LARGEST_FRAME:
+            return self._take(found, limit, LARGEST_FRAME)
         return stop > 0
 
     def _consume(self, payload: bytes, place: Place, found: list[Posting]) -> None:

@@ -33,6 +33,7 @@ _header_encoder = msgspec.msgpack.Encoder()
 _header_decoder = msgspec.msgpack.Decoder(Header)
 _record_decoder = msgspec.msgpack.Decoder(Record)
 
+LARGEST_FRAME = HEAD.size + MAX_PAYLOAD
 LARGEST_HEADER = len(MAGIC) + HEAD.size + 64
 
 

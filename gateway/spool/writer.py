@@ -18,7 +18,14 @@ from uuid import UUID, uuid4
 
 from gateway.errors import Unavailable
 from gateway.spool.records import Intent, Progress, Record, frame
-from gateway.spool.segments import OWNER_LOCK, Header, header_bytes, read_position, segment_path
+from gateway.spool.segments import (
+    LARGEST_FRAME,
+    OWNER_LOCK,
+    Header,
+    header_bytes,
+    read_position,
+    segment_path,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +117,8 @@ class SpoolWriter:
                     self._wait(record, frame(record))
                     return
         data = frame(record)
+        if len(data) > LARGEST_FRAME:
+            raise ValueError(f"a record of {len(data)} bytes is too large for the spool")
         try:
             written = os.write(self._fd, data)
             if written != len(data):
@@ -121,6 +130,13 @@ class SpoolWriter:
         self._dirty = True
         if self._size >= self._segment_bytes:
             self._rotate()
+
+    def refresh(self) -> None:
+        """Read how far the drainer has come, and decide anew whether new work may begin; done twice a second."""
+        with self._slow:
+            self._drained = read_position(self.folder)
+            self._count_closed()
+            self._judge()
 
     def close(self) -> None:
         """Write through to the disk and give the lock up: from here on the spool counts as ended."""
@@ -295,10 +311,7 @@ class SpoolWriter:
             self._sync()
             turn += 1
             if turn % _POSITION_EVERY == 0:
-                with self._slow:
-                    self._drained = read_position(self.folder)
-                    self._count_closed()
-                    self._judge()
+                self.refresh()
 
     def _sync(self) -> None:
         if not self._dirty and not self._retired:

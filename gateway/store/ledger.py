@@ -23,6 +23,14 @@ from gateway.store.posting import POST_POSITIONS, post_rows
 logger = logging.getLogger(__name__)
 
 STATEMENT_SECONDS = 30.0
+# Of the server, and of what turns rows into text before it.
+_REFUSALS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
 _BEGIN = "BEGIN; SET LOCAL statement_timeout = '25s'; SET LOCAL lock_timeout = '10s'"
 # What a pooler that gives each transaction another server connection answers to a prepared statement's name.
 _NAMES_ARE_LOST = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
@@ -53,7 +61,7 @@ class PostgresBooks:
                 crashpoints.reach("drain_before_commit")
                 await connection.execute("COMMIT")
                 crashpoints.reach("drain_after_commit")
-            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as exc:
+            except _REFUSALS as exc:
                 await self._roll_back()
                 raise Refused(str(exc)) from exc
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:

@@ -1,4 +1,4 @@
-"""The statements that post a batch of rows, and their arguments: one array a column.
+"""The statements that post a batch of rows, and their arguments: one array a column, as text.
 
 A statement inserts the rows that are not there yet and, from those alone, changes the sums by hour and by day, keys
 in order. All of it follows from the rows' own fields.
@@ -6,11 +6,12 @@ in order. All of it follows from the rows' own fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import asyncpg
-from asyncpg.pgproto.pgproto import UUID as FastUUID
+import msgspec
 
 from gateway.spool.books import AttemptRow, Posting, RequestRow
 
@@ -34,6 +35,9 @@ _TYPES = {
     ),
 }  # fmt: skip
 _AS_JSON = ("charges", "tags")
+_json = msgspec.json.Encoder()
+_ESCAPE = re.compile(r"\\[^\"\\]")
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 async def post_rows(connection: asyncpg.Connection, postings: Sequence[Posting]) -> set[bytes]:
@@ -47,11 +51,27 @@ async def post_rows(connection: asyncpg.Connection, postings: Sequence[Posting])
     return {row[0].bytes for row in new}
 
 
-def _arrays(fields: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[Sequence[Any]]:
+def _arrays(fields: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [
-        [FastUUID(each) for each in column] if _TYPES.get(field) == "uuid" else column
+        column
+        if field in _AS_JSON
+        else array_text([each.hex() for each in column] if _TYPES.get(field) == "uuid" else column)
         for field, column in zip(fields, zip(*rows, strict=True), strict=True)
     ]
+
+
+def array_text(column: Sequence[Any]) -> str:
+    """A column as PostgreSQL writes arrays: what JSON writes, in braces.
+
+    A tenth of the cost of handing asyncpg a list. Where JSON escapes what PostgreSQL does not (control characters),
+    the character is replaced.
+    """
+    encoded = _json.encode(column).decode()
+    if _ESCAPE.search(encoded):
+        encoded = _json.encode(
+            [_CONTROL.sub("\ufffd", each) if isinstance(each, str) else each for each in column]
+        ).decode()
+    return f"{{{encoded[1:-1]}}}"
 
 
 def _given(fields: tuple[str, ...]) -> tuple[str, str, str]:
@@ -63,7 +83,10 @@ def _given(fields: tuple[str, ...]) -> tuple[str, str, str]:
         else f"{field}{'::jsonb' * (field in _AS_JSON)}"
         for field in fields
     )
-    arrays = ", ".join(f"${number}::{_TYPES.get(field, 'text')}[]" for number, field in enumerate(fields, 1))
+    arrays = ", ".join(
+        f"${number}::text[]" if field in _AS_JSON else f"${number}::text::{_TYPES.get(field, 'text')}[]"
+        for number, field in enumerate(fields, 1)
+    )
     return columns, chosen, f"unnest({arrays}) AS given({', '.join(fields)})"
 
 
