@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gateway import __version__
+
 if TYPE_CHECKING:
     from gateway.settings import Settings
 
@@ -20,7 +22,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(context_settings=CONTEXT)
-@click.version_option(package_name="weighbridge", prog_name="weighbridge")
+@click.version_option(__version__, prog_name="weighbridge")
 def main() -> None:
     """A governance gateway for language-model endpoints.
 

@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import ScalarRenderPlugin
 
+from gateway import __version__
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, TooLarge, UnsupportedMedia
 from gateway.http.admin.access import ControlPlane, Guard, provide_admin
 from gateway.http.admin.routes import admin_routes
@@ -41,7 +42,7 @@ class Front:
 
 
 def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litestar:
-    """The application of one listener: the data plane, the control plane of /admin/v1 and the console, or both."""
+    """The application of one listener: the data plane with its playground, the admin API, or both."""
     routes: list[Any] = [*operation_routes(front.parts, front.metrics)]
     if data:
         models = Router(
@@ -55,15 +56,16 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
             *invocation_routes(front.plane),
             model_routes(models),
             *databricks_routes(front.control, front.ready),
+            *console_routes(),
         ]
     if admin:
-        routes += [*admin_routes(front.control), *console_routes()]
+        routes += admin_routes(front.control)
     app = Litestar(
         routes,
         exception_handlers=_handlers(front.plane.new_id),
         openapi_config=OpenAPIConfig(
             title="Weighbridge",
-            version="0.1.0",
+            version=__version__,
             description="A governance gateway for language-model endpoints.",
             path="/openapi",
             render_plugins=[ScalarRenderPlugin(js_url="/openapi/none.js")],
