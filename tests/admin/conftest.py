@@ -38,6 +38,7 @@ class Deployment:
     peppers: Peppers
     chain_key: bytes
     client: httpx.AsyncClient
+    home: Path
     keys: dict[str, str] = field(default_factory=dict)
 
     async def ask(
@@ -88,7 +89,7 @@ async def deployment(database_url: str, tmp_path: Path) -> AsyncIterator[Deploym
         made["auditor"] = (await create_key(change, peppers, NewKey(found[0]["id"])))[1]
     await catalog.start()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
-        yield Deployment(app, configuration, catalog, peppers, chain_key, client, made)
+        yield Deployment(app, configuration, catalog, peppers, chain_key, client, tmp_path, made)
     await keys.stop()
     await catalog.stop()
     await engine.dispose()

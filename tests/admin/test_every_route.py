@@ -55,6 +55,8 @@ async def test_no_route_answers_without_a_credential(deployment: Any) -> None:
         methods = sorted(route.methods - {"OPTIONS", "HEAD"}) if isinstance(route, HTTPRoute) else ["POST"]
         for method in methods:
             path = _filled(route)
+            if isinstance(route, ASGIRoute) and route.route_handler.is_mount:
+                path += "/x/invocations"
             answer = await deployment.ask(
                 method, path, None, json={} if method in ("POST", "PUT", "PATCH") else None
             )
@@ -94,6 +96,8 @@ async def test_an_administrator_reaches_every_guarded_route(deployment: Any) -> 
             f"{method} {path} answered {answer.status_code}: {answer.text}"
         )
         assert answer.status_code < 500, f"{method} {path} failed: {answer.text}"
+        if not path.startswith("/v1/"):
+            assert answer.headers["x-request-id"], f"{method} {path} has no request id"
 
 
 @pytest.mark.parametrize(

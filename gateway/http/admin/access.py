@@ -5,17 +5,19 @@ A route without a permission in its `opt` is refused to everyone: forgetting to 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from litestar import Response
 from litestar.connection import ASGIConnection, Request
 from litestar.handlers import BaseRouteHandler
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import BadRequest, Forbidden
 from gateway.http.credentials import read_credential
+from gateway.ids import text
 from gateway.pipeline.ports import Keys
 from gateway.security.keys import Peppers
 from gateway.store.catalog import FollowedCatalog
@@ -115,3 +117,13 @@ def provide_admin(control: ControlPlane) -> Any:
         return Admin(control, request.state["caller"], reason)
 
     return admin
+
+
+def request_ids(control: ControlPlane) -> Callable[[Response[Any]], Response[Any]]:
+    """A hook that names every answer of the control plane, as the data plane names its own."""
+
+    def stamp(response: Response[Any]) -> Response[Any]:
+        response.headers.setdefault("x-request-id", text(control.configuration.ids.make()))
+        return response
+
+    return stamp
