@@ -267,6 +267,10 @@ class Connection(asyncio.Protocol):
             # Where loading is forbidden the first call sends the text, which makes the digest known as well.
             with contextlib.suppress(hiredis.ReplyError):
                 await self.ask(command(b"SCRIPT", b"LOAD", script.text))
+        if self._timer is not None:
+            # Set for the greetings' longer time-out; what comes now has a shorter one.
+            self._timer.cancel()
+            self._timer = None
         self.ready = True
         self._on_ready(self.run_id)
 

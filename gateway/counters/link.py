@@ -106,6 +106,7 @@ class Link:
         self._beat_call = self._beat_bytes(worker_id)
         self._first = asyncio.Event()
         self._stopping = False
+        self._said = ""
 
     def start(self) -> None:
         """Connect, and beat from now on."""
@@ -235,13 +236,16 @@ class Link:
                 await self._adopt(self.epoch, epoch)
                 self.epoch = epoch
         except (RedisAway, hiredis.ReplyError) as error:
-            _log.warning("The counters in Redis cannot be used yet: %s", error)
+            if str(error) != self._said:
+                self._said = str(error)
+                _log.warning("The counters in Redis cannot be used yet: %s", error)
             return
         if run_id == self.connection.run_id and self.connection.ready and not self._open:
             self._became_usable()
 
     def _became_usable(self) -> None:
         self.usable = True
+        self._said = ""
         self._first.set()
         self._returned()
 
