@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from gateway.counters.connection import RedisAway
 from gateway.counters.keys import Keys
 from gateway.counters.link import Link
+from gateway.errors import Unavailable
 from policies.budgets import Budget
 from policies.catalog import Snapshot
 from policies.limits import Limit, Metric, ScopeKind
@@ -104,7 +105,7 @@ class Rebuild:
                 return epoch
         except LedgerAway as error:
             raise RedisAway(f"the counters cannot be rebuilt while the ledger is away: {error}") from error
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, Unavailable) as error:
             raise RedisAway(f"the counters cannot be rebuilt: {error}") from error
 
     async def _write(self, redis: Redis, ledger: LedgerSums, keys: Keys, cut_ms: int) -> int:
