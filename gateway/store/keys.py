@@ -34,6 +34,7 @@ NEGATIVE_SECONDS = 5.0
 _WAITING_AT_MOST = 512
 _REMEMBERED_AT_MOST = 20_000
 _USES_SECONDS = 60.0
+_LOOKUP_SECONDS = 3.0
 _NEVER = float("inf")
 
 log = logging.getLogger(__name__)
@@ -185,8 +186,10 @@ class StoredKeys:
     async def _find(self, credential: str, id_part: str, fingerprint: bytes) -> _Known | None:
         while True:
             seen = self._changes
-            async with self._turns:
-                row = await self._look_up(id_part)
+            # The wait for a turn counts too: a frozen database must not hold callers longer than one that is gone.
+            with translated():
+                async with asyncio.timeout(_LOOKUP_SECONDS), self._turns:
+                    row = await self._look_up(id_part)
             found = self._judge(credential, row)
             # What was read may be outdated by a change that was announced meanwhile: read again.
             if seen == self._changes:
@@ -207,13 +210,9 @@ class StoredKeys:
         self._refused[fingerprint] = self._clock() + NEGATIVE_SECONDS
 
     async def _look_up(self, id_part: str) -> Any:
-        with translated():
-            async with self._engine.connect() as connection:
-                return (
-                    await connection.execute(
-                        select(api_keys).where(api_keys.c.to_change.is_(None), api_keys.c.id_part == id_part)
-                    )
-                ).one_or_none()
+        query = select(api_keys).where(api_keys.c.to_change.is_(None), api_keys.c.id_part == id_part)
+        async with self._engine.connect() as connection:
+            return (await connection.execute(query)).one_or_none()
 
     def _judge(self, credential: str, row: Any) -> _Known | None:
         if row is None:

@@ -162,6 +162,22 @@ async def test_what_is_not_understood_is_refused_whole(
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"name": "one", "name": "two"}', "duplicate_key"),
+        (b'{"name": "one",}', "invalid_json"),
+        (b'["name"]', "invalid_json"),
+        (b'{"name": "\\ud800"}', "invalid_json"),
+        (b'{"name": "\xff"}', "invalid_json"),
+    ],
+)
+async def test_a_body_that_reads_in_two_ways_is_refused(deployment: Any, body: bytes, code: str) -> None:
+    headers = {"authorization": f"Bearer {deployment.keys['admin']}", "content-type": "application/json"}
+    answer = await deployment.client.post("/admin/v1/groups", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+
+
 async def test_a_plain_user_changes_nothing_of_himself(deployment: Any) -> None:
     me = (await deployment.ask("GET", "/admin/v1/me", "demo")).json()
     for method, path, body in (

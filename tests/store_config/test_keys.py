@@ -307,6 +307,45 @@ async def test_with_the_database_away_known_keys_work_and_unknown_ones_are_not_c
                 await asyncio.sleep(0.05)
 
 
+async def test_a_worker_that_starts_while_the_database_is_away_serves_when_it_is_back(
+    postgres_server: Any,
+    database_url: str,
+    configuration: Configuration,
+    root: Actor,
+    peppers: Peppers,
+) -> None:
+    _, text = await a_key(configuration, root, peppers, await a_user(configuration, root))
+    catalog = FollowedCatalog(database_url)
+    engine = database.engine(database_url, size=4)
+    worker = Worker(StoredKeys(engine, peppers, catalog), catalog)
+    await _shut(postgres_server, database_url, True)
+    try:
+        await catalog.start(first_seconds=0.2)
+        with pytest.raises(Unavailable):
+            await worker.ask(text)
+    finally:
+        await _shut(postgres_server, database_url, False)
+    await until(lambda: catalog.latest is not None, 3.0)
+    assert (await worker.ask(text)).key_id
+    await worker.keys.stop()
+    await catalog.stop()
+    await engine.dispose()
+
+
+async def test_a_frozen_database_is_given_up_in_seconds(
+    peppers: Peppers, workers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await workers()
+    monkeypatch.setattr("gateway.store.keys._LOOKUP_SECONDS", 0.2)
+    frozen = asyncio.Event()
+    monkeypatch.setattr(worker.keys, "_look_up", lambda _: frozen.wait())
+    guesses = [mint(peppers).text for _ in range(40)]
+    began = time.monotonic()
+    answers = await asyncio.gather(*(worker.ask(each) for each in guesses), return_exceptions=True)
+    assert {type(each) for each in answers} == {Unavailable}
+    assert time.monotonic() - began < 2
+
+
 async def _shut(server: Any, url: str, shut: bool) -> None:
     """Let nobody into the database and end its sessions, or let everyone in again."""
     name = url.partition("@/")[2].partition("?")[0]

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import BadRequest, Forbidden
 from gateway.http.credentials import read_credential
+from gateway.http.strict_json import decode_object
 from gateway.ids import text
 from gateway.pipeline.ports import Keys
 from gateway.security.keys import Peppers
@@ -127,3 +128,10 @@ def request_ids(control: ControlPlane) -> Callable[[Response[Any]], Response[Any
         return response
 
     return stamp
+
+
+async def strict_body(request: Request[Any, Any, Any]) -> None:
+    """A hook that refuses a body which two readers could understand in two ways, before it is decoded."""
+    body = await request.body()
+    if body:
+        decode_object(body)

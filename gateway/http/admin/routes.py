@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Router
 from litestar.di import Provide
 
-from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids
+from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids, strict_body
 from gateway.http.admin.audit import read_audit
 from gateway.http.admin.endpoints import Endpoints
 from gateway.http.admin.groups import Groups
@@ -21,6 +21,7 @@ def admin_routes(control: ControlPlane) -> list[Router]:
         Router(
             "/admin/v1",
             guards=[Guard(control)],
+            before_request=strict_body,
             after_request=request_ids(control),
             dependencies={"admin": Provide(provide_admin(control))},
             route_handlers=[

@@ -13,7 +13,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath
 
 from gateway.errors import Forbidden, NotFound
-from gateway.http.admin.access import Admin, ControlPlane, Guard, provide_admin, request_ids
+from gateway.http.admin.access import Admin, ControlPlane, Guard, provide_admin, request_ids, strict_body
 from gateway.http.databricks.permissions import PERMISSION_ROUTES
 from policies.administration import Permission
 from policies.catalog import Endpoint, EntityKind, ServedEntity
@@ -99,6 +99,7 @@ def databricks_routes(control: ControlPlane, ready: Ready = lambda _: True) -> l
         Router(
             "/api/2.0",
             guards=[Guard(control)],
+            before_request=strict_body,
             after_request=request_ids(control),
             dependencies={
                 "admin": Provide(provide_admin(control)),
