@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from gateway.counters.plan import PERIOD, Plan, Tap
 from gateway.counters.wording import admitted_headers
+from gateway.errors import LimitDetail
 from gateway.spool.records import Charge
-from policies.windows import FOREVER_MS
 
 
 class Home(Protocol):
@@ -54,6 +54,7 @@ class Hold:
         "plan",
         "positions",
         "prompt_tokens",
+        "refusal",
         "request_id",
         "retried",
         "sequence",
@@ -96,6 +97,8 @@ class Hold:
         """Those that Redis made; the ones of an admission without Redis are in `local`."""
         self.local: list[Charge] = []
         self.settled = False
+        self.refusal: LimitDetail | None = None
+        """Which limit refused the last top-up."""
         self.epoch = ""
         self.step = 0
         self.retried = False
@@ -125,7 +128,10 @@ class Hold:
         """The charges that a grant of `output` tokens made at `positions` (-1: not charged)."""
         base = 0, 1, self.prompt_tokens, self.money
         return [
-            charge_of(tap, position, base[tap.amount_class] + tap.per_token * output)
+            # The common case is spelled out here: this runs for every limit of every request.
+            Charge(*tap.identity, position, base[tap.amount_class] + tap.per_token * output, 0, tap.window_ms)
+            if position == tap.start_ms or tap.kind != PERIOD
+            else charge_of(tap, position, base[tap.amount_class] + tap.per_token * output)
             for tap, position in zip(self.plan.taps, positions, strict=True)
             if position >= 0
         ]
@@ -133,14 +139,10 @@ class Hold:
     @property
     def ordinary(self) -> bool:
         """Whether the plan's ready-made settlement fits: one grant by Redis, of every tap, in the present periods."""
-        if self.local or self.claim is not None or len(self.charges) != len(self.plan.taps):
+        plan, positions = self.plan, self.parts[0]
+        if self.local or self.claim is not None or len(self.charges) != len(plan.taps):
             return False
-        if self.plan.valid_until_ms == FOREVER_MS:
-            return True
-        return all(
-            tap.kind != PERIOD or position == tap.start_ms
-            for tap, position in zip(self.plan.taps, self.parts[0], strict=True)
-        )
+        return all(positions[index] == start for index, start in plan.periods)
 
     # Asked
 

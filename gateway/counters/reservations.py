@@ -270,9 +270,10 @@ class Reservations:
     def top_up_here(self, asked: TopUp) -> None:
         """Decide a top-up without Redis."""
         hold = asked.hold
+        now_ms = self.link.now_ms()
         found = self._local.decide(
             asked.plan,
-            now_ms=self.link.now_ms(),
+            now_ms=now_ms,
             prompt_tokens=0,
             money=0,
             output=asked.output,
@@ -281,6 +282,9 @@ class Reservations:
             topping_up=True,
         )
         if isinstance(found, LocalRefusal):
+            asked.refuse(
+                found.tap, now_ms=now_ms, left=found.left, reset_ms=found.reset_ms, needed=found.needed
+            )
             asked.give(0)
             return
         for tap, position in zip(asked.plan.taps, found.positions, strict=True):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from gateway.counters.frames import ASK, GRANTED, LOST, grant_of
+from gateway.counters.frames import ASK, GRANTED, LOST, REFUSAL, REFUSED, grant_of
 from gateway.counters.hold import Hold
-from gateway.counters.plan import Plan
+from gateway.counters.plan import Plan, Tap
+from gateway.counters.wording import refusal
 
 if TYPE_CHECKING:
     from gateway.counters.reservations import Reservations
@@ -69,7 +70,15 @@ class TopUp:
             self.home.link.lost()
             self.home.top_up_here(self)
         else:
+            if reply[0] == REFUSED:
+                now_ms, index, left, reset_ms, needed = REFUSAL.unpack_from(reply, 1)
+                self.refuse(self.plan.taps[index], now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
             self.give(0)
+
+    def refuse(self, tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int) -> None:
+        """Leave a note of the limit that has no room, for the stream's last chunk."""
+        error = refusal(self.plan, tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
+        self.hold.refusal = error.detail
 
     def failed(self) -> None:
         """No answer in time: decide here."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from gateway.counters.plan import CONCURRENCY, Plan, Tap
-from gateway.errors import BudgetExhausted, GatewayError, LimitDetail, LimitExceeded
+from gateway.errors import BudgetExhausted, LimitDetail, LimitExceeded
 from policies.limits import Metric, window_words
 
 NEVER = -1
@@ -24,7 +24,9 @@ _UNITS = {
 }
 
 
-def refusal(plan: Plan, tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int) -> GatewayError:
+def refusal(
+    plan: Plan, tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int
+) -> LimitExceeded | BudgetExhausted:
     """The error for a refused admission; `reset_ms` counts from `now_ms`, -1 where no wait would help."""
     draw = tap.draw
     resets_at = now_ms + reset_ms if reset_ms != NEVER else 0
@@ -67,18 +69,17 @@ def admitted_headers(
     `charged` holds a tap's position in its counter, or -1.
     """
     headers: list[tuple[bytes, bytes]] = []
-    for names, indexes in ((_REQUESTS, plan.requests), (_TOKENS, plan.tokens)):
-        best = -1
+    for (limit, rest, reset), indexes in ((_REQUESTS, plan.requests), (_TOKENS, plan.tokens)):
+        best, least = -1, 0
         for index in indexes:
-            if charged[index] >= 0 and (best < 0 or remaining[index] < remaining[best]):
-                best = index
+            if charged[index] >= 0 and (best < 0 or remaining[index] < least):
+                best, least = index, remaining[index]
         if best >= 0:
-            left = remaining[best]
-            headers += [
-                (names[0], b"%d" % plan.taps[best].draw.capacity),
-                (names[1], b"%d" % (left if left > 0 else 0)),
-                (names[2], duration(resets[best])),
-            ]
+            headers += (
+                (limit, b"%d" % plan.taps[best].draw.capacity),
+                (rest, b"%d" % (least if least > 0 else 0)),
+                (reset, duration(resets[best])),
+            )
     return headers
 
 

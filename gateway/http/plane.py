@@ -122,12 +122,7 @@ class DataPlane:
                 raise
         except Exception:
             log.exception("request %s failed", id_text)
-            await _refuse(
-                send,
-                GatewayError("The gateway failed; the request id finds the cause in its log."),
-                api.dialect,
-                id_text,
-            )
+            await _refuse(send, GatewayError(_FAILED), api.dialect, id_text)
         finally:
             self.running.discard(task)
             if isinstance(connection, Connection):
@@ -135,7 +130,9 @@ class DataPlane:
 
     async def nothing_here(self, scope: Scope, send: Send, dialect: Dialect) -> None:
         """Answer a path below a mount that leads nowhere."""
-        error = NotFound(f"There is nothing at {scope['raw_path'].decode('latin-1')[:200]}; the API's description is at /openapi.")
+        error = NotFound(
+            f"There is nothing at {scope['raw_path'].decode('latin-1')[:200]}; the API's description is at /openapi."
+        )
         await _refuse(send, error, dialect, self.new_id()[1])
 
     async def _plain(self, exchange: Exchange, send: Send, api: Api) -> None:
@@ -154,13 +151,18 @@ class DataPlane:
                     headers = [*_EVENTS, *_told(exchange, api)]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
-        except GatewayError as exc:
+        except Exception as exc:
             if not begun:
                 raise
+            if isinstance(exc, GatewayError):
+                told = exc
+            else:
+                log.exception("request %s failed", exchange.id_text)
+                told = GatewayError(_FAILED)
             await send(
                 {
                     "type": "http.response.body",
-                    "body": error_frame(exc, api.dialect, exchange.id_text),
+                    "body": error_frame(told, api.dialect, exchange.id_text),
                     "more_body": True,
                 }
             )
@@ -243,6 +245,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     return b"".join(parts)
 
 
+_FAILED = "The gateway failed; the request id finds the cause in its log."
 _TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
 
 
