@@ -325,7 +325,11 @@ class Deployment:
 
     async def administer(self, method: str, path: str, body: object = None) -> Any:
         """A call of /admin/v1 that must succeed; its answer once every worker follows it."""
-        answer = await self.ask(method, f"/admin/v1{path}", body, key=self.admin_key)
+        headers: list[tuple[str, str]] = []
+        if method in ("PUT", "PATCH", "DELETE"):
+            seen = await self.ask("GET", f"/admin/v1{path}", key=self.admin_key)
+            headers = [("if-match", seen.headers.get("etag", "*"))]
+        answer = await self.ask(method, f"/admin/v1{path}", body, key=self.admin_key, headers=headers)
         assert answer.status < 300, f"{method} {path}: {answer.status} {answer.body!r}"
         if method != "GET":
             await asyncio.sleep(PROPAGATION_SECONDS)
