@@ -92,6 +92,8 @@ class Plan:
     """Indexes of the taps that count requests; their tightest shows in the headers."""
     tokens: tuple[int, ...]
     money_taps: tuple[int, ...]
+    periods: tuple[tuple[int, int], ...]
+    """(index, start) of the taps of calendar periods."""
     has_alternatives: bool
     settled: tuple[tuple[int, int, int, int, int, int], ...]
     """What a settlement corrects: (index, kind, window, amount class, per token, which of the used amounts)."""
@@ -218,6 +220,7 @@ def _plan(
         requests=tuple(index for index in shown if taps[index].draw.metric is Metric.REQUESTS),
         tokens=tuple(index for index in shown if taps[index].draw.metric in _TOKEN_METRICS),
         money_taps=tuple(index for index, tap in enumerate(taps) if tap.draw.metric is Metric.MONEY),
+        periods=tuple((index, tap.start_ms) for index, tap in enumerate(taps) if tap.kind == PERIOD),
         has_alternatives=any(tap.draw.alternatives for tap in taps),
         settled=settled,
         settle_head=_head(scripts.settle.by_digest, corrected, 1, 4),
