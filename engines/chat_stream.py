@@ -143,7 +143,7 @@ class ChatStream:
             answer = decode_answer(payload)
         except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
             raise Garbled("an event is not JSON of the expected shape") from exc
-        if answer.error is not None:
+        if answer.failed:
             raise ErrorEvent("the upstream reported an error in its stream")
         return self._passed(payload, answer)
 

@@ -57,7 +57,13 @@ class Answer(msgspec.Struct, gc=False):
     choices: list[Choice] = []
     usage: WireUsage | None = None
     model: str | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the upstream reports an error in place of an answer."""
+        error = bytes(self.error)
+        return error not in (b"", b"null")
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):

@@ -64,7 +64,7 @@ class OpenAIEngine:
             answer = decode_answer(body)
         except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
             raise Garbled("the answer is not JSON of the expected shape") from exc
-        if answer.error is not None or not answer.choices:
+        if answer.failed or not answer.choices:
             raise Garbled("the answer has no choices")
         return Completed(body, answer)
 

@@ -222,7 +222,10 @@ def _tools_bytes(tools: Any) -> int:
         if type(function) is not dict or type(function.get("name")) is not str:
             raise BadRequest(f"'{where}' must be a function tool with a name.", param=where)
         if not isinstance(function.get("parameters", {}), dict):
-            raise BadRequest(f"'{where}.function.parameters' must be a JSON schema object.", param=where)
+            raise BadRequest(
+                f"'{where}.function.parameters' must be a JSON schema object.",
+                param=f"{where}.function.parameters",
+            )
     return len(msgspec.json.encode(tools))
 
 
@@ -256,7 +259,10 @@ def _consumed(body: dict[str, Any]) -> tuple[dict[str, str], str | None, str | N
             raise BadRequest(f"{name!r} must be an object of at most 16 texts.", param=name)
         for key, value in given.items():
             if type(value) is not str or len(value) > 512 or len(key) > 64:
-                raise BadRequest(f"'{name}.{key[:64]}' must be a text of at most 512 characters.", param=name)
+                raise BadRequest(
+                    f"'{name}.{key[:64]}' must be a text of at most 512 characters.",
+                    param=f"{name}.{key[:64]}",
+                )
             tags[key] = value
     if "store" in body and body["store"] is not None:
         _flag(body, "store")
