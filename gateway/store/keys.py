@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -129,8 +129,10 @@ class StoredKeys:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
             self._writer = None
-        with contextlib.suppress(GatewayError):
-            await self.write_uses()
+        # What cannot be written in a moment is not worth a slow end.
+        with contextlib.suppress(GatewayError, TimeoutError):
+            async with asyncio.timeout(2.0):
+                await self.write_uses()
 
     async def write_uses(self) -> None:
         """Note the keys used since the last time; raises Unavailable and keeps them when PostgreSQL is away."""
@@ -138,19 +140,20 @@ class StoredKeys:
         if not used:
             return
         at = datetime.fromtimestamp(int(self._clock()), UTC)
-        statement = insert(api_key_uses).values(
-            [{"key_id": each, "last_used_at": at} for each in sorted(used)]
-        )
-        latest = func.greatest(api_key_uses.c.last_used_at, statement.excluded.last_used_at)
         try:
             with translated():
                 async with self._engine.begin() as connection:
-                    await connection.execute(
-                        statement.on_conflict_do_update(
-                            index_elements=["key_id"], set_={"last_used_at": latest}
+                    for some in _batches(sorted(used)):
+                        statement = insert(api_key_uses).values(
+                            [{"key_id": each, "last_used_at": at} for each in some]
                         )
-                    )
-        except GatewayError:
+                        latest = func.greatest(api_key_uses.c.last_used_at, statement.excluded.last_used_at)
+                        await connection.execute(
+                            statement.on_conflict_do_update(
+                                index_elements=["key_id"], set_={"last_used_at": latest}
+                            )
+                        )
+        except BaseException:
             self._used |= used
             raise
 
@@ -240,6 +243,12 @@ class StoredKeys:
                 await self.write_uses()
             except GatewayError:
                 log.info("When keys were last used could not be written yet; it is kept.")
+
+
+def _batches(ids: list[str], size: int = 1000) -> Iterator[list[str]]:
+    """A statement takes 32,767 parameters at most."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
 
 
 def _caller_of(found: _Known, snapshot: Snapshot) -> Caller | None:

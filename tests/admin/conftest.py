@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from litestar import Litestar
 
 from gateway.app import Front, create_app
@@ -113,3 +115,17 @@ def _secrets(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def endpoint_name() -> str:
     return ENDPOINT
+
+
+@pytest.fixture
+async def served(deployment: Deployment) -> AsyncIterator[dict[str, str]]:
+    """The environment of a command, beside a gateway that listens."""
+    config = uvicorn.Config(deployment.app, host="127.0.0.1", port=0, lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield {"WEIGHBRIDGE_HOME": str(deployment.home), "WEIGHBRIDGE_PORT": str(port)}
+    server.should_exit = True
+    await serving

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-import uvicorn
 from click.testing import CliRunner, Result
 
 from gateway.__main__ import main
@@ -70,20 +69,6 @@ def test_the_embedded_database_is_found_where_it_says_it_is(tmp_path: Path) -> N
         database_url(settings, "weighbridge_app")
     (tmp_path / "postgres" / "postmaster.pid").write_text("\n".join([*note[:7], "ready   "]))
     assert database_url(settings, "weighbridge_app") == "postgresql://weighbridge_app@/system?host=/run/x+y"
-
-
-@pytest.fixture
-async def served(deployment: Any) -> AsyncIterator[dict[str, str]]:
-    """The environment of a command, beside a gateway that listens."""
-    config = uvicorn.Config(deployment.app, host="127.0.0.1", port=0, lifespan="off", log_level="error")
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield {"WEIGHBRIDGE_HOME": str(deployment.home), "WEIGHBRIDGE_PORT": str(port)}
-    server.should_exit = True
-    await serving
 
 
 async def test_a_key_is_made_listed_and_revoked_from_the_command_line(
