@@ -15,7 +15,7 @@ from policies.principal import Caller, Role
 
 
 class Permission(StrEnum):
-    """What a route of the control plane asks for: `<plane>:<resource>:<action>`, in alphabetical order."""
+    """What a route of the control plane asks for: `<plane>:<resource>:<action>`, in order of name."""
 
     AUDIT_READ = "control:audit:read"
     ENDPOINTS_READ = "control:endpoints:read"
@@ -28,18 +28,20 @@ class Permission(StrEnum):
     KEYS_WRITE = "control:keys:write"
     LIMITS_READ = "control:limits:read"
     LIMITS_WRITE = "control:limits:write"
+    MODELS_READ = "data:models:read"
+    """List the models that the caller may query."""
     PRICES_READ = "control:prices:read"
     PRICES_WRITE = "control:prices:write"
     SELF_READ = "control:self:read"
-    MODELS_READ = "data:models:read"
-    """List the models that the caller may query."""
     SERVING_READ = "control:serving:read"
     """List and read endpoints as far as the caller's own grants go."""
     SERVING_SHARE = "control:serving:share"
     """Read and set permissions of endpoints that the caller may manage."""
 
 
-OF_EVERYONE = frozenset({Permission.MODELS_READ, Permission.SELF_READ, Permission.SERVING_READ, Permission.SERVING_SHARE})
+OF_EVERYONE = frozenset(
+    {Permission.MODELS_READ, Permission.SELF_READ, Permission.SERVING_READ, Permission.SERVING_SHARE}
+)
 _READING = frozenset(each for each in Permission if each.endswith(":read"))
 OF_ROLE: Mapping[Role, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission),

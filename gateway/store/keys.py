@@ -109,7 +109,7 @@ class StoredKeys:
             # A task of its own: callers that wait for the same key come and go, the look-up is done once.
             task = asyncio.create_task(self._find(credential, id_part, fingerprint), name="key look-up")
             self._under_way[fingerprint] = task
-            task.add_done_callback(lambda _: self._under_way.pop(fingerprint, None))
+            task.add_done_callback(lambda done: self._ended(fingerprint, done))
         found = await asyncio.shield(task)
         caller = None if found is None else await self._caller(found, snapshot)
         if found is None or caller is None or self._clock() >= found.expires_at:
@@ -117,6 +117,12 @@ class StoredKeys:
             raise Unauthenticated
         self._used.add(found.key_id)
         return caller
+
+    def _ended(self, fingerprint: bytes, task: asyncio.Task[_Known | None]) -> None:
+        self._under_way.pop(fingerprint, None)
+        if not task.cancelled():
+            # All who waited may have left: what it failed with is then nobody's to hear.
+            task.exception()
 
     def start(self) -> None:
         """Begin to write behind when keys were last used."""

@@ -9,12 +9,13 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Table, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import Conflict, NotFound, Unavailable
+from gateway.errors import BadRequest, Conflict, NotFound, Unavailable
 from gateway.store.database import AWAY
 
 Row = Mapping[str, Any]
@@ -30,6 +31,8 @@ def translated() -> Generator[None]:
         raise Conflict(_wording(error)) from error
     except DBAPIError as error:
         cause = error.orig.__cause__ if error.orig is not None else None
+        if isinstance(cause, asyncpg.DataError):
+            raise BadRequest("A value is outside of what can be stored; give a plainer one.") from error
         # Without a statement it failed on the way to the server, whatever it says.
         if (
             error.statement is None

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, QueryParameter
+from litestar.params import QueryParameter
 from msgspec import Struct
 from sqlalchemy import select
 
 from gateway.http.admin.access import Admin
-from gateway.http.admin.versions import Size
+from gateway.http.admin.versions import Filter, Size
 from gateway.store.tables.audit import audit_contents, audit_entries
 from policies.administration import Permission
 
@@ -52,11 +52,12 @@ class AuditPage(Struct, frozen=True, kw_only=True):
 async def read_audit(
     admin: NamedDependency[Admin],
     before: Annotated[
-        int | None, QueryParameter(ge=1, description="Number of the entry below which the page begins.")
+        int | None,
+        QueryParameter(ge=1, le=2**63 - 1, description="Number of the entry below which the page begins."),
     ] = None,
     size: Size = 50,
-    object_kind: FromQuery[str | None] = None,
-    object_id: FromQuery[str | None] = None,
+    object_kind: Filter = None,
+    object_id: Filter = None,
 ) -> AuditPage:
     """`object_kind` and `object_id` narrow it to one kind of object, or to one object."""
     entries = audit_entries.c

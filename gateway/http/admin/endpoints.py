@@ -11,7 +11,7 @@ from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +19,7 @@ from gateway.errors import Forbidden, NotFound
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import (
     After,
+    Filter,
     FreeText,
     IfMatch,
     Page,
@@ -148,7 +149,7 @@ class Endpoints(Controller):
         admin: NamedDependency[Admin],
         after: After = None,
         size: Size = 50,
-        name: FromQuery[str | None] = None,
+        name: Filter = None,
     ) -> Page[EndpointView]:
         """`name` finds the one of exactly that name."""
         conditions: list[Any] = [] if name is None else [endpoints.c.name == name]

@@ -11,13 +11,14 @@ from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy import func
 
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import (
     After,
+    Filter,
     FreeText,
     IfMatch,
     Page,
@@ -82,7 +83,7 @@ class Groups(Controller):
         admin: NamedDependency[Admin],
         after: After = None,
         size: Size = 50,
-        name: FromQuery[str | None] = None,
+        name: Filter = None,
     ) -> Page[GroupView]:
         """`name` finds the one of exactly that name, whatever its case."""
         conditions: list[Any] = [] if name is None else [func.lower(groups.c.name) == name.lower()]

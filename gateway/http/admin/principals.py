@@ -11,7 +11,7 @@ from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +20,7 @@ from gateway.errors import NotFound
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import (
     After,
+    Filter,
     FreeText,
     IfMatch,
     Moment,
@@ -101,7 +102,7 @@ class _Principals(Controller):
         admin: NamedDependency[Admin],
         after: After = None,
         size: Size = 50,
-        name: FromQuery[str | None] = None,
+        name: Filter = None,
     ) -> Page[PrincipalView]:
         """`name` finds the one of exactly that name, whatever its case."""
         conditions: list[Any] = [principals.c.kind == self.kind]

@@ -49,6 +49,7 @@ After = Annotated[
     UUID | None, QueryParameter(description="Id after which the page begins: `next` of the page before.")
 ]
 Size = Annotated[int, QueryParameter(name="limit", ge=1, le=200, description="Objects a page holds at most.")]
+Filter = Annotated[str | None, QueryParameter(max_length=256, pattern=r"^[^\x00]*$")]
 IfMatch = Annotated[
     str | None,
     HeaderParameter(
