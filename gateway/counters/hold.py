@@ -35,7 +35,6 @@ class Hold:
     """One admission; the port `Reservation`, and who asked Redis for it."""
 
     __slots__ = (
-        "_headers",
         "admitted_at_ms",
         "asked_output",
         "charges",
@@ -45,6 +44,7 @@ class Hold:
         "future",
         "granted_output",
         "group_id",
+        "headers",
         "home",
         "least_output",
         "local",
@@ -103,21 +103,19 @@ class Hold:
         self.step = 0
         self.retried = False
         self.top_up_plan: Plan | None = None
-        self._headers: list[tuple[bytes, bytes]] | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+        """`x-ratelimit-*` of the tightest limits, `x-weighbridge-reserved`, and `-degraded` where it is."""
 
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """`x-ratelimit-*` of the tightest limits and `x-weighbridge-reserved`."""
-        if self._headers is None:
-            self._headers = admitted_headers(self.plan, *self.parts)
-            reserved = b"input=%d, output=%d" % (self.prompt_tokens, self.granted_output)
-            if self.plan.money_taps:
-                cost = self.money + self.plan.rates.output_per_token * self.granted_output
-                reserved += b", nano_usd=%d" % cost
-            self._headers.append((b"x-weighbridge-reserved", reserved))
-            if self.degraded is not None:
-                self._headers.append((b"x-weighbridge-degraded", self.degraded.encode()))
-        return self._headers
+    def write_headers(self) -> None:
+        """Make the headers of a grant that is complete."""
+        self.headers = admitted_headers(self.plan, *self.parts)
+        reserved = b"input=%d, output=%d" % (self.prompt_tokens, self.granted_output)
+        if self.plan.money_taps:
+            cost = self.money + self.plan.rates.output_per_token * self.granted_output
+            reserved += b", nano_usd=%d" % cost
+        self.headers.append((b"x-weighbridge-reserved", reserved))
+        if self.degraded is not None:
+            self.headers.append((b"x-weighbridge-degraded", self.degraded.encode()))
 
     @property
     def base(self) -> tuple[int, int, int, int]:

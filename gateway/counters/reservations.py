@@ -337,6 +337,7 @@ class Reservations:
                 self._local.remember_left(plan.taps[index].key_at(positions[index]), grant.remaining[index])
         if hold.claim is not None:
             hold.charges.append(_claim_charge(hold.claim))
+        hold.write_headers()
         if hold.charges:
             self._holds[hold.request_id] = hold
 
@@ -382,6 +383,7 @@ class Reservations:
         hold.local = hold.charges_at(found.positions, found.output)
         if hold.plan.has_alternatives:
             hold.group_id = _charged_group(hold.plan, found.positions)
+        hold.write_headers()
         future.set_result(hold)
 
     def _reply_error(self, hold: Hold, error: hiredis.ReplyError) -> None:

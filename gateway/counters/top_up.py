@@ -13,7 +13,7 @@ import hiredis
 from gateway.counters.frames import ASK, GRANTED, LOST, REFUSAL, REFUSED, grant_of
 from gateway.counters.hold import Hold
 from gateway.counters.plan import Plan, Tap
-from gateway.counters.wording import refusal
+from gateway.counters.wording import detail_of
 
 if TYPE_CHECKING:
     from gateway.counters.reservations import Reservations
@@ -45,6 +45,8 @@ class TopUp:
         if self.future.done():
             return
         self.hold.granted_output += output
+        if output:
+            self.hold.refusal = None
         self.future.set_result(output)
 
     # Asked
@@ -77,8 +79,7 @@ class TopUp:
 
     def refuse(self, tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int) -> None:
         """Leave a note of the limit that has no room, for the stream's last chunk."""
-        error = refusal(self.plan, tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
-        self.hold.refusal = error.detail
+        self.hold.refusal = detail_of(tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
 
     def failed(self) -> None:
         """No answer in time: decide here."""

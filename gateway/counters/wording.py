@@ -29,17 +29,8 @@ def refusal(
 ) -> LimitExceeded | BudgetExhausted:
     """The error for a refused admission; `reset_ms` counts from `now_ms`, -1 where no wait would help."""
     draw = tap.draw
-    resets_at = now_ms + reset_ms if reset_ms != NEVER else 0
-    detail = LimitDetail(
-        limit=draw.limit_id,
-        metric=draw.metric.value,
-        scope=draw.owner,
-        amount=draw.capacity,
-        remaining=left,
-        requested=needed,
-        window="at once" if draw.window is None else draw.window.words,
-        resets_at_ms=resets_at,
-    )
+    detail = detail_of(tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
+    resets_at = detail.resets_at_ms
     headers = limit_headers(plan, tap, left, reset_ms)
     if draw.metric is Metric.MONEY:
         what = f"Budget {draw.name!r} of {draw.owner}" if draw.name else f"The budget of {draw.owner}"
@@ -59,6 +50,21 @@ def refusal(
         # The window's last sub-bucket leaves a little after a whole window: a minute's limit resets in a minute.
         wait = min(wait, 60)
     return LimitExceeded(message, detail, retry_after_seconds=max(1, wait), headers=headers)
+
+
+def detail_of(tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int) -> LimitDetail:
+    """What machines are told of the limit that refused."""
+    draw = tap.draw
+    return LimitDetail(
+        limit=draw.limit_id,
+        metric=draw.metric.value,
+        scope=draw.owner,
+        amount=draw.capacity,
+        remaining=left,
+        requested=needed,
+        window="at once" if draw.window is None else draw.window.words,
+        resets_at_ms=now_ms + reset_ms if reset_ms != NEVER else 0,
+    )
 
 
 def admitted_headers(

@@ -78,7 +78,10 @@ async def test_top_ups_take_what_is_left_and_are_refunded_first(worker: Reservat
     hold = await world.reserve(worker, 100, 256, 32)
     assert await worker.top_up(hold, 256) == 256
     assert await worker.top_up(hold, 500) == 388
+    assert hold.refusal is None
     assert await worker.top_up(hold, 256) == 0
+    assert hold.refusal is not None
+    assert (hold.refusal.limit, hold.refusal.remaining) == (world.limits[0].id, 0)
     assert hold.granted_output == 900
     assert [charge.fixed for charge in hold.charges] == [356, 1, 256, 388]
     await settle(worker, hold, 80, 300)
