@@ -87,18 +87,23 @@ class _AiohttpOpen:
         self._silence = silence
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
+        self._reading = False
         self._stalled = False
         self._timer = self._loop.call_later(silence, self._watch)
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
     async def read(self) -> bytes:
+        # A reader that was away for a while has not waited for the upstream.
+        self._heard = self._loop.time()
+        self._reading = True
         try:
             data = await self._content.readany()
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             self._timer.cancel()
             raise TimedOut("silence") if self._stalled else _translated(exc) from exc
         self._heard = self._loop.time()
+        self._reading = False
         if not data:
             self._timer.cancel()
             if self._stalled:
@@ -117,7 +122,7 @@ class _AiohttpOpen:
             self._response.close()
 
     def _watch(self) -> None:
-        left = self._heard + self._silence - self._loop.time()
+        left = self._silence if not self._reading else self._heard + self._silence - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._watch)
         else:

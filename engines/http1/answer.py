@@ -1,0 +1,128 @@
+"""One answer as it arrives: the connection fills it, one caller reads it.
+
+It outlives its connection's interest in it: a connection that is reused never touches an earlier answer again.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from engines.errors import EngineError, TimedOut
+
+if TYPE_CHECKING:
+    from engines.http1.connection import Connection
+
+READ_AHEAD = 1 << 18
+"""Bytes held for a slow reader before the upstream is made to wait."""
+_ERROR_BODY = 1 << 16
+
+
+class Answer:
+    """The port's OpenResponse; `whole` answers wake their caller once, at their end."""
+
+    __slots__ = (
+        "_connection",
+        "_loop",
+        "began",
+        "done",
+        "error",
+        "headers",
+        "heard",
+        "held",
+        "parts",
+        "paused",
+        "size",
+        "status",
+        "waiter",
+        "whole",
+    )
+
+    def __init__(self, loop: AbstractEventLoop, connection: Connection, *, whole: bool) -> None:
+        self._loop = loop
+        self._connection: Connection | None = connection
+        self.whole = whole
+        self.status = 0
+        """0 until the head is there."""
+        self.headers: Mapping[str, str] = {}
+        """Names in lower case, the first value of each."""
+        self.parts: list[bytes] = []
+        self.held = 0
+        """Bytes in `parts`."""
+        self.size = 0
+        """Bytes of the body so far."""
+        self.done = False
+        self.error: EngineError | None = None
+        self.paused = False
+        self.began = self.heard = loop.time()
+        self.waiter: Future[None] | None = None
+
+    def wait(self) -> Future[None]:
+        """What wakes the caller: the head, a piece, the end (of a whole answer only the end) or a failure."""
+        self.waiter = waiter = self._loop.create_future()
+        return waiter
+
+    def wake(self) -> None:
+        """Let the caller go on."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def fail(self, error: EngineError) -> None:
+        """Nothing more will come; what has come may still be read."""
+        self.error = error
+        self._connection = None
+        self.wake()
+
+    def finish(self) -> None:
+        """The body is complete."""
+        self.done = True
+        self._connection = None
+        self.wake()
+
+    def take(self) -> bytes:
+        """Everything that is held."""
+        parts = self.parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.parts = []
+        self.held = 0
+        if self.paused and self._connection is not None:
+            self._connection.resume(self)
+        return data
+
+    async def read(self) -> bytes:
+        """The next piece as it arrived, b"" at a proper end; raises EngineError."""
+        while not self.parts:
+            if self.error is not None:
+                raise self.error
+            if self.done:
+                return b""
+            # A reader that was away for a while has not waited for the upstream.
+            self.heard = self._loop.time()
+            await self.wait()
+        return self.take()
+
+    async def rest(self) -> bytes:
+        """All that is left, capped; for error bodies."""
+        data = b""
+        while len(data) < _ERROR_BODY and (piece := await self.read()):
+            data += piece
+        return data
+
+    def close(self) -> None:
+        """Drop the connection unless the body was read to its end; may be called twice."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def overdue(self, now: float, first_byte: float, between: float, total: float) -> TimedOut | None:
+        """Which limit this answer has passed, if any; only the upstream's own silence counts."""
+        if now - self.began > total:
+            return TimedOut("total")
+        if self.waiter is None or self.paused:
+            return None
+        # Engines send a stream's head at once and its first byte when a place is free: both are "first byte".
+        if now - self.heard > (between if self.size else first_byte):
+            return TimedOut("silence" if self.size else "first byte")
+        return None

@@ -1,0 +1,228 @@
+"""One keep-alive connection to an upstream: sends a call, parses its answer, and says whether it may be used again.
+
+Whatever is not HTTP/1.1, comes unasked or is over a cap ends the connection; an answer that has no head yet then
+failed to connect, one that has is garbled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from engines.errors import ConnectFailed, EngineError, Garbled, TimedOut
+from engines.http1.answer import READ_AHEAD, Answer
+
+MAX_HEAD = 1 << 16
+"""Bytes of a head, and of chunk framing and trailers between two pieces of a body."""
+MAX_HEADERS = 128
+
+
+class Connection(asyncio.Protocol):
+    """Carries one call at a time; `released` is told when it is free again or gone."""
+
+    __slots__ = (
+        "_answer",
+        "_complete",
+        "_fault",
+        "_fields",
+        "_framing",
+        "_in_body",
+        "_interim",
+        "_loop",
+        "_max_answer",
+        "_parser",
+        "_released",
+        "_surplus",
+        "_transport",
+        "_until_close",
+        "closed",
+        "idle_since",
+    )
+
+    def __init__(
+        self, loop: AbstractEventLoop, released: Callable[[Connection, bool], None], max_answer: int
+    ) -> None:
+        self._loop = loop
+        self._released = released
+        self._max_answer = max_answer
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: Answer | None = None
+        self._transport: asyncio.Transport
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._framing = 0
+        self._fault = ""
+        self._in_body = self._interim = self._complete = self._surplus = self._until_close = False
+        self.closed = False
+        self.idle_since = 0.0
+
+    # what the pool does
+
+    def send(self, payload: bytes, *, whole: bool) -> Answer:
+        """Send a call; its answer fills from now on."""
+        self._answer = answer = Answer(self._loop, self, whole=whole)
+        self._framing = 0
+        self._in_body = self._interim = self._complete = self._until_close = False
+        self._transport.write(payload)
+        return answer
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    def abort(self) -> None:
+        """End it now; an upstream that is still generating learns it from this."""
+        answer, self._answer = self._answer, None
+        self._gone()
+        self._transport.abort()
+        if answer is not None and not answer.done and answer.error is None:
+            answer.fail(ConnectFailed("aborted"))
+
+    def expire(self, now: float, first_byte: float, between: float, total: float) -> None:
+        """End it if its answer has passed a limit."""
+        answer = self._answer
+        if answer is not None:
+            error: TimedOut | None = answer.overdue(now, first_byte, between, total)
+            if error is not None:
+                self._fail(error)
+
+    def resume(self, answer: Answer) -> None:
+        """The reader has caught up."""
+        answer.paused = False
+        if answer is self._answer and not self.closed:
+            self._transport.resume_reading()
+
+    # what the event loop does
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            # Nobody asked: an answer to nothing must never be taken for the next call's.
+            self.abort()
+            return
+        answer.heard = self._loop.time()
+        self._framing += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            # An answer that was whole before the nonsense began stands; the connection does not.
+            self._surplus = True
+            if not self._complete:
+                self._fault = self._fault or "not HTTP/1.1"
+        if self._complete:
+            self._finish(answer)
+        elif self._fault:
+            self._fail(Garbled(self._fault))
+        elif self._framing > MAX_HEAD:
+            self._fail(Garbled(f"over {MAX_HEAD} bytes of head, trailers or chunk framing"))
+        elif not answer.whole and answer.status:
+            if answer.held > READ_AHEAD and not answer.paused:
+                answer.paused = True
+                self._transport.pause_reading()
+            if answer.waiter is not None:
+                answer.wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone()
+        answer = self._answer
+        if answer is None:
+            return
+        if self._until_close and exc is None:
+            self._answer = None
+            answer.finish()
+        elif answer.status:
+            self._fail(Garbled("the connection ended before the answer did"))
+        else:
+            self._fail(ConnectFailed(type(exc).__name__ if exc is not None else "closed without an answer"))
+
+    # what the parser says
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._surplus = True
+        self._fields = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body or self._complete:
+            return  # trailers carry nothing that is needed; their size is bounded as framing
+        if len(self._fields) >= MAX_HEADERS:
+            self._fault = f"over {MAX_HEADERS} header fields"
+            return
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        answer = self._answer
+        if self._complete or answer is None:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim = True
+            if status == 101:
+                self._fault = "it changes the protocol"
+            return
+        headers: dict[str, str] = {}
+        for name, value in self._fields:
+            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        self._until_close = (
+            "content-length" not in headers
+            and "transfer-encoding" not in headers
+            and status not in (204, 304)
+        )
+        self._in_body = True
+        answer.status = status
+        answer.headers = headers
+
+    def on_body(self, body: bytes) -> None:
+        answer = self._answer
+        if self._complete or answer is None:
+            return
+        self._framing = 0
+        answer.parts.append(body)
+        answer.held += len(body)
+        answer.size += len(body)
+        if answer.whole and answer.size > self._max_answer:
+            self._fault = f"the answer is over {self._max_answer} bytes"
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+        elif not self._complete and not self._fault:
+            self._complete = True
+            if not self._parser.should_keep_alive():
+                self._surplus = True
+
+    # how a call ends
+
+    def _finish(self, answer: Answer) -> None:
+        self._answer = None
+        if answer.paused:
+            answer.paused = False
+            self._transport.resume_reading()
+        transport = self._transport
+        reusable = not (
+            self._surplus or self.closed or transport.is_closing() or transport.get_write_buffer_size()
+        )
+        answer.finish()
+        if reusable:
+            self._released(self, True)
+        else:
+            self._gone()
+            transport.abort()
+
+    def _fail(self, error: EngineError) -> None:
+        answer, self._answer = self._answer, None
+        self._gone()
+        self._transport.abort()
+        if answer is not None:
+            answer.fail(error)
+
+    def _gone(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._released(self, False)

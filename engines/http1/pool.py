@@ -1,0 +1,118 @@
+"""The connections to one upstream: the one used last is used first, idle ones end after a while.
+
+One timer watches all limits of all calls, so that a call costs none. A connection on which anything waits to be read
+while it is idle is never used again: it was closed, or speaks unasked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from collections import deque
+
+from engines.errors import ConnectFailed, TimedOut
+from engines.http1.address import Address
+from engines.http1.connection import Connection
+
+IDLE_SECONDS = 15.0
+MOST_IDLE = 256
+_TRUSTED_SECONDS = 1.0
+"""An idle connection is looked at before use when it was idle for longer: upstreams close theirs after seconds."""
+
+
+class Pool:
+    """Gives out connections; `limits` are seconds to the first byte, between bytes and in all."""
+
+    def __init__(
+        self, address: Address, *, connect: float, limits: tuple[float, float, float], max_answer: int
+    ) -> None:
+        self._address = address
+        self._connect_seconds = connect
+        self._limits = limits
+        self._max_answer = max_answer
+        self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._tls: ssl.SSLContext | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._period = max(0.01, min(1.0, *(each / 8 for each in limits)))
+        if address.tls:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+
+    @property
+    def open(self) -> tuple[int, int]:
+        """(in use, idle)."""
+        return len(self._busy), len(self._idle)
+
+    def idle(self) -> Connection | None:
+        """A connection that is open and free, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and not self._stale(connection):
+                self._busy.add(connection)
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> Connection:
+        """A new connection; raises ConnectFailed or TimedOut."""
+        address = self._address
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                if address.unix is not None:
+                    _, connection = await self._loop.create_unix_connection(self._make, address.unix)
+                else:
+                    _, connection = await self._loop.create_connection(
+                        self._make, address.host, address.port, ssl=self._tls
+                    )
+        except TimeoutError as exc:
+            raise TimedOut("connect") from exc
+        except (OSError, ssl.SSLError) as exc:
+            raise ConnectFailed(type(exc).__name__) from exc
+        if connection.closed:
+            raise ConnectFailed("closed at once")
+        self._busy.add(connection)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._period, self._watch)
+        return connection
+
+    def close(self) -> None:
+        """End every connection; calls under way fail."""
+        for connection in [*self._busy, *self._idle]:
+            connection.abort()
+        self._busy.clear()
+        self._idle.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _make(self) -> Connection:
+        return Connection(self._loop, self._released, self._max_answer)
+
+    def _released(self, connection: Connection, reusable: bool) -> None:
+        self._busy.discard(connection)
+        if reusable and len(self._idle) < MOST_IDLE:
+            connection.idle_since = self._loop.time()
+            self._idle.append(connection)
+        elif reusable:
+            connection.abort()
+        elif connection in self._idle:
+            self._idle.remove(connection)
+
+    def _stale(self, connection: Connection) -> bool:
+        if self._loop.time() - connection.idle_since < _TRUSTED_SECONDS:
+            return False
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+        return bool(poll.poll(0))
+
+    def _watch(self) -> None:
+        now = self._loop.time()
+        for connection in list(self._busy):
+            connection.expire(now, *self._limits)
+        while self._idle and now - self._idle[0].idle_since > IDLE_SECONDS:
+            self._idle[0].abort()
+        again = self._busy or self._idle
+        self._timer = self._loop.call_later(self._period, self._watch) if again else None
