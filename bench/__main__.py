@@ -58,7 +58,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--home", type=Path, help="where the run's stores and logs go (a fresh folder)")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds, options.keys = 1, 1.0, min(options.keys, 500)
+        options.rounds, options.keys = 1, min(options.keys, 500)
+        options.seconds = min(options.seconds, 6.0 if options.profile else 1.0)
     return options
 
 

@@ -85,7 +85,12 @@ class Deployment:
             self._spawn("upstream", arguments, {})
         self.port = free_port()
         settings = replace(
-            Settings.from_env({"WEIGHBRIDGE_HOME": str(self.home)}),
+            Settings.from_env(
+                {
+                    "WEIGHBRIDGE_HOME": str(self.home),
+                    "WEIGHBRIDGE_UPSTREAM_CLIENT": os.environ.get("WEIGHBRIDGE_UPSTREAM_CLIENT", ""),
+                }
+            ),
             port=self.port,
             workers=1,
             engine="none",

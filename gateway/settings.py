@@ -46,6 +46,8 @@ class Settings:
     """The master key: at least 32 bytes, mode 0600; created on the first embedded start."""
     pg_port: int | None
     """Opens the embedded PostgreSQL on loopback with a password."""
+    upstream_client: Literal["http1", "aiohttp"] = "http1"
+    """What speaks HTTP to engines and providers; aiohttp is there for an upstream that ours cannot talk to."""
 
     @property
     def spool_dir(self) -> Path:
@@ -65,6 +67,9 @@ class Settings:
         engine = env.get(f"{PREFIX}ENGINE") or "vllm"
         if engine not in ("vllm", "none"):
             raise SettingsError(f"{PREFIX}ENGINE is {engine!r}; it takes vllm or none")
+        client = env.get(f"{PREFIX}UPSTREAM_CLIENT") or "http1"
+        if client not in ("http1", "aiohttp"):
+            raise SettingsError(f"{PREFIX}UPSTREAM_CLIENT is {client!r}; it takes http1 or aiohttp")
         secret = env.get(f"{PREFIX}SECRET_FILE")
         return cls(
             home=home,
@@ -79,6 +84,7 @@ class Settings:
             engine_url=env.get(f"{PREFIX}ENGINE_URL") or None,
             secret_file=Path(secret).expanduser().absolute() if secret else home / "master.key",
             pg_port=_port(env, "PG_PORT"),
+            upstream_client=client,
         )
 
     def to_env(self) -> dict[str, str]:
@@ -96,6 +102,7 @@ class Settings:
             "ENGINE_URL": self.engine_url or "",
             "SECRET_FILE": str(self.secret_file),
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
+            "UPSTREAM_CLIENT": self.upstream_client,
         }
         return {PREFIX + name: value for name, value in values.items()}
 

@@ -22,6 +22,8 @@ from collections.abc import Callable, Generator
 import uvicorn
 import uvloop
 
+from engines.http1.transport import Http1Transport
+from engines.transport import AiohttpTransport
 from gateway.app import Front, create_app
 from gateway.counters.reservations import Reservations
 from gateway.engine_watch import EngineWatch
@@ -83,7 +85,8 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         parts.push_async_callback(keys.stop)
         reservations = await Reservations.connect(settings.redis_url, str(spool.worker_id))
         parts.push_async_callback(reservations.close)
-        engines = EngineWatch(settings.engine_url, settings.home / "run")
+        client = AiohttpTransport if settings.upstream_client == "aiohttp" else Http1Transport
+        engines = EngineWatch(settings.engine_url, settings.home / "run", transport=client)
         await engines.start()
         parts.push_async_callback(engines.stop)
         salt_key = master.derive(Purpose.CACHE_SALT)
