@@ -41,7 +41,9 @@ class Rolling:
     @property
     def words(self) -> str:
         """The window in a sentence: `minute`, `2 seconds`."""
-        named = {1_000: "second", 60_000: "minute", 3_600_000: "hour", 86_400_000: "day"}.get(self.milliseconds)
+        named = {1_000: "second", 60_000: "minute", 3_600_000: "hour", 86_400_000: "day"}.get(
+            self.milliseconds
+        )
         return named or f"{self.milliseconds / 1000:g} seconds"
 
 
@@ -88,10 +90,12 @@ def parse(text: str) -> Window:
     match text.split(":"):
         case ["rolling", ms] if ms.isdecimal():
             return Rolling(int(ms))
-        case ["calendar", unit, zone] if unit in Unit:
+        case ["calendar", unit, zone] if unit in tuple(Unit):
             return Calendar(Unit(unit), zone)
         case _:
-            raise ValueError(f"{text!r} is no window; it is rolling:<ms> or calendar:<day|week|month|once>:<zone>")
+            raise ValueError(
+                f"{text!r} is no window; it is rolling:<ms> or calendar:<day|week|month|once>:<zone>"
+            )
 
 
 def text_of(window: Window) -> str:
@@ -125,4 +129,6 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r} is no IANA time zone; it is a name such as Europe/Berlin or UTC") from error
+        raise ValueError(
+            f"{name!r} is no IANA time zone; it is a name such as Europe/Berlin or UTC"
+        ) from error
