@@ -47,17 +47,29 @@ def people() -> dict[str, Person]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def workers() -> int:
+    """How many workers a module's gateway has; a module may define its own."""
+    return 4
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(
-    homes: Path, database_url: str, module_redis: str, upstream: Upstream, people: dict[str, Person]
+    homes: Path,
+    database_url: str,
+    module_redis: str,
+    upstream: Upstream,
+    people: dict[str, Person],
+    workers: int,
 ) -> AsyncIterator[Deployment]:
-    """Four workers and a drainer."""
+    """Workers and a drainer."""
     made = Deployment(
         home=homes / "gateway",
         database_url=database_url,
         redis_url=module_redis,
         engine_url=upstream.url,
         people=people,
+        workers=workers,
     )
     async with made:
         yield made

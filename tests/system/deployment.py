@@ -254,12 +254,12 @@ class Deployment:
 
     def workers(self) -> list[int]:
         """The workers' process ids, by index."""
-        return [self._pid(f"worker-{index}") for index in range(self._count)]
+        return [self.pid(f"worker-{index}") for index in range(self._count)]
 
     @property
     def drainer(self) -> int:
         """The drainer's process id."""
-        return self._pid("drainer")
+        return self.pid("drainer")
 
     def everybody(self) -> list[int]:
         """Everything that may be killed."""
@@ -269,7 +269,8 @@ class Deployment:
         """How often `worker-0`, ... or `drainer` was started."""
         return self._processes[name].starts
 
-    def _pid(self, name: str) -> int:
+    def pid(self, name: str) -> int:
+        """Process id of `worker-0`, ... or `drainer`."""
         child = self._processes[name].child
         assert child is not None
         return child.pid
@@ -277,7 +278,7 @@ class Deployment:
     async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Kill one and wait until its successor has been started (not until it is ready)."""
         process = self._processes[name]
-        pid, starts = self._pid(name), process.starts
+        pid, starts = self.pid(name), process.starts
         os.kill(pid, number)
         await died(pid, timeout=45.0)
         await self._until(lambda: process.starts > starts, f"{name} started again", 5.0)
