@@ -46,6 +46,7 @@ class Hold:
         "group_id",
         "headers",
         "home",
+        "last_sequence",
         "least_output",
         "local",
         "memory",
@@ -90,6 +91,8 @@ class Hold:
         """Positions, what remains and resets, tap by tap."""
         self.admitted_at_ms = 0
         self.sequence = 0
+        self.last_sequence = 0
+        """Of the latest grant, top-ups included."""
         self.granted_output = 0
         self.group_id: str | None = None
         self.degraded: str | None = None

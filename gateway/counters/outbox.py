@@ -144,6 +144,13 @@ class Void(Errand):
             self.granted(reply[HEAD_BYTES:])
 
 
+class Inquiry(Void):
+    """Nobody knows whether a top-up was granted: ask for the latest grant."""
+
+    __slots__ = ()
+    void = 2
+
+
 class Outbox:
     """All errands of one worker that Redis has not yet taken."""
 

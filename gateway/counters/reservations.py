@@ -37,7 +37,7 @@ from gateway.counters.frames import (
 from gateway.counters.hold import Hold, charge_of
 from gateway.counters.keys import Keys
 from gateway.counters.link import FirstStart, Link, Opener, Standing
-from gateway.counters.outbox import Outbox, Report, Settlement, Void
+from gateway.counters.outbox import Inquiry, Outbox, Report, Settlement, Void
 from gateway.counters.plan import Indexes, Plan, Standpoint, compile_plan, draws_of, narrowed
 from gateway.counters.top_up import TopUp
 from gateway.counters.wording import refusal
@@ -310,6 +310,16 @@ class Reservations:
         self.late_grants += 1
         self._release(hold.memory + b"~%d" % step, charges, (), (0, 0, 0), None, hold.epoch)
 
+    def inquire(self, hold: Hold, plan: Plan, step: int) -> None:
+        """Find out whether a top-up whose answer was lost was granted, and undo it if so."""
+
+        def granted(reply: bytes) -> None:
+            grant = grant_of(reply)
+            if grant.sequence > hold.last_sequence:
+                self.release_top_up(hold, plan, step, grant.output, grant.positions)
+
+        self._outbox.put(Inquiry(self._outbox, hold.memory, hold.epoch, granted))
+
     # private
 
     def _standpoint(self) -> Standpoint:
@@ -326,7 +336,7 @@ class Reservations:
     def _granted(self, hold: Hold, grant: Grant) -> None:
         plan, positions = hold.plan, grant.positions
         hold.admitted_at_ms = grant.at_ms
-        hold.sequence = grant.sequence
+        hold.sequence = hold.last_sequence = grant.sequence
         hold.granted_output = grant.output
         hold.parts = (positions, grant.remaining, grant.resets)
         hold.charges = hold.charges_at(positions, grant.output)

@@ -1,9 +1,10 @@
 -- Correct what a request was charged to what it used, where it was charged; ends the request.
 -- KEYS: epoch, the counters of the entries, memory of the request
--- ARGV: epoch, worker, '1' for void, entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and
+-- ARGV: epoch, worker, '0' to settle, '1' to void, '2' to ask, entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and
 --   4, an idempotency claim: delta 1 marks it done, 0 frees it
 -- void: nobody knows whether the request was admitted. Where it was, the reply is the grant and nothing changes;
 --   where not, it is marked as void, so that a reservation that is still under way cannot take effect.
+-- ask: the same without the mark: the latest grant, if it is remembered.
 -- Reply <Bi8: 1 done, 2 lost, 6 admitted, followed by the grant; and the time in ms
 local call, floor, ceil = redis.call, math.floor, math.ceil
 local time = call('TIME')
@@ -12,9 +13,9 @@ if call('GET', KEYS[1]) ~= ARGV[1] then return struct.pack('<Bi8', 2, now) end
 local worker, memory = ARGV[2], KEYS[#KEYS]
 local remembered = call('GET', memory)
 if remembered == 'E' then return struct.pack('<Bi8', 1, now) end
-if ARGV[3] == '1' then
+if ARGV[3] ~= '0' then
   if remembered and #remembered > 1 then return struct.pack('<Bi8', 6, now) .. string.sub(remembered, 5) end
-  call('SET', memory, 'V', 'PX', 60000)
+  if ARGV[3] == '1' then call('SET', memory, 'V', 'PX', 60000) end
   return struct.pack('<Bi8', 1, now)
 end
 

@@ -66,6 +66,7 @@ class TopUp:
                 self.home.release_top_up(self.hold, self.plan, self.step, grant.output, grant.positions)
                 self.give(0)
                 return
+            self.hold.last_sequence = grant.sequence
             self.home.topped_up(self.hold, self.plan, grant.output, grant.positions)
             self.give(grant.output)
         elif reply[0] == LOST:
@@ -87,7 +88,9 @@ class TopUp:
         self.home.top_up_here(self)
 
     def late(self, reply: Any) -> None:
-        """Undo a grant that came too late; where nobody knows, the settlement of the rest stands and the slice heals."""
-        if isinstance(reply, bytes) and reply[0] == GRANTED:
+        """Undo a grant that came too late, or find out whether there is one."""
+        if reply is None:
+            self.home.inquire(self.hold, self.plan, self.step)
+        elif isinstance(reply, bytes) and reply[0] == GRANTED:
             grant = grant_of(reply)
             self.home.release_top_up(self.hold, self.plan, self.step, grant.output, grant.positions)

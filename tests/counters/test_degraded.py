@@ -227,6 +227,36 @@ async def test_a_connection_that_breaks_under_a_reservation_leaves_no_charge_beh
     assert (await world.reserve(worker, 0, 0)).parts[1] == (1000, 2)
 
 
+@pytest.mark.parametrize("executed", [True, False])
+async def test_a_top_up_whose_answer_is_lost_leaves_no_charge_behind(
+    connect: Connect, executed: bool
+) -> None:
+    worker = await connect()
+    world = World(limits=(limit_of(Metric.TOTAL_TOKENS, 1000, HOUR),))
+    hold = await world.reserve(worker, 0, 100)
+    sent: list[bytes] = []
+    connection = worker.link.connection
+    if executed:
+        # Redis gets the command, and the connection is gone before its answer is read.
+        connection.data_received = lambda data: sent.append(data)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        worker.link.connection._flush = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    topping = worker.top_up(hold, 200)
+    if executed:
+        await until(lambda: bool(sent))
+        del connection.data_received
+    else:
+        del connection._flush
+        connection._flushing = False
+    connection.drop()
+    assert await topping == 200  # decided here meanwhile
+    await until(lambda: worker.link.usable)
+    await until(lambda: not worker.unsettled)
+    assert worker.late_grants == int(executed)
+    await settle(worker, hold, 0, 150)
+    assert (await world.reserve(worker, 0, 0)).parts[1] == (850,)
+
+
 async def test_a_workers_clock_an_hour_off_changes_no_period_and_no_window(connect: Connect) -> None:
     ahead = await connect(clock=lambda: time.time() + 3600)
     behind = await connect(clock=lambda: time.time() - 3600)
