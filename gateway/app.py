@@ -15,7 +15,7 @@ from litestar.openapi.plugins import ScalarRenderPlugin
 
 from gateway import __version__
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, TooLarge, UnsupportedMedia
-from gateway.http.admin.access import ControlPlane, Guard, provide_admin
+from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids
 from gateway.http.admin.routes import admin_routes
 from gateway.http.console.pages import console_routes
 from gateway.http.databricks.endpoints import Ready, databricks_routes
@@ -50,6 +50,7 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
             route_handlers=[],
             guards=[Guard(front.control)],
             dependencies={"admin": Provide(provide_admin(front.control))},
+            after_request=request_ids(front.control),
         )
         routes += [
             *openai_routes(front.plane),

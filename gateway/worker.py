@@ -25,6 +25,7 @@ import uvloop
 from engines.http1.transport import Http1Transport
 from engines.transport import AiohttpTransport
 from gateway.app import Front, create_app
+from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
 from gateway.engine_watch import EngineWatch
 from gateway.http.admin.access import ControlPlane
@@ -40,6 +41,7 @@ from gateway.store import database
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Configuration
 from gateway.store.keys import StoredKeys
+from gateway.store.sums import PostgresSums
 from gateway.telemetry import FLUSH_SECONDS, Telemetry
 from policies.catalog import Endpoint
 
@@ -83,7 +85,11 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         parts.push_async_callback(catalog.stop)
         keys.start()
         parts.push_async_callback(keys.stop)
-        reservations = await Reservations.connect(settings.redis_url, str(spool.worker_id))
+        reservations = await Reservations.connect(
+            settings.redis_url,
+            str(spool.worker_id),
+            opener=Rebuild(settings.redis_url, PostgresSums(settings.database_url), lambda: catalog.snapshot),
+        )
         parts.push_async_callback(reservations.close)
         client = AiohttpTransport if settings.upstream_client == "aiohttp" else Http1Transport
         engines = EngineWatch(settings.engine_url, settings.home / "run", transport=client)
@@ -118,7 +124,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 Part("postgresql", _away(catalog.confirmed_seconds_ago), required=False),
                 Part("redis", None if standing.usable else f"away: {standing.reason}", required=False),
                 Part("spool", None if spool.admits() else "full: new work is refused", required=True),
-                Part("engine", engines.local_reason, required=True),
+                Part("engine", engines.local_reason, required=settings.engine_url is not None),
             ]
 
         front = Front(
