@@ -70,7 +70,7 @@ def use_new_enough_python(arguments):
     for minor in range(20, OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
         if found:
-            os.execv(found, [found, str(Path(__file__).resolve()), *arguments])  # noqa: S606 - ourselves, anew
+            os.execv(found, [found, str(Path(__file__).resolve()), *arguments])  # ourselves, anew
     fail(
         f"This is Python {version()}; Weighbridge needs Python 3.11 or newer. Install one, "
         "or name it: make run PYTHON=/path/to/python3"
