@@ -1,0 +1,206 @@
+"""PostgreSQL and Redis stopped, and frozen, under load: known keys go on, nobody is told 401, the books come out whole."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from gateway.embedded.postgres import OWNER, EmbeddedPostgres
+from gateway.embedded.redis import EmbeddedRedis
+from gateway.store.migrate import upgrade
+from tests.faults.load import Mix, calls, drive, summary
+from tests.faults.reconcile import reconcile, report
+from tests.faults.transcript import Transcript
+from tests.faults.upstream import Upstream
+from tests.system.deployment import ENDPOINT, Deployment, Person, chat, limit
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+
+CHAT = "/v1/chat/completions"
+AWAY_SECONDS = 20.0
+CALM = Mix(weights={(False, "never"): 1, (True, "never"): 1, (True, "mid_stream"): 0.3}, model=ENDPOINT)
+
+
+@pytest.fixture(scope="module")
+def workers() -> int:
+    return 2
+
+
+@pytest.fixture(scope="module")
+def people() -> dict[str, Person]:
+    return {
+        "late": Person(),
+        "shared": Person((limit("requests", 20),)),
+        "strict": Person((limit("requests", 1000, mode="strict"),)),
+        "open": Person((limit("requests", 1000, mode="open"),)),
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def postgres(stores_home: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A PostgreSQL that a test may stop."""
+    async with EmbeddedPostgres(stores_home / "mortal", durable=False) as server:
+        await upgrade(server.url(OWNER))
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def redis(stores_home: Path) -> AsyncIterator[EmbeddedRedis]:
+    """A Redis that a test may stop."""
+    async with EmbeddedRedis(stores_home / "mortal") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres: EmbeddedPostgres) -> str:
+    return postgres.url()
+
+
+@pytest.fixture(scope="module")
+def module_redis(redis: EmbeddedRedis) -> str:
+    return redis.url()
+
+
+async def load(gateway: Deployment, seed: int, stop: asyncio.Event) -> list[Transcript]:
+    return await drive(
+        gateway.target, calls(seed=seed, keys=[gateway.keys["bulk"]], mix=CALM), rate=25, stop=stop
+    )
+
+
+async def judged(gateway: Deployment, upstream: Upstream, seen: int, transcripts: list[Transcript]) -> None:
+    ids = {each.request_id for each in transcripts}
+    rows = [row for row in await gateway.ledger_rows() if str(row["request_id"]) in ids]
+    records = [record for record in upstream.records[seen:] if record.request_id in ids]
+    found = reconcile(rows, records, transcripts)
+    assert not found, report(found)
+
+
+async def test_postgresql_stopped_for_20_s_costs_known_keys_nothing_and_loses_no_row(
+    gateway: Deployment, upstream: Upstream, postgres: EmbeddedPostgres, seed: int
+) -> None:
+    stop = asyncio.Event()
+    seen = len(upstream.records)
+    # Every worker knows the key.
+    for _ in range(12):
+        await gateway.ask("GET", "/v1/models", key=gateway.keys["bulk"])
+    running = asyncio.create_task(load(gateway, seed, stop))
+    await asyncio.sleep(1.0)
+    await postgres.stop()
+    stopped_at = time.time()
+    statuses: set[tuple[int, str | None]] = set()
+    while time.time() - stopped_at < AWAY_SECONDS:
+        unknown = await gateway.ask("POST", CHAT, chat(), key=gateway.keys["late"])
+        statuses.add((unknown.status, unknown.headers.get("retry-after")))
+        assert unknown.status == 503, unknown
+        databricks = await gateway.ask(
+            "POST", f"/serving-endpoints/{ENDPOINT}/invocations", chat(), key=gateway.keys["late"]
+        )
+        assert (databricks.status, databricks.code) == (503, "TEMPORARILY_UNAVAILABLE")
+        assert (await gateway.ask("GET", "/readyz")).status == 200
+        await asyncio.sleep(0.5)
+    await postgres.start()
+    back_at = time.time()
+    async with asyncio.timeout(10):
+        while (await gateway.ask("POST", CHAT, chat(), key=gateway.keys["late"])).status != 200:
+            await asyncio.sleep(0.05)
+    print(f"an unknown key is served {time.time() - back_at:.2f} s after the return; away: {statuses}")
+    await asyncio.sleep(0.5)
+    stop.set()
+    transcripts = await running
+    print(summary(transcripts))
+    bad = [each for each in transcripts if each.how not in ("complete", "left")]
+    assert not bad, [(each.status, each.how, each.error_code) for each in bad[:5]]
+    await gateway.drained()
+    print(f"the ledger is complete {time.time() - back_at:.1f} s after the return")
+    await judged(gateway, upstream, seen, transcripts)
+
+
+async def told_within(gateway: Deployment, seconds: float) -> None:
+    """Every worker's readiness says that Redis is away, and that calls are served all the same."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answers = [await gateway.ask("GET", "/readyz") for _ in range(10)]
+            assert {each.status for each in answers} == {200}
+            if all(each.json()["parts"]["redis"] != "ok" for each in answers):
+                return
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["stopped", "frozen"])
+async def test_redis_away_is_bridged_by_each_limits_mode_and_found_again_within_2_s(
+    gateway: Deployment, upstream: Upstream, redis: EmbeddedRedis, seed: int, frozen: bool
+) -> None:
+    for who in ("bulk", "shared", "strict", "open"):
+        for _ in range(8):
+            await gateway.ask("GET", "/v1/models", key=gateway.keys[who])
+    stop = asyncio.Event()
+    seen = len(upstream.records)
+    running = asyncio.create_task(load(gateway, seed, stop))
+    await asyncio.sleep(1.0)
+    if frozen:
+        redis.child.send(signal.SIGSTOP)
+    else:
+        await redis.stop()
+    went_at = time.time()
+    try:
+        await told_within(gateway, 5.0)
+        print(f"every worker says so {time.time() - went_at:.2f} s after")
+        answer = await gateway.ask("POST", CHAT, chat("[[tokens=1]]"), key=gateway.keys["open"])
+        assert (answer.status, answer.headers["x-weighbridge-degraded"]) == (200, "open")
+        answer = await gateway.ask("POST", CHAT, chat("[[tokens=1]]"), key=gateway.keys["strict"])
+        assert answer.status == 503
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        # Two workers share 20 a minute: at most ten each.
+        admitted = 0
+        slowest = 0.0
+        for _ in range(40):
+            began = time.perf_counter()
+            answer = await gateway.ask("POST", CHAT, chat("[[tokens=1]]"), key=gateway.keys["shared"])
+            slowest = max(slowest, time.perf_counter() - began)
+            assert answer.status in (200, 429), answer
+            admitted += answer.status == 200
+        assert admitted <= 20
+        assert slowest < 1.0
+        await asyncio.sleep(max((6.0 if frozen else AWAY_SECONDS) - (time.time() - went_at), 0))
+    finally:
+        if frozen:
+            redis.child.send(signal.SIGCONT)
+        else:
+            await redis.start()
+    back_at = time.time()
+    async with asyncio.timeout(2.0):
+        while (
+            "x-weighbridge-degraded"
+            in (await gateway.ask("POST", CHAT, chat("[[tokens=1]]"), key=gateway.keys["open"])).headers
+        ):
+            await asyncio.sleep(0.05)
+    print(f"shared again {time.time() - back_at:.2f} s after the return; {admitted} of 20 admitted meanwhile")
+    await asyncio.sleep(0.5)
+    stop.set()
+    transcripts = await running
+    print(summary(transcripts))
+    assert not [each for each in transcripts if each.how not in ("complete", "left")]
+    during = [
+        t
+        for t in transcripts
+        if t.kind == "stream" and went_at <= t.started_at <= back_at and t.first_byte_ms is not None
+    ]
+    first_second = [t.first_byte_ms or 0 for t in during if t.started_at < went_at + 1.0]
+    later = sorted(t.first_byte_ms or 0 for t in during if t.started_at >= went_at + 1.0)
+    print(
+        f"first byte: worst in the first second {max(first_second):.0f} ms, then p99 {later[int(len(later) * 0.99)]:.0f} ms"
+    )
+    # 60 ms and 5 ms on machines of their own; this one is shared, and the oracle's own first token takes up to 30 ms.
+    assert max(first_second) < 1000
+    await gateway.drained()
+    await judged(gateway, upstream, seen, transcripts)
+    rows = await gateway.query(
+        "SELECT count(*) FROM gateway.requests WHERE degraded IS NOT NULL AND principal_name = 'shared'"
+    )
+    assert rows[0]["count"] >= admitted
