@@ -82,7 +82,6 @@ async def stream(line: Line, exchange: Exchange) -> AsyncGenerator[bytes, None]:
                 data = await opened.read()
                 if not data:
                     reader.ended()
-                    continue
                 frames = reader.feed(data)
             meter.read()
         crashpoints.reach("after_last_byte")
