@@ -1,0 +1,110 @@
+"""The processes themselves: what a worker holds at rest, and how it goes when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import Mix, calls, drive
+from tests.faults.reconcile import reconcile, report
+from tests.faults.upstream import Upstream
+from tests.system.asking import Answer
+from tests.system.deployment import ENDPOINT, Deployment, chat
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CHAT = "/v1/chat/completions"
+ENGINES_WORLD = re.compile(r"/(torch|transformers|vllm|tokenizers|safetensors)(/|-|\.)")
+
+
+@pytest.fixture(scope="module")
+def workers() -> int:
+    return 2
+
+
+async def test_a_worker_at_rest_uses_less_than_150_mb_and_nothing_of_the_engines_world(
+    gateway: Deployment,
+) -> None:
+    for _ in range(20):
+        await gateway.ask("POST", CHAT, chat("[[tokens=8]]", stream=True), key=gateway.keys["bulk"])
+    for pid in gateway.everybody():
+        status = Path(f"/proc/{pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        megabytes = int(found[1]) / 1024
+        print(f"process {pid}: {megabytes:.0f} MiB")
+        assert megabytes * 1.048576 < 150
+        mapped = Path(f"/proc/{pid}/maps").read_text()
+        assert not ENGINES_WORLD.search(mapped)
+
+
+async def test_no_module_of_the_engines_world_is_imported_by_a_worker() -> None:
+    code = (
+        "import sys, gateway.worker, gateway.drain, gateway.app;"
+        "print([m for m in sys.modules if m.partition('.')[0] in"
+        " ('torch', 'transformers', 'vllm', 'tokenizers', 'safetensors', 'numpy')])"
+    )
+    import sys
+
+    made = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    out, _ = await made.communicate()
+    assert out.decode().strip() == "[]"
+
+
+async def test_a_worker_told_to_end_finishes_its_streams_and_takes_no_new_connection(
+    gateway: Deployment, upstream: Upstream
+) -> None:
+    pids = gateway.workers()
+    body = chat("[[tokens=60 delay=50ms]]", stream=True, max_tokens=60)
+    streams = [
+        asyncio.create_task(gateway.ask("POST", CHAT, body, key=gateway.keys["bulk"])) for _ in range(8)
+    ]
+    await upstream.until(lambda records: sum(r.ended == "open" for r in records) == 8)
+    asked_at = time.monotonic()
+    await gateway.kill("worker-0", signal.SIGTERM)
+    ended_after = time.monotonic() - asked_at
+    answers: list[Answer] = await asyncio.gather(*streams)
+    for each in answers:
+        assert each.events()[-1] == "[DONE]"
+    assert gateway.workers()[0] != pids[0]
+    assert ended_after < 10
+    await gateway.ready()
+    rows = {str(row["request_id"]): row for row in await gateway.ledger_rows()}
+    await gateway.drained()
+    rows = {str(row["request_id"]): row for row in await gateway.ledger_rows()}
+    assert all(rows[each.request_id]["status"] == "ok" for each in answers)
+    print(f"ended {ended_after:.1f} s after it was told to, with its streams of 3 s complete")
+
+
+async def test_restarting_workers_one_after_the_other_under_load_loses_no_call(
+    gateway: Deployment, upstream: Upstream, seed: int
+) -> None:
+    """A rolling restart: connections that come meanwhile wait in the socket's queue."""
+    seen = len(upstream.records)
+    stop = asyncio.Event()
+    mix = Mix(weights={(False, "never"): 1, (True, "never"): 1}, model=ENDPOINT)
+    specs = calls(seed=seed, keys=[gateway.keys["bulk"]], mix=mix)
+    running = asyncio.create_task(drive(gateway.target, specs, rate=25, stop=stop))
+    for name in ("worker-0", "worker-1", "drainer"):
+        await asyncio.sleep(0.5)
+        await gateway.kill(name, signal.SIGTERM)
+        await gateway.ready()
+    stop.set()
+    transcripts = await running
+    # A keep-alive connection may close under a request that is on its way: such a call never reached anybody.
+    lost = [t for t in transcripts if t.how not in ("complete", "left")]
+    assert all(t.how == "unreachable" or t.status == 503 for t in lost), lost
+    assert len(lost) <= len(transcripts) // 20
+    print(f"{len(transcripts)} calls, {len(lost)} had to be repeated")
+    await gateway.drained()
+    ids = {t.request_id for t in transcripts}
+    rows = [row for row in await gateway.ledger_rows() if str(row["request_id"]) in ids]
+    found = reconcile(rows, [r for r in upstream.records[seen:] if r.request_id in ids], transcripts)
+    assert not found, report(found)
