@@ -19,6 +19,7 @@ import hiredis
 import msgspec
 
 from gateway.counters.address import RedisAddress
+from gateway.counters.beat import Beat
 from gateway.counters.connection import Connection, RedisAway
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Script, Scripts, command
@@ -102,7 +103,7 @@ class Link:
         self._open = False
         self._entering: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
-        self._beat: _Beat | None = None
+        self._beat: Beat | None = None
         self._beat_call = self._beat_bytes(worker_id)
         self._first = asyncio.Event()
         self._stopping = False
@@ -256,12 +257,12 @@ class Link:
                 continue
             loop = asyncio.get_running_loop()
             if self._beat is None:
-                self._beat = _Beat(self, loop.time())
+                self._beat = Beat(self.beaten, self.failed, loop.time())
                 self.connection.send(self._beat_call, self._beat)
             elif loop.time() - self._beat.sent > GIVE_UP_SECONDS:
                 self.connection.drop()
 
-    def beaten(self, beat: _Beat, reply: Any) -> None:
+    def beaten(self, beat: Beat, reply: Any) -> None:
         """The heartbeat's answer, in time or late; None when the connection is gone."""
         if beat is not self._beat:
             return
@@ -281,34 +282,13 @@ class Link:
             return
         if beat.overdue:
             # It is back, but was it in time? Ask at once rather than at the next turn.
-            self._beat = _Beat(self, asyncio.get_running_loop().time())
+            self._beat = Beat(self.beaten, self.failed, asyncio.get_running_loop().time())
             self.connection.send(self._beat_call, self._beat)
             return
         self._failures = 0
         self._open = False
         if not self.usable and (self._entering is None or self._entering.done()):
             self._became_usable()
-
-
-class _Beat:
-    """One heartbeat under way."""
-
-    __slots__ = ("link", "overdue", "sent")
-
-    def __init__(self, link: Link, sent: float) -> None:
-        self.link = link
-        self.sent = sent
-        self.overdue = False
-
-    def answered(self, reply: Any) -> None:
-        self.link.beaten(self, reply)
-
-    def failed(self) -> None:
-        self.overdue = True
-        self.link.failed()
-
-    def late(self, reply: Any) -> None:
-        self.link.beaten(self, reply)
 
 
 __all__ = ["FirstStart", "Link", "Opener", "Standing"]

@@ -71,7 +71,7 @@ class Settlement(Errand):
         usage: tuple[int, int, int],
         epoch: str,
         ended_ms: int,
-        on_done: Callable[[], None] | None,
+        on_done: Callable[[], object] | None,
         *,
         undo: bool = False,
     ) -> None:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from gateway.counters.frames import DRAW, entry_layout
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, bulk
-from policies.budgets import BudgetIndex, Rates, budget_draws, dearest
-from policies.catalog import Endpoint, Snapshot
-from policies.limits import Draw, LimitIndex, Metric, Mode, applicable
-from policies.principal import Caller
+from policies.budgets import Rates
+from policies.limits import Draw, Metric, Mode
 from policies.windows import FOREVER_MS, Calendar, Rolling, edges
 
 ROLLING, PERIOD, CONCURRENCY, CLAIM = 1, 2, 3, 4
@@ -134,28 +132,6 @@ class Plan:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Indexes:
-    """One snapshot's limits and budgets, ready to be looked up."""
-
-    snapshot: Snapshot
-    limits: LimitIndex
-    budgets: BudgetIndex
-
-    @classmethod
-    def of(cls, snapshot: Snapshot) -> Indexes:
-        """Index a snapshot."""
-        return cls(snapshot, LimitIndex.of(snapshot.limits), BudgetIndex.of(snapshot.budgets))
-
-
-def draws_of(indexes: Indexes, caller: Caller, endpoint: Endpoint, group: str | None = None) -> list[Draw]:
-    """Every draw of a call: those that must have room first, then the alternatives."""
-    draws = applicable(indexes.limits, indexes.snapshot, caller, endpoint, group)
-    if not dearest(endpoint).free:
-        draws += budget_draws(indexes.budgets, indexes.snapshot, caller, endpoint, group)
-    return sorted(draws, key=lambda draw: draw.alternatives)
-
-
 def compile_plan(standpoint: Standpoint, draws: Sequence[Draw], rates: Rates, now_ms: int) -> Plan:
     """Compile draws as of `now_ms`."""
     taps = [_tap(standpoint.keys, draw, rates, now_ms) for draw in draws]
@@ -186,6 +162,15 @@ def narrowed(standpoint: Standpoint, plan: Plan, positions: Sequence[int]) -> Pl
             rows.append(_row(tap, NOTHING, 0, 0))
     keyed = {id(tap): tap.key_at(position) for tap, position in zip(plan.taps, positions, strict=True)}
     return _plan(standpoint, taps, rows, plan.rates, keyed)
+
+
+def charged_group(plan: Plan, positions: Sequence[int]) -> str | None:
+    """The group that pays where one does, else the first whose limits were charged."""
+    charged = [
+        tap for tap, position in zip(plan.taps, positions, strict=True) if position >= 0 and tap.draw.group_id
+    ]
+    paying = [tap for tap in charged if tap.amount_class == MONEY]
+    return (paying or charged)[0].draw.group_id if charged else None
 
 
 def _plan(

@@ -19,6 +19,7 @@ from gateway.counters.connection import RedisAway
 from gateway.counters.keys import Keys
 from gateway.counters.link import Link
 from gateway.errors import Unavailable
+from gateway.spool.poster import CLOCKS_APART_MS
 from policies.budgets import Budget
 from policies.catalog import Snapshot
 from policies.limits import Limit, Metric, ScopeKind
@@ -94,7 +95,8 @@ class Rebuild:
                 if isinstance(held, bytes) and held.decode().startswith(f"{run_id}."):
                     return held.decode()
                 cut_ms = link.now_ms()
-                if not await ledger.drained(cut_ms, DRAIN_SECONDS):
+                # A drainer that has just read all of a spool says so for a moment before.
+                if not await ledger.drained(cut_ms - CLOCKS_APART_MS, DRAIN_SECONDS):
                     _log.warning(
                         "Rebuilding the counters before all spools are drained: what is missing is not counted"
                     )

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -19,8 +19,9 @@ import hiredis
 
 from gateway.counters.address import RedisAddress
 from gateway.counters.corrections import corrections
-from gateway.counters.degraded import LocalCounters, LocalRefusal
+from gateway.counters.degraded import LocalCounters
 from gateway.counters.epochs import adopt_holds
+from gateway.counters.fallback import Fallback
 from gateway.counters.frames import (
     ASK,
     CLAIM_REASONS,
@@ -34,23 +35,20 @@ from gateway.counters.frames import (
     Grant,
     grant_of,
 )
-from gateway.counters.hold import Hold, charge_of
+from gateway.counters.hold import Hold
 from gateway.counters.keys import Keys
 from gateway.counters.link import FirstStart, Link, Opener, Standing
-from gateway.counters.outbox import Inquiry, Outbox, Report, Settlement, Void
-from gateway.counters.plan import Indexes, Plan, Standpoint, compile_plan, draws_of, narrowed
+from gateway.counters.outbox import Outbox, Report
+from gateway.counters.plan import charged_group, compile_plan, narrowed
+from gateway.counters.plans import Plans, group_named
+from gateway.counters.releases import Releases, claim_charge
 from gateway.counters.top_up import TopUp
 from gateway.counters.wording import refusal
 from gateway.errors import Forbidden, GatewayError, IdempotencyConflict, Unavailable
-from gateway.spool.records import Charge
-from policies.budgets import dearest
 from policies.catalog import Endpoint, Snapshot
-from policies.limits import Mode
 from policies.principal import Caller
 
 _log = logging.getLogger(__name__)
-
-_MOST_PLANS = 16_384
 
 
 class Reservations:
@@ -59,16 +57,13 @@ class Reservations:
     def __init__(self, link: Link, *, clock: Callable[[], float] = time.time) -> None:
         """Use `connect`."""
         self.link = link
-        self.degraded_admissions = 0
-        """How many were decided without Redis; for the metric and the alert."""
-        self.late_grants = 0
-        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(link, link.worker_id)
         self._local = LocalCounters()
         self._holds: dict[str, Hold] = {}
-        self._indexes: Indexes | None = None
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._releases = Releases(self._outbox, self._holds, clock)
+        self._fallback = Fallback(link, self._local)
+        self._plans = Plans(link)
         self._memory_prefix = link.keys.memory_prefix
         self._numbers = itertools.count(1)
 
@@ -124,6 +119,16 @@ class Reservations:
         return self.link.standing()
 
     @property
+    def degraded_admissions(self) -> int:
+        """How many were admitted without Redis; for the metric and the alert."""
+        return self._fallback.admissions
+
+    @property
+    def late_grants(self) -> int:
+        """How many grants came after their callers had given up."""
+        return self._releases.late
+
+    @property
     def unsettled(self) -> int:
         """Corrections that Redis has not yet taken."""
         return len(self._outbox)
@@ -151,7 +156,7 @@ class Reservations:
         """Reserve all or nothing; see the port. `group` is the id or the name of one of the caller's groups."""
         future: Future[Hold] = self._loop.create_future()
         if group is not None:
-            found = _group(snapshot, caller, group)
+            found = group_named(snapshot, caller, group)
             if found is None:
                 future.set_exception(
                     Forbidden(
@@ -162,7 +167,7 @@ class Reservations:
                 return future
             group = found
         link = self.link
-        plan = self._plan(snapshot, caller, endpoint, group)
+        plan = self._plans.find(snapshot, caller, endpoint, group)
         claim = None
         if idempotency is not None:
             # Keyed by a digest: what clients put into their keys is nobody's business.
@@ -175,7 +180,7 @@ class Reservations:
         if link.usable:
             self._ask(hold)
         else:
-            self._decide_here(hold)
+            self._fallback.decide(hold)
         return future
 
     def top_up(self, reservation: Hold, output_tokens: int) -> Future[int]:
@@ -186,18 +191,20 @@ class Reservations:
             future.set_result(0)
             return future
         if hold.top_up_plan is None or hold.top_up_plan.epoch != self.link.epoch:
-            hold.top_up_plan = narrowed(self._standpoint(), hold.plan, hold.parts[0])
+            hold.top_up_plan = narrowed(self._plans.standpoint, hold.plan, hold.parts[0])
         plan = hold.top_up_plan
         hold.step += 1
         if not plan.taps:
             hold.granted_output += output_tokens
             future.set_result(output_tokens)
             return future
-        asked = TopUp(self, hold, plan, future, hold.step, output_tokens)
+        asked = TopUp(
+            self.link, self._fallback.top_up, self._releases, hold, plan, future, hold.step, output_tokens
+        )
         if self.link.usable and hold.degraded is None:
             asked.send()
         else:
-            self.top_up_here(asked)
+            self._fallback.top_up(asked)
         return future
 
     def settle(
@@ -215,7 +222,7 @@ class Reservations:
         call = None
         if hold.epoch == self.link.epoch and hold.charges and hold.ordinary:
             call = hold.plan.settle_call(hold.memory, hold.parts[0], hold.base, hold.granted_output, usage)
-        self._release(hold.memory, hold.charges, hold.local, usage, hold, call=call)
+        self._releases.settle(hold, usage, call)
 
     def abandon(self, future: Future[Hold]) -> None:
         """Whoever awaited a reservation was cancelled: give back what was, or will yet be, granted."""
@@ -243,12 +250,12 @@ class Reservations:
                 future.set_result(hold)
         elif code == LOST:
             link.lost()
-            self._decide_here(hold)
+            self._fallback.decide(hold)
         elif code == STALE_EDGES and not hold.retried:
             hold.retried = True
             self._plans.clear()
             draws = [tap.draw for tap in hold.plan.taps]
-            hold.plan = compile_plan(self._standpoint(), draws, hold.plan.rates, now_ms)
+            hold.plan = compile_plan(self._plans.standpoint, draws, hold.plan.rates, now_ms)
             self._ask(hold)
         elif not future.done():
             future.set_exception(_error(hold, reply))
@@ -256,75 +263,13 @@ class Reservations:
     def unanswered(self, hold: Hold) -> None:
         """No answer in time: this worker decides, and what Redis did is undone when that is known."""
         self.link.failed()
-        self._decide_here(hold)
+        self._fallback.decide(hold)
 
     def came_late(self, hold: Hold, reply: Any) -> None:
-        """Release a grant that nobody waits for any more, or find out whether there is one."""
-        if reply is None:
-            self._outbox.put(
-                Void(self._outbox, hold.memory, hold.epoch, lambda grant: self._release_late(hold, grant))
-            )
-        elif isinstance(reply, bytes) and reply[0] == GRANTED:
-            self._release_late(hold, reply)
-
-    def top_up_here(self, asked: TopUp) -> None:
-        """Decide a top-up without Redis."""
-        hold = asked.hold
-        now_ms = self.link.now_ms()
-        found = self._local.decide(
-            asked.plan,
-            now_ms=now_ms,
-            prompt_tokens=0,
-            money=0,
-            output=asked.output,
-            least=1,
-            workers=self.link.live_workers,
-            topping_up=True,
-        )
-        if isinstance(found, LocalRefusal):
-            asked.refuse(
-                found.tap, now_ms=now_ms, left=found.left, reset_ms=found.reset_ms, needed=found.needed
-            )
-            asked.give(0)
-            return
-        for tap, position in zip(asked.plan.taps, found.positions, strict=True):
-            if position >= 0:
-                hold.local.append(charge_of(tap, position, tap.per_token * found.output))
-        asked.give(found.output)
-
-    def topped_up(self, hold: Hold, plan: Plan, output: int, positions: Sequence[int]) -> None:
-        """Redis granted a top-up."""
-        for tap, position in zip(plan.taps, positions, strict=True):
-            if position >= 0:
-                hold.charges.append(charge_of(tap, position, tap.per_token * output))
-
-    def release_top_up(
-        self, hold: Hold, plan: Plan, step: int, output: int, positions: Sequence[int]
-    ) -> None:
-        """A top-up was granted after it had been given up: undo it alone."""
-        charges = [
-            charge_of(tap, position, tap.per_token * output)
-            for tap, position in zip(plan.taps, positions, strict=True)
-            if position >= 0
-        ]
-        self.late_grants += 1
-        self._release(hold.memory + b"~%d" % step, charges, (), (0, 0, 0), None, hold.epoch)
-
-    def inquire(self, hold: Hold, plan: Plan, step: int) -> None:
-        """Find out whether a top-up whose answer was lost was granted, and undo it if so."""
-
-        def granted(reply: bytes) -> None:
-            grant = grant_of(reply)
-            if grant.sequence > hold.last_sequence:
-                self.release_top_up(hold, plan, step, grant.output, grant.positions)
-
-        self._outbox.put(Inquiry(self._outbox, hold.memory, hold.epoch, granted))
+        """Nobody waits for this any more."""
+        self._releases.came_late(hold, reply)
 
     # private
-
-    def _standpoint(self) -> Standpoint:
-        link = self.link
-        return Standpoint(link.scripts, link.keys, link.epoch, link.worker_id)
 
     def _ask(self, hold: Hold, *, spelled_out: bool = False) -> None:
         link, claim, plan = self.link, hold.claim, hold.plan
@@ -341,60 +286,15 @@ class Reservations:
         hold.parts = (positions, grant.remaining, grant.resets)
         hold.charges = hold.charges_at(positions, grant.output)
         if plan.has_alternatives:
-            hold.group_id = _charged_group(plan, positions)
+            hold.group_id = charged_group(plan, positions)
         for index in plan.money_taps:
             if positions[index] >= 0:
                 self._local.remember_left(plan.taps[index].key_at(positions[index]), grant.remaining[index])
         if hold.claim is not None:
-            hold.charges.append(_claim_charge(hold.claim))
+            hold.charges.append(claim_charge(hold.claim))
         hold.write_headers()
         if hold.charges:
             self._holds[hold.request_id] = hold
-
-    def _decide_here(self, hold: Hold) -> None:
-        future = hold.future
-        if future.done():
-            return
-        if hold.claim is not None:
-            future.set_exception(
-                Unavailable("Idempotency keys cannot be honoured for the moment: the counters are away.")
-            )
-            return
-        now_ms = self.link.now_ms()
-        found = self._local.decide(
-            hold.plan,
-            now_ms=now_ms,
-            prompt_tokens=hold.prompt_tokens,
-            money=hold.money,
-            output=hold.asked_output,
-            least=hold.least_output,
-            workers=self.link.live_workers,
-        )
-        if isinstance(found, LocalRefusal):
-            if found.away:
-                whose = found.tap.draw.name or found.tap.draw.owner
-                future.set_exception(
-                    Unavailable(
-                        f"The counters are away, and limit {whose!r} is strict: nothing is admitted unseen."
-                    )
-                )
-            else:
-                left, reset_ms, needed = found.left, found.reset_ms, found.needed
-                future.set_exception(
-                    refusal(hold.plan, found.tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
-                )
-            return
-        self.degraded_admissions += 1
-        shared = any(tap.draw.mode is Mode.SHARE for tap in hold.plan.taps)
-        hold.degraded = "share" if shared else "open"
-        hold.admitted_at_ms = now_ms
-        hold.granted_output = found.output
-        hold.parts = (found.positions, found.remaining, found.resets)
-        hold.local = hold.charges_at(found.positions, found.output)
-        if hold.plan.has_alternatives:
-            hold.group_id = _charged_group(hold.plan, found.positions)
-        hold.write_headers()
-        future.set_result(hold)
 
     def _reply_error(self, hold: Hold, error: hiredis.ReplyError) -> None:
         if str(error).startswith("NOSCRIPT"):
@@ -402,54 +302,7 @@ class Reservations:
             return
         _log.error("Redis refused to decide: %s", error)
         self.link.failed()
-        self._decide_here(hold)
-
-    def _release_late(self, hold: Hold, reply: bytes) -> None:
-        grant = grant_of(reply)
-        self.late_grants += 1
-        charges = hold.charges_at(grant.positions, grant.output)
-        if hold.claim is not None:
-            charges.append(_claim_charge(hold.claim))
-        # Under a name of its own: the request itself may be running, admitted by this worker's own counts. It was
-        # never dispatched on this grant, so the count of requests is given back as well.
-        self._release(hold.memory + b"~", charges, (), (0, 0, 0), None, hold.epoch, undo=True)
-
-    def _release(
-        self,
-        memory: bytes,
-        charges: Sequence[Charge],
-        local: Sequence[Charge],
-        usage: tuple[int, int, int],
-        hold: Hold | None,
-        epoch: str | None = None,
-        *,
-        undo: bool = False,
-        call: bytes | None = None,
-    ) -> None:
-        settlement = Settlement(
-            self._outbox, memory, charges, local, usage, hold.epoch if hold is not None else epoch or "",
-            int(self._clock() * 1000), None if hold is None else lambda: self._forget(hold.request_id), undo=undo,
-        )  # fmt: skip
-        self._outbox.put(settlement, call)
-
-    def _forget(self, request_id: str) -> None:
-        self._holds.pop(request_id, None)
-
-    def _plan(self, snapshot: Snapshot, caller: Caller, endpoint: Endpoint, group: str | None) -> Plan:
-        indexes = self._indexes
-        if indexes is None or indexes.snapshot is not snapshot:
-            indexes = self._indexes = Indexes.of(snapshot)
-            self._plans.clear()
-        who = caller.principal
-        key = (who.id, who.groups, caller.key_id, endpoint.id, group)
-        plan = self._plans.get(key)
-        if plan is None or plan.epoch != self.link.epoch or self.link.now_ms() >= plan.valid_until_ms:
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            draws = draws_of(indexes, caller, endpoint, group)
-            plan = compile_plan(self._standpoint(), draws, dearest(endpoint), self.link.now_ms())
-            self._plans[key] = plan
-        return plan
+        self._fallback.decide(hold)
 
     async def _adopt(self, old: str, new: str) -> None:
         await adopt_holds(self.link, new, self._holds.values(), self._outbox.errands)
@@ -463,18 +316,6 @@ class Reservations:
         self._outbox.flush()
 
 
-def _group(snapshot: Snapshot, caller: Caller, named: str) -> str | None:
-    for each in caller.principal.groups:
-        group = snapshot.groups.get(each)
-        if each == named or (group is not None and group.name == named):
-            return each
-    return None
-
-
-def _claim_charge(claim: tuple[bytes, bytes]) -> Charge:
-    return Charge("", "", "idempotency", claim[0].decode(), "i", 0, 0, 0)
-
-
 def _error(hold: Hold, reply: bytes) -> GatewayError:
     if reply[0] == REFUSED:
         now_ms, index, left, reset_ms, needed = REFUSAL.unpack_from(reply, 1)
@@ -483,12 +324,3 @@ def _error(hold: Hold, reply: bytes) -> GatewayError:
     if reply[0] == CLAIMED:
         return IdempotencyConflict(CLAIM_REASONS[reply[9]])
     return Unavailable("This request has already ended; send a new one.")
-
-
-def _charged_group(plan: Plan, positions: Sequence[int]) -> str | None:
-    """The group that pays where one does, else the first whose limits were charged."""
-    charged = [
-        tap for tap, position in zip(plan.taps, positions, strict=True) if position >= 0 and tap.draw.group_id
-    ]
-    paying = [tap for tap in charged if tap.amount_class == 3]
-    return (paying or charged)[0].draw.group_id if charged else None

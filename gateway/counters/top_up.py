@@ -6,28 +6,38 @@ Charged where its admission was charged: the same limits, the group that was fro
 from __future__ import annotations
 
 from asyncio import Future
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import hiredis
 
 from gateway.counters.frames import ASK, GRANTED, LOST, REFUSAL, REFUSED, grant_of
 from gateway.counters.hold import Hold
+from gateway.counters.link import Link
 from gateway.counters.plan import Plan, Tap
+from gateway.counters.releases import Releases, top_up_charges
 from gateway.counters.wording import detail_of
-
-if TYPE_CHECKING:
-    from gateway.counters.reservations import Reservations
 
 
 class TopUp:
     """Who asked Redis for it; the future gives how many tokens were granted, 0 where a limit refuses."""
 
-    __slots__ = ("future", "hold", "home", "output", "plan", "step")
+    __slots__ = ("decide_here", "future", "hold", "link", "output", "plan", "releases", "step")
 
     def __init__(
-        self, home: Reservations, hold: Hold, plan: Plan, future: Future[int], step: int, output: int
+        self,
+        link: Link,
+        decide_here: Callable[[TopUp], None],
+        releases: Releases,
+        hold: Hold,
+        plan: Plan,
+        future: Future[int],
+        step: int,
+        output: int,
     ) -> None:
-        self.home = home
+        self.link = link
+        self.decide_here = decide_here
+        self.releases = releases
         self.hold = hold
         self.plan = plan
         self.future = future
@@ -36,7 +46,7 @@ class TopUp:
 
     def send(self, *, spelled_out: bool = False) -> None:
         """Ask Redis."""
-        link = self.home.link
+        link = self.link
         data = self.plan.call(self.hold.memory, ASK.pack(self.step, self.output, 1, 0, 0))
         link.connection.send(link.scripts.reserve.spelled_out(data) if spelled_out else data, self)
 
@@ -57,21 +67,21 @@ class TopUp:
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
                 self.send(spelled_out=True)
                 return
-            self.home.link.failed()
-            self.home.top_up_here(self)
+            self.link.failed()
+            self.decide_here(self)
             return
         if reply[0] == GRANTED:
-            grant = grant_of(reply)
             if self.hold.settled:
-                self.home.release_top_up(self.hold, self.plan, self.step, grant.output, grant.positions)
+                self.late(reply)
                 self.give(0)
                 return
+            grant = grant_of(reply)
             self.hold.last_sequence = grant.sequence
-            self.home.topped_up(self.hold, self.plan, grant.output, grant.positions)
+            self.hold.charges += top_up_charges(self.plan, grant.positions, grant.output)
             self.give(grant.output)
         elif reply[0] == LOST:
-            self.home.link.lost()
-            self.home.top_up_here(self)
+            self.link.lost()
+            self.decide_here(self)
         else:
             if reply[0] == REFUSED:
                 now_ms, index, left, reset_ms, needed = REFUSAL.unpack_from(reply, 1)
@@ -84,13 +94,9 @@ class TopUp:
 
     def failed(self) -> None:
         """No answer in time: decide here."""
-        self.home.link.failed()
-        self.home.top_up_here(self)
+        self.link.failed()
+        self.decide_here(self)
 
     def late(self, reply: Any) -> None:
         """Undo a grant that came too late, or find out whether there is one."""
-        if reply is None:
-            self.home.inquire(self.hold, self.plan, self.step)
-        elif isinstance(reply, bytes) and reply[0] == GRANTED:
-            grant = grant_of(reply)
-            self.home.release_top_up(self.hold, self.plan, self.step, grant.output, grant.positions)
+        self.releases.top_up_came_late(self.hold, self.plan, self.step, reply)

@@ -21,7 +21,9 @@ from hypothesis.stateful import (
 from gateway.counters.corrections import corrections
 from gateway.counters.frames import ASK, GRANTED, REFUSED, TIME, entries_of, grant_of
 from gateway.counters.hold import Hold
-from gateway.counters.plan import Indexes, Plan, compile_plan, draws_of, narrowed
+from gateway.counters.plan import Plan, compile_plan, narrowed
+from gateway.counters.plans import Indexes, draws_of
+from gateway.counters.releases import top_up_charges
 from gateway.counters.reservations import Reservations
 from policies.budgets import Budget
 from policies.catalog import Price
@@ -99,8 +101,8 @@ class Agreement(RuleBasedStateMachine):
         draws = draws_of(self.indexes, who, self.world.endpoint, group)
         least = int(output * share)
         worker = self.worker
-        rates_plan = worker._plan(self.world.snapshot, who, self.world.endpoint, group)
-        plan: Plan = compile_plan(worker._standpoint(), draws, rates_plan.rates, worker.link.now_ms())
+        rates_plan = worker._plans.find(self.world.snapshot, who, self.world.endpoint, group)
+        plan: Plan = compile_plan(worker._plans.standpoint, draws, rates_plan.rates, worker.link.now_ms())
         money = plan.rates.fixed(prompt)
         request = new_id()
         memory = worker._memory_prefix + request.encode()
@@ -135,7 +137,7 @@ class Agreement(RuleBasedStateMachine):
     @rule(admission=admissions, output=st.integers(1, 300))
     def top_up(self, admission: _Admission, output: int) -> None:
         hold = admission.hold
-        plan = narrowed(self.worker._standpoint(), hold.plan, hold.parts[0])
+        plan = narrowed(self.worker._plans.standpoint, hold.plan, hold.parts[0])
         admission.step += 1
         reply = self.ask(plan.call(admission.memory, ASK.pack(admission.step, output, 1, 0, 0)))
         now = TIME.unpack_from(reply, 1)[0]
@@ -154,7 +156,7 @@ class Agreement(RuleBasedStateMachine):
         grant = grant_of(reply)
         assert grant.output == expected.output
         admission.grants.append({chosen[index]: what for index, what in expected.charged.items()})
-        self.worker.topped_up(hold, plan, grant.output, grant.positions)
+        hold.charges += top_up_charges(plan, grant.positions, grant.output)
 
     @staticmethod
     def _all_of(draw: Draw) -> Draw:
