@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from engines.errors import EngineError
+from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
-from engines.transport import AiohttpTransport, Transport
+from engines.transport import Transport
 from policies.catalog import EntityKind, ServedEntity
 
 NOTE = "engine.json"
@@ -55,7 +56,7 @@ class EngineWatch:
         engine_url: str | None,
         run_dir: Path,
         *,
-        transport: Callable[[str], Transport] = AiohttpTransport,
+        transport: Callable[[str], Transport] = Http1Transport,
     ) -> None:
         self._url = engine_url
         self._run_dir = run_dir

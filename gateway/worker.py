@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from engines.http1.transport import Http1Transport
-from engines.transport import AiohttpTransport
+from engines.transport import Transport
 from gateway.app import Front, create_app
 from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
@@ -91,8 +91,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             opener=Rebuild(settings.redis_url, PostgresSums(settings.database_url), lambda: catalog.snapshot),
         )
         parts.push_async_callback(reservations.close)
-        client = AiohttpTransport if settings.upstream_client == "aiohttp" else Http1Transport
-        engines = EngineWatch(settings.engine_url, settings.home / "run", transport=client)
+        engines = EngineWatch(settings.engine_url, settings.home / "run", transport=_client(settings))
         await engines.start()
         parts.push_async_callback(engines.stop)
         salt_key = master.derive(Purpose.CACHE_SALT)
@@ -161,6 +160,15 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         for each in [*chores, waiting]:
             each.cancel()
         telemetry.flush()
+
+
+def _client(settings: Settings) -> Callable[[str], Transport]:
+    if settings.upstream_client == "http1":
+        return Http1Transport
+    # Only where it is asked for: aiohttp takes memory and start-up time that nobody else needs.
+    from engines.aiohttp_client import AiohttpTransport
+
+    return AiohttpTransport
 
 
 class _Server(uvicorn.Server):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from engines.aiohttp_client import AiohttpTransport
 from engines.http1.transport import Http1Transport
-from engines.transport import AiohttpTransport, Timeouts, Transport
+from engines.transport import Timeouts, Transport
 
 Make = Callable[..., Transport]
 FAST = Timeouts(connect=1.0, first_byte=0.4, between=0.4, total=5.0)

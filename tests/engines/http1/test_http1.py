@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from engines.aiohttp_client import AiohttpTransport
 from engines.errors import ConnectFailed, EngineError, Garbled, TimedOut
 from engines.http1 import pool as pool_module
 from engines.http1.address import Address
 from engines.http1.answer import READ_AHEAD
 from engines.http1.transport import Http1Transport
-from engines.transport import AiohttpTransport, Timeouts
+from engines.transport import Timeouts
 from tests.engines.http1.byte_server import FIN, HOLD, ByteServer, answer, chunked
 from tests.engines.http1.test_agreement import CHUNKED, CORPUS, outcome, posted, streamed
 from tests.faults.upstream import Upstream
