@@ -44,7 +44,9 @@ class Budget:
             raise ValueError(f"budget {self.id}: {self.nano_usd} nano-dollars; it takes 0 to {LARGEST}")
         if self.mode is Mode.OPEN:
             raise ValueError(f"budget {self.id}: a budget takes strict, share or observe, never open")
-        if any(not 0 < each <= 100 for each in self.thresholds) or list(self.thresholds) != sorted(self.thresholds):
+        if any(not 0 < each <= 100 for each in self.thresholds) or list(self.thresholds) != sorted(
+            self.thresholds
+        ):
             raise ValueError(f"budget {self.id}: thresholds are ascending percentages from 1 to 100")
 
 

@@ -18,7 +18,9 @@ def prompt_estimate(text_bytes: int, messages: int, estimate_milli: int) -> int:
     return -(-text_bytes * estimate_milli // 1000) + MESSAGE_TOKENS * messages
 
 
-def allowance(*, stream: bool, max_tokens: int | None, default_max_tokens: int, n: int = 1) -> tuple[int, int]:
+def allowance(
+    *, stream: bool, max_tokens: int | None, default_max_tokens: int, n: int = 1
+) -> tuple[int, int]:
     """Output tokens to ask for, and the least with which the request may start; both times `n`.
 
     A stream takes a slice and tops up. A plain call cannot be cut, so it reserves all that it may produce.

@@ -160,7 +160,9 @@ def applicable(
     for each in group_order(who.groups, group):
         own = of(ScopeKind.GROUP, each, endpoint)
         own_spans = {_span(limit) for limit in own}
-        defaults = [limit for limit in of(ScopeKind.GROUP_DEFAULT, None, endpoint) if _span(limit) not in own_spans]
+        defaults = [
+            limit for limit in of(ScopeKind.GROUP_DEFAULT, None, endpoint) if _span(limit) not in own_spans
+        ]
         of_groups += [(each, limit) for limit in own + defaults if _span(limit) not in settled]
     settled |= {_span(limit) for _, limit in of_groups if limit.scope is ScopeKind.GROUP}
     custom += [each for each in of(ScopeKind.USER_DEFAULT, None, endpoint) if _span(each) not in settled]

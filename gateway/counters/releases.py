@@ -30,10 +30,13 @@ class Releases:
     def settle(self, hold: Hold, usage: tuple[int, int, int], call: bytes | None) -> None:
         """An admission has ended; `call` where its bytes are made already."""
         holds, request_id = self._holds, hold.request_id
+        # Where Redis was asked and did not answer, its own memory of the request must stay as it is: it says
+        # whether there is a grant to undo.
+        memory = hold.memory if hold.degraded is None else hold.memory + b"+"
         self._outbox.put(
             Settlement(
                 self._outbox,
-                hold.memory,
+                memory,
                 hold.charges,
                 hold.local,
                 usage,
