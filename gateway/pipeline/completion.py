@@ -23,6 +23,7 @@ from gateway.pipeline.line import Line
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
 from gateway.spool.records import Progress
+from gateway.spool.running import Seen
 from policies.estimate import STREAM_SLICE
 
 _CHECKPOINT_TOKENS = 64
@@ -132,6 +133,7 @@ class _Meter:
         self._recorded = len(exchange.reservation.charges) if exchange.reservation is not None else 0
         self._checkpoint_tokens = -_CHECKPOINT_TOKENS
         self._checkpoint_ns = 0
+        exchange.slot = line.spool.running.begin(exchange.id, exchange.attempt)
 
     def read(self) -> None:
         """Take over what the reader has seen; called after every feed."""
@@ -143,6 +145,9 @@ class _Meter:
         exchange.finish_reason = reader.finish_reason
         running = reader.running
         now = self._line.monotonic_ns()
+        if exchange.slot >= 0:
+            prompt, cached = (0, 0) if reader.count is None else (reader.count.prompt, reader.count.cached)
+            self._line.spool.running.note(exchange.slot, Seen(exchange.attempt, prompt, running, cached))
         # The first byte is a checkpoint of its own: from it on, an interrupted request costs what is known.
         if running - self._checkpoint_tokens >= _CHECKPOINT_TOKENS or (
             now - self._checkpoint_ns >= _CHECKPOINT_NS and running != self._checkpoint_tokens

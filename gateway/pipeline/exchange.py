@@ -67,6 +67,7 @@ class Exchange:
         "request",
         "reservation",
         "settled",
+        "slot",
         "snapshot",
         "source",
         "stopped_by",
@@ -103,3 +104,5 @@ class Exchange:
         self.stopped_by: str | None = None
         self.http_status = 0
         self.settled = False
+        self.slot = -1
+        """Where the stream's tokens are noted while it runs."""

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from gateway.errors import LimitDetail
 from gateway.spool.records import Charge, Intent, Progress, Record
+from gateway.spool.running import Seen
 from policies.catalog import Endpoint, Snapshot
 from policies.principal import Caller
 
@@ -94,8 +95,29 @@ class Reservations(Protocol[R]):
         ...
 
 
+class Running(Protocol):
+    """Notes the tokens of each stream before they are passed on, where a killed worker's successor finds them."""
+
+    def begin(self, request_id: bytes, attempt: int) -> int:
+        """Take a slot; -1 where none is left."""
+        ...
+
+    def note(self, slot: int, seen: Seen) -> None:
+        """Write the tokens so far."""
+        ...
+
+    def end(self, slot: int) -> None:
+        """Give the slot back."""
+        ...
+
+
 class Spool(Protocol):
     """The worker's own append-only file. Appending is a write to the page cache: it survives the process."""
+
+    @property
+    def running(self) -> Running:
+        """The streams that run now."""
+        ...
 
     def append(self, record: Record) -> None:
         """Append one record; raises SpoolFull when the cap is reached and the record would start new work."""

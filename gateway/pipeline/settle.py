@@ -50,6 +50,8 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
             last=last,
         )
     )
+    if exchange.slot >= 0:
+        line.spool.running.end(exchange.slot)
     crashpoints.reach("after_settle")
     line.reservations.settle(
         reservation, prompt_tokens=prompt, completion_tokens=completion, cost_nano_usd=cost

@@ -1,16 +1,19 @@
 """Ends the requests of a worker that died in the middle of them.
 
-With a byte from upstream: charged for what the last checkpoint knew, which is at most 64 tokens or half a second
-behind, and flagged `estimated`. With none: one row, charged nothing.
+With a byte from upstream: charged for what was noted before each piece was passed on (after a power cut, for what the
+last checkpoint knew), and flagged `estimated`. With none: one row, charged nothing.
 """
 
 from __future__ import annotations
 
 import logging
 
+from msgspec.structs import replace
+
 from gateway.spool.books import AttemptRow, Posting
 from gateway.spool.joining import Entry, attempt_row, request_row
 from gateway.spool.records import Attempt, Intent, Progress
+from gateway.spool.running import Seen
 from policies.catalog import Price
 from policies.usage import Usage, UsageSource, cost_nano_usd
 
@@ -19,9 +22,16 @@ logger = logging.getLogger(__name__)
 INTERRUPTED = "interrupted"
 
 
-def interrupted(entry: Entry, worker_id: bytes) -> Posting:
-    """The rows of a request whose worker is dead."""
+def interrupted(entry: Entry, worker_id: bytes, seen: Seen | None = None) -> Posting:
+    """The rows of a request whose worker is dead; `seen` is what it noted after the last checkpoint."""
     intent, progress = entry.intent, entry.progress
+    if progress is not None and seen is not None and seen.attempt == progress.attempt:
+        progress = replace(
+            progress,
+            prompt_tokens=max(progress.prompt_tokens, seen.prompt_tokens),
+            completion_tokens=max(progress.completion_tokens, seen.completion_tokens),
+            cache_read_tokens=max(progress.cache_read_tokens, seen.cache_read_tokens),
+        )
     made = list(entry.attempts or ())
     if progress is not None and all(each.attempt != progress.attempt for each in made):
         made.append(_cut(intent, progress, entry.began_ms))
@@ -30,19 +40,19 @@ def interrupted(entry: Entry, worker_id: bytes) -> Posting:
         attempt_row(intent, each, borne=each.outcome != INTERRUPTED or number == end)
         for number, each in enumerate(made)
     ]
-    seen = _last_seen_ms(intent, made, progress)
+    ended_ms = _last_seen_ms(intent, made, progress)
     request = request_row(
         entry,
         rows,
         worker_id,
-        ended_at_ms=seen,
+        ended_at_ms=ended_ms,
         status=INTERRUPTED,
         http_status=None,
         error_code="worker_died",
         finish_reason=None,
         stopped_by=None,
         first_byte_us=_first_byte(rows),
-        duration_us=max(0, seen - intent.admitted_at_ms) * 1000,
+        duration_us=max(0, ended_ms - intent.admitted_at_ms) * 1000,
         queue_us=0,
         cache_hit=False,
     )

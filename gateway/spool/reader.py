@@ -18,6 +18,7 @@ from gateway.spool.joining import Entry, settled
 from gateway.spool.orphans import interrupted
 from gateway.spool.quarantine import Quarantine
 from gateway.spool.records import Intent, Settlement
+from gateway.spool.running import read_running
 from gateway.spool.segments import (
     LARGEST_FRAME,
     LARGEST_HEADER,
@@ -95,7 +96,8 @@ class SpoolReader:
 
     def orphans(self) -> list[Posting]:
         """The requests that the dead owner left open."""
-        return [interrupted(entry, self._worker) for entry in self.open.values()]
+        running = read_running(self.folder)
+        return [interrupted(entry, self._worker, running.get(id_)) for id_, entry in self.open.items()]
 
     def close(self) -> None:
         """Let go of the files and of the lock."""

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 from gateway.errors import Unavailable
 from gateway.spool.records import Intent, Progress, Record, frame
+from gateway.spool.running import RunningTable
 from gateway.spool.segments import (
     LARGEST_FRAME,
     OWNER_LOCK,
@@ -86,6 +87,7 @@ class SpoolWriter:
             self._fill_reserve()
             self._number = 0
             self._open_segment()
+            self.running = RunningTable(self.folder)
         except OSError as exc:
             os.close(self._lock)
             raise SpoolFull(f"The spool {self.folder} cannot be written: {exc.strerror}.") from exc
@@ -147,6 +149,7 @@ class SpoolWriter:
         if not self._write_waiting():
             logger.critical("spool %s ends with %d records unwritten", self.folder, len(self._waiting))
         self._sync()
+        self.running.close()
         os.close(self._fd)
         os.close(self._lock)
 

@@ -19,6 +19,7 @@ from gateway.ids import RequestIds, text
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.spool.records import Charge, Record
+from gateway.spool.running import Seen
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.permissions import Level
 from policies.principal import Caller, Principal, PrincipalKind
@@ -114,8 +115,25 @@ class Reservations:
 class Spool:
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.slots = 0
+        self.seen: list[tuple[int, int]] = []
+        self.ended: list[int] = []
         self.fault: Exception | None = None
         self.open = True
+
+    def begin(self, request_id: bytes, attempt: int) -> int:
+        self.slots += 1
+        return self.slots
+
+    def note(self, slot: int, seen: Seen) -> None:
+        self.seen.append((slot, seen.completion_tokens))
+
+    def end(self, slot: int) -> None:
+        self.ended.append(slot)
+
+    @property
+    def running(self) -> Spool:
+        return self
 
     def append(self, record: Record) -> None:
         if self.fault is not None:

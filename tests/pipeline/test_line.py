@@ -397,3 +397,14 @@ async def test_several_choices_are_counted_together_while_they_run() -> None:
         async for _ in stream(world.line, exchange):
             pass
     assert world.reservations.settlements[0][:2] == (3, 20)
+
+
+async def test_every_piece_is_noted_before_it_is_passed_on_and_the_note_ends_with_the_settlement() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(9)
+    exchange = world.exchange(stream=True)
+    await authenticate(world.line, exchange)
+    async for frame in stream(world.line, exchange):
+        if b" w" in frame:
+            assert world.spool.seen[-1] == (1, int(frame.rpartition(b" w")[2].partition(b'"')[0]))
+    assert world.spool.ended == [1]
