@@ -10,11 +10,13 @@ from __future__ import annotations
 import msgspec
 
 from engines.errors import EngineError, Garbled
-from engines.messages import Answer, Choice, Count, believed, decode_answer
+from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
 
 MAX_EVENT = 8 << 20
 _DONE = b"[DONE]"
 _USAGE = b',"usage":'
+# Reads past a value without making anything of it: a third of the cost of decoding it.
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class ErrorEvent(EngineError):
@@ -75,21 +77,29 @@ class ChatStream:
             data = self._buffer + data
         out: list[bytes] = []
         self.exhausted = False
+        # Cut at line ends, then joined again where an event has several: a search for one byte is five times
+        # faster than one for two, and nearly every event is one line.
+        lines = data.split(b"\n")
         start = 0
-        while not self.done:
-            end = data.find(b"\n\n", start)
-            if end < 0:
-                break
-            shown = self._frame(data[start:end])
+        for end in range(0 if self.done else len(lines) - 1):
+            if lines[end]:
+                continue
+            if end == start + 1 and lines[start].startswith(b"data: "):
+                payload = lines[start][6:]
+            else:
+                payload = _data_of(lines[start:end])
+            shown = self._event(payload)
             if self.exhausted:
                 break
-            start = end + 2
+            start = end + 1
             if shown:
                 out.append(shown)
-        self._buffer = data[start:]
+            if self.done:
+                break
+        self._buffer = lines[-1] if start == len(lines) - 1 else b"\n".join(lines[start:])
         if len(self._buffer) > MAX_EVENT:
             raise Garbled("an event is over 8 MiB")
-        return b"".join(out)
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def ended(self) -> None:
         """The upstream closed; raises Garbled unless [DONE] was read (a last event may lack its blank line)."""
@@ -129,9 +139,8 @@ class ChatStream:
             data = data[:-1]
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
 
-    def _frame(self, frame: bytes) -> bytes:
-        """One event: what the client gets of it, b"" for nothing."""
-        payload = frame[6:] if frame.startswith(b"data: ") and b"\n" not in frame else _data_of(frame)
+    def _event(self, payload: bytes) -> bytes:
+        """One event's data: what the client gets of it, b"" for nothing."""
         if not payload:
             return b""
         if payload == _DONE:
@@ -143,18 +152,23 @@ class ChatStream:
             answer = decode_answer(payload)
         except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
             raise Garbled("an event is not JSON of the expected shape") from exc
-        if answer.failed:
+        if answer.error is not NO_ERROR and answer.failed:
             raise ErrorEvent("the upstream reported an error in its stream")
         return self._passed(payload, answer)
 
     def _passed(self, payload: bytes, answer: Answer) -> bytes:
         choices, usage = answer.choices, answer.usage
-        count = believed(usage)
+        count = None if usage is None else believed(usage)
         content = 0
         for choice in choices:
             if choice.has_content():
                 content += 1
-        running = self._running(count, choices, content)
+        if count is None:
+            running = self.running + content
+        elif not choices or (choices[0].index == 0 and not self._each):
+            running = count.completion
+        else:
+            running = self._of_each(count, choices)
         if running > self.limit and choices:
             self.exhausted = True
             return b""
@@ -172,27 +186,24 @@ class ChatStream:
         if not self._sample:
             self._sample = payload
             self.model = answer.model
-        if not choices and usage is not None:
-            return b"data: " + payload + b"\n\n" if self.show_usage else b""
-        if usage is not None and not self.show_running:
-            payload = _without_usage(payload)
-        return b"data: " + payload + b"\n\n"
+        if usage is not None:
+            if not choices:
+                return b"data: %b\n\n" % payload if self.show_usage else b""
+            if not self.show_running:
+                payload = _without_usage(payload)
+        return b"data: %b\n\n" % payload
 
-    def _running(self, count: Count | None, choices: list[Choice], content: int) -> int:
-        """Output tokens with this event. Running counts are each choice's own, the closing one is of them all."""
-        if count is None:
-            return self.running + content
-        if not choices or (choices[0].index == 0 and not self._each):
-            return count.completion
+    def _of_each(self, count: Count, choices: list[Choice]) -> int:
+        """Output tokens of all choices with this event: a running count is each choice's own."""
         self._each[0] = self._each.get(0, self.running)
         for choice in choices:
             self._each[choice.index] = count.completion
         return sum(self._each.values())
 
 
-def _data_of(frame: bytes) -> bytes:
+def _data_of(lines: list[bytes]) -> bytes:
     """The data of an event written with other fields, comments or several data lines (the SSE rules)."""
-    return b"\n".join(line[5:].removeprefix(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
+    return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
 
 
 def _without_usage(payload: bytes) -> bytes:
@@ -200,7 +211,7 @@ def _without_usage(payload: bytes) -> bytes:
     at = payload.rfind(_USAGE)
     if at > 0:
         try:
-            msgspec.json.decode(payload[at + len(_USAGE) : -1])
+            _skip(payload[at + len(_USAGE) : -1])
         except msgspec.MsgspecError:
             pass
         else:

@@ -51,13 +51,17 @@ class Choice(msgspec.Struct, gc=False):
         return bool(delta.content or delta.tool_calls or delta.reasoning_content)
 
 
+NO_ERROR = msgspec.Raw()
+"""What `error` is where it is absent: the very object, so that most answers need no look at it."""
+
+
 class Answer(msgspec.Struct, gc=False):
     """A whole answer, or one event of a stream."""
 
     choices: list[Choice] = []
     usage: WireUsage | None = None
     model: str | None = None
-    error: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = NO_ERROR
 
     @property
     def failed(self) -> bool:
