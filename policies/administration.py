@@ -24,6 +24,8 @@ class Permission(StrEnum):
     GRANTS_WRITE = "control:grants:write"
     IDENTITY_READ = "control:identity:read"
     IDENTITY_WRITE = "control:identity:write"
+    ISSUERS_READ = "control:issuers:read"
+    ISSUERS_WRITE = "control:issuers:write"
     KEYS_READ = "control:keys:read"
     KEYS_WRITE = "control:keys:write"
     LIMITS_READ = "control:limits:read"
@@ -33,6 +35,8 @@ class Permission(StrEnum):
     PRICES_READ = "control:prices:read"
     PRICES_WRITE = "control:prices:write"
     SELF_READ = "control:self:read"
+    SELF_SIGN_IN = "control:self:sign-in"
+    """Exchange one's own key for a short-lived token, and end all such tokens."""
     SERVING_READ = "control:serving:read"
     """List and read endpoints as far as the caller's own grants go."""
     SERVING_SHARE = "control:serving:share"
@@ -40,7 +44,13 @@ class Permission(StrEnum):
 
 
 OF_EVERYONE = frozenset(
-    {Permission.MODELS_READ, Permission.SELF_READ, Permission.SERVING_READ, Permission.SERVING_SHARE}
+    {
+        Permission.MODELS_READ,
+        Permission.SELF_READ,
+        Permission.SELF_SIGN_IN,
+        Permission.SERVING_READ,
+        Permission.SERVING_SHARE,
+    }
 )
 _READING = frozenset(each for each in Permission if each.endswith(":read"))
 OF_ROLE: Mapping[Role, frozenset[Permission]] = {

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from policies.budgets import Budget
     from policies.limits import Limit
     from policies.permissions import Level
+    from policies.tokens import Issuer
 
 
 class EntityKind(StrEnum):
@@ -92,3 +93,9 @@ class Snapshot:
     """In ascending order of id."""
     budgets: tuple[Budget, ...] = ()
     """In ascending order of id."""
+    issuers: Mapping[str, Issuer] = field(default_factory=dict[str, "Issuer"])
+    """By `iss`; those whose tokens are taken."""
+    identities: Mapping[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    """(`iss`, subject) -> principal id."""
+    group_ids: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Group's name in lower case -> its id."""

@@ -28,6 +28,8 @@ class Group:
     name: str
     parents: tuple[str, ...] = ()
     managers: frozenset[str] = frozenset()
+    roles: frozenset[Role] = frozenset()
+    """Roles that its members hold by being in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,12 @@ class Principal:
     groups: tuple[str, ...] = ()
     """Ids of every group it belongs to, nested ones resolved, in ascending order."""
     roles: frozenset[Role] = frozenset()
+    """Its own and those of its groups."""
     active: bool = True
     tokens_not_before: int = 0
     """Unix seconds; JWTs issued earlier are refused."""
+    own_roles: frozenset[Role] = frozenset()
+    """Those that it would hold without any group."""
 
     @property
     def is_admin(self) -> bool:
@@ -52,7 +57,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated request's identity: the principal, and the key it came with (None for a JWT)."""
+    """An authenticated request's identity: the principal, and the key it came with (None for another issuer's token)."""
 
     principal: Principal
     key_id: str | None = None
@@ -62,3 +67,7 @@ class Caller:
     """Planes that the key may be used on."""
     expires_at: int | None = None
     """Unix seconds at which the credential stops being valid."""
+    issuer: str | None = None
+    """Issuer of the token it came with; None for a key and for the gateway's own tokens."""
+    issued_at: int | None = None
+    """Unix seconds at which the token was issued; None for a key."""

@@ -44,6 +44,7 @@ _IN_SNAPSHOT: dict[str, Table] = {
     "prices": catalog_tables.prices,
     "limits": rules.limits,
     "budgets": rules.budgets,
+    "issuers": identity.issuers,
 }
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,9 @@ from gateway.store.reading import Row, current, rows, translated
 from gateway.store.tables.versioned import configuration_change
 
 _LOCK = 0x5742_0010
-_UNSHOWN = frozenset({"digest", "pepper_version", "from_change", "to_change", "valid_from", "valid_to"})
+_UNSHOWN = frozenset(
+    {"digest", "pepper_version", "secret_sealed", "from_change", "to_change", "valid_from", "valid_to"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ class Configuration:
 
 
 def audited(row: Row) -> dict[str, Any]:
-    """A row as the audit shows it: no digest, nothing of the versioning, and only JSON's own kinds of values."""
+    """A row as the audit shows it: no digest, no secret, nothing of the versioning, and only JSON's own kinds of values."""
     return {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in row.items()

@@ -6,6 +6,8 @@ snapshot they have: half a configuration could grant what the other half forbids
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +18,7 @@ from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.limits import Limit, Metric, Mode, ScopeKind
 from policies.permissions import Level
 from policies.principal import Group, Principal, PrincipalKind, Role
+from policies.tokens import Family, Issuer
 from policies.windows import Calendar, Rolling, Unit, Window
 
 Rows = list[Mapping[str, Any]]
@@ -36,6 +39,7 @@ class ConfigurationRows:
     prices: Rows
     limits: Rows
     budgets: Rows
+    issuers: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
                 name=row["name"],
                 parents=tuple(sorted(within.get(row["id"], ()))),
                 managers=frozenset(managers.get(row["id"], ())),
+                roles=frozenset(roles.get(row["id"], ())),
             )
             for row in rows.groups
         },
@@ -77,6 +82,11 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
         grants=grants,
         limits=tuple(limit_of(row) for row in rows.limits if row["enabled"]),
         budgets=tuple(_budget(row, now, edges) for row in rows.budgets if row["enabled"]),
+        issuers={row["issuer"]: issuer_of(row) for row in rows.issuers if row["enabled"]},
+        identities={
+            (row["issuer"], row["subject"]): row["id"] for row in rows.principals if row["issuer"] is not None
+        },
+        group_ids={row["name"].lower(): row["id"] for row in rows.groups},
     )
     return Built(snapshot, min(edges, default=None))
 
@@ -115,7 +125,9 @@ def _principal(
         groups=tuple(groups),
         roles=frozenset(held),
         active=row["active"],
-        tokens_not_before=0 if not_before is None else int(not_before.timestamp()),
+        # Tokens tell whole seconds: one of the second in which they were ended is refused with the others.
+        tokens_not_before=0 if not_before is None else math.ceil(not_before.timestamp()),
+        own_roles=frozenset(roles.get(row["id"], ())),
     )
 
 
@@ -240,4 +252,28 @@ def _budget(row: Mapping[str, Any], now: datetime, edges: list[datetime]) -> Bud
         thresholds=tuple(row["thresholds_percent"]),
         mode=Mode(row["mode"]),
         name=row["name"],
+    )
+
+
+def issuer_of(row: Mapping[str, Any]) -> Issuer:
+    """An issuer as policies decide with it."""
+    keys = row["public_keys"]
+    return Issuer(
+        id=row["id"],
+        name=row["name"],
+        issuer=row["issuer"],
+        audience=row["audience"],
+        family=Family(row["family"]),
+        jwks_uri=row["jwks_uri"],
+        public_keys=None if keys is None else json.dumps(keys, sort_keys=True),
+        sealed_secret=row["secret_sealed"],
+        principal_claim=row["principal_claim"],
+        name_claim=row["name_claim"],
+        groups_claim=row["groups_claim"],
+        kind=PrincipalKind(row["kind"]),
+        creates=row["create_principals"],
+        replaces_groups=row["replace_groups"],
+        max_age_seconds=row["max_age_seconds"],
+        leeway_seconds=row["leeway_seconds"],
+        planes=frozenset(row["planes"]),
     )

@@ -24,7 +24,8 @@ def configured(**tables: list[dict[str, Any]]) -> ConfigurationRows:
 
 
 def principal(name: str, **more: Any) -> dict[str, Any]:
-    return {"id": name, "kind": "user", "name": name, "active": True, "tokens_not_before": None, **more}
+    plain = {"active": True, "tokens_not_before": None, "issuer": None, "subject": None}
+    return {"id": name, "kind": "user", "name": name, **plain, **more}
 
 
 def member(of: str, who: str) -> dict[str, Any]:

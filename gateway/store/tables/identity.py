@@ -1,6 +1,7 @@
-"""Who may ask: principals, groups, memberships, roles and API keys, version by version.
+"""Who may ask: principals, groups, memberships, roles, API keys, and whose tokens are taken, version by version.
 
-No secret is in any of these tables: of a key they hold an id and a digest that needs the pepper.
+No secret can be read from any of these tables: of a key they hold an id and a digest that needs the pepper, of an
+issuer's shared secret what the master key has sealed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from sqlalchemy import (
     Column,
     DateTime,
     Index,
+    Integer,
     LargeBinary,
     SmallInteger,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from gateway.store.tables.base import metadata
 from gateway.store.tables.versioned import current_unique, one_of, versioned
@@ -143,4 +145,102 @@ api_key_uses = Table(
     comment="When each key was last used: apart from the keys, so that use makes no versions.",
 )
 
-__all__ = ["api_key_uses", "api_keys", "groups", "memberships", "principals", "roles"]
+issuers = versioned(
+    "issuers",
+    Column("name", Text, nullable=False, comment="What administrators call it."),
+    Column("issuer", Text, nullable=False, comment="Exactly the `iss` of its tokens."),
+    Column("audience", Text, nullable=False, comment="The value that `aud` of its tokens must hold."),
+    Column("family", Text, nullable=False, comment="Kind of signatures: `RS`, `ES`, `EdDSA` or `HS`."),
+    Column("jwks_uri", Text, comment="Where its public keys are published."),
+    Column(
+        "allow_loopback_http",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether jwks_uri may be plain http on this machine.",
+    ),
+    Column(
+        "public_keys",
+        JSONB(none_as_null=True),
+        comment="Its public keys as a JWK set, where they are not published.",
+    ),
+    Column("secret_sealed", LargeBinary, comment="The shared secret of an HS issuer, sealed."),
+    Column(
+        "principal_claim",
+        Text,
+        nullable=False,
+        server_default="sub",
+        comment="The claim that says who it is, for good.",
+    ),
+    Column(
+        "name_claim",
+        Text,
+        nullable=False,
+        server_default="sub",
+        comment="The claim that names a principal created on first use.",
+    ),
+    Column("groups_claim", Text, comment="The claim that lists groups by name; null: none."),
+    Column(
+        "kind",
+        Text,
+        nullable=False,
+        server_default="user",
+        comment="What its subjects are: `user` or `service_principal`.",
+    ),
+    Column(
+        "create_principals",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether a principal is created on the first use of a subject.",
+    ),
+    Column(
+        "replace_groups",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether claimed groups stand in for membership here, rather than add to it.",
+    ),
+    Column(
+        "max_age_seconds",
+        Integer,
+        nullable=False,
+        server_default="3600",
+        comment="Seconds after its issue until when a token is taken.",
+    ),
+    Column(
+        "leeway_seconds",
+        Integer,
+        nullable=False,
+        server_default="30",
+        comment="Seconds by which the issuer's clock may differ.",
+    ),
+    Column(
+        "planes",
+        ARRAY(Text),
+        nullable=False,
+        server_default="{data,control}",
+        comment="Planes that its tokens may be used on: `data`, `control`.",
+    ),
+    Column(
+        "enabled",
+        Boolean,
+        nullable=False,
+        server_default=text("true"),
+        comment="Whether its tokens are taken.",
+    ),
+    one_of("family", "RS", "ES", "EdDSA", "HS"),
+    one_of("kind", "user", "service_principal"),
+    CheckConstraint("num_nonnulls(jwks_uri, public_keys, secret_sealed) = 1", name="keys_are_of_one_source"),
+    CheckConstraint("(family = 'HS') = (secret_sealed IS NOT NULL)", name="only_hs_has_a_secret"),
+    CheckConstraint("max_age_seconds BETWEEN 1 AND 3600", name="max_age_is_sane"),
+    CheckConstraint("leeway_seconds BETWEEN 0 AND 30", name="leeway_is_sane"),
+    CheckConstraint(
+        "planes <@ ARRAY['data', 'control'] AND cardinality(planes) > 0", name="planes_are_known"
+    ),
+    current_unique("issuers_name", "lower(name)"),
+    current_unique("issuers_issuer", "issuer"),
+    comment="Issuers of tokens that are taken beside API keys.",
+)
+
+__all__ = ["api_key_uses", "api_keys", "groups", "issuers", "memberships", "principals", "roles"]
