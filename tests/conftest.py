@@ -9,14 +9,16 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+import pytest_asyncio
 
 if TYPE_CHECKING:
+    from engines.local.launch import EngineSpec
     from gateway.embedded.postgres import EmbeddedPostgres
     from gateway.embedded.redis import EmbeddedRedis
 
@@ -107,3 +109,35 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
     with Redis.from_url(redis_server.url()) as client:
         client.flushall()
     return redis_server.url()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine() -> AsyncIterator[EngineSpec]:
+    """The real engine with the demo model: one that runs (WEIGHBRIDGE_TEST_ENGINE_SOCKET) or one of our own."""
+    from engines.local.environment import install
+    from engines.local.launch import EngineSpec
+    from engines.local.process import EngineProcess
+
+    home = Path(tempfile.mkdtemp(prefix="wb-engine-"))
+    running = os.environ.get("WEIGHBRIDGE_TEST_ENGINE_SOCKET")
+    root = Path(os.environ.get("WEIGHBRIDGE_HOME", "var")).resolve()
+    try:
+        if running:
+            yield EngineSpec(python=Path("-"), socket=Path(running), cache=home, log=home / "log")
+            return
+        made = await install(root / "engine-venv", lambda line: print(f"engine: {line}"))
+        spec = EngineSpec(
+            python=made.python,
+            socket=home / "engine.sock",
+            cache=root / "engine-cache",
+            log=home / "engine.log",
+        )
+        process = EngineProcess(spec)
+        await process.start()
+        try:
+            await process.wait_ready(240)
+            yield spec
+        finally:
+            await asyncio.shield(process.stop())
+    finally:
+        shutil.rmtree(home, ignore_errors=True)

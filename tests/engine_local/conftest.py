@@ -1,21 +1,16 @@
-"""A stand-in for the engine's server, which needs no engine, and the real engine for tests marked `engine`."""
+"""A stand-in for the engine's server, which needs no engine."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from engines.local.environment import install
 from engines.local.launch import SERVER, EngineSpec
-from engines.local.process import EngineProcess
 
 # Runs with the arguments that vLLM would get. It is tied to its parent by the very code that ties vLLM.
 STAND_IN = """
@@ -63,31 +58,3 @@ def stand_in(home: Path) -> Callable[..., EngineSpec]:
         )
 
     return make
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def engine() -> AsyncIterator[EngineSpec]:
-    """The real engine with the demo model: one that runs (WEIGHBRIDGE_TEST_ENGINE_SOCKET) or one of our own."""
-    home = Path(tempfile.mkdtemp(prefix="wb-engine-"))
-    running = os.environ.get("WEIGHBRIDGE_TEST_ENGINE_SOCKET")
-    root = Path(os.environ.get("WEIGHBRIDGE_HOME", "var")).resolve()
-    try:
-        if running:
-            yield EngineSpec(python=Path("-"), socket=Path(running), cache=home, log=home / "log")
-            return
-        made = await install(root / "engine-venv", lambda line: print(f"engine: {line}"))
-        spec = EngineSpec(
-            python=made.python,
-            socket=home / "engine.sock",
-            cache=root / "engine-cache",
-            log=home / "engine.log",
-        )
-        process = EngineProcess(spec)
-        await process.start()
-        try:
-            await process.wait_ready(240)
-            yield spec
-        finally:
-            await asyncio.shield(process.stop())
-    finally:
-        shutil.rmtree(home, ignore_errors=True)

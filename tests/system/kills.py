@@ -96,8 +96,7 @@ class Campaign:
         await self.gateway.drained(timeout=60.0)
         await self.upstream.until(lambda records: all(each.ended != "open" for each in records), 10.0)
         rows = await self.gateway.query("SELECT * FROM gateway.requests WHERE principal_name = $1", self._who)
-        # A checkpoint every 64 tokens, and what was under way between two sockets.
-        return reconcile(rows, self.upstream.records[self._since :], self.transcripts, slack=128)
+        return reconcile(rows, self.upstream.records[self._since :], self.transcripts, slack=64)
 
     async def judge(self) -> None:
         """Fail with every broken rule."""
