@@ -88,6 +88,8 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         reservations = await Reservations.connect(
             settings.redis_url,
             str(spool.worker_id),
+            # 20 ms is enough on a machine of one's own; beside an engine that saturates its cores Redis waits longer.
+            timeout_seconds=0.05,
             opener=Rebuild(settings.redis_url, PostgresSums(settings.database_url), lambda: catalog.snapshot),
         )
         parts.push_async_callback(reservations.close)

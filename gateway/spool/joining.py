@@ -221,28 +221,20 @@ def _attempt_rows(intent: Intent, tries: list[Attempt], *, interrupted: bool) ->
 
 
 def _charged(entry: Entry, prompt: int, completion: int, cost: int) -> str:
-    charges = entry.intent.charges
-    if entry.added is not None:
-        seen = {(each.limit_id, each.key) for each in charges}
-        charges = charges + [each for each in entry.added if (each.limit_id, each.key) not in seen]
+    """Each limit once, with all that the admission and its top-ups reserved of it, and what was used."""
     used = {
         "input_tokens": prompt,
         "output_tokens": completion,
         "total_tokens": prompt + completion,
         "money": cost,
     }
-    granted = entry.granted
+    reserved: dict[tuple[str, str, str], int] = {}
+    for each in (*entry.intent.charges, *(entry.added or ())):
+        if each.kind != "i":
+            place = each.limit_id, each.subject, each.metric
+            reserved[place] = reserved.get(place, 0) + each.fixed
     return _json.encode(
-        [
-            Charged(
-                each.limit_id,
-                each.subject,
-                each.metric,
-                each.fixed + each.per_token * granted,
-                used.get(each.metric, each.fixed),
-            )
-            for each in charges
-        ]
+        [Charged(*place, amount, used.get(place[2], amount)) for place, amount in reserved.items()]
     ).decode()
 
 

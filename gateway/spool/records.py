@@ -27,13 +27,13 @@ class Charge(msgspec.Struct, array_like=True, frozen=True, gc=False):
     key: str
     """Redis key."""
     kind: str
-    """`r` rolling window, `p` fixed period (calendar limit or budget), `n` concurrency."""
+    """`r` rolling window, `p` fixed period (calendar limit or budget), `n` concurrency, `i` idempotency claim."""
     position: int
     """Rolling: absolute sub-bucket number; period: its start in ms; concurrency: 0."""
     fixed: int
-    """Amount charged whatever the output (tokens, requests or nano-dollars)."""
+    """All that its grant took, prompt and granted output together (tokens, requests or nano-dollars)."""
     per_token: int
-    """Amount charged for each granted output token."""
+    """0: a charge is corrected by `fixed` alone."""
     window_ms: int = 0
 
 
