@@ -131,7 +131,7 @@ class EmbeddedPostgres:
         if not self._lock.take():
             raise EmbeddedError(f"The PostgreSQL under {self._home} is already run by another process.")
         try:
-            programs = postgres_programs(self._account)
+            programs = await asyncio.to_thread(postgres_programs, self._account)
             data = self._home / "postgres"
             if not (data / "PG_VERSION").exists():
                 await asyncio.to_thread(self._initialise, programs, data)

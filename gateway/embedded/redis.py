@@ -59,7 +59,7 @@ class EmbeddedRedis:
         if not self._lock.take():
             raise EmbeddedError(f"The Redis under {self._home} is already run by another process.")
         try:
-            program = redis_program(self._account)
+            program = await asyncio.to_thread(redis_program, self._account)
             folder = socket_folder(self._home / "run", "redis", self._account, longest_name=len(_SOCKET_NAME))
             path = folder / _SOCKET_NAME
             await _end_stray_server(path)

@@ -83,7 +83,8 @@ class Tree:
         )
         if own_engine:
             await self._keep("engine", self._child("engine", "engine"))
-        self.tasks.append(asyncio.create_task(self._watch_readiness(own_engine)))
+        if self.settings.engine_url is not None:
+            self.tasks.append(asyncio.create_task(self._watch_readiness(own_engine)))
 
     async def stop(self) -> None:
         """Close the listeners, let workers finish, then the drainer, the engine, Redis and PostgreSQL."""
@@ -183,8 +184,13 @@ class Tree:
                 return
             engine = self.keepers.get("engine")
             if engine is not None and engine.child is not None and engine.child.returncode == GIVEN_UP:
+                note = read_note(self.settings.home / "run")
+                why = note.detail if note is not None and note.detail else "see `weighbridge logs engine`"
+                self.screen.say(f"Engine: given up ({why}); the gateway runs on without it")
                 return
-            if loop.time() - said >= _PATIENCE:
+            # Someone else's engine may stay away for hours: after two minutes a line a minute is enough.
+            patience = _PATIENCE if own_engine or said - began < 120 else 60.0
+            if loop.time() - said >= patience:
                 said = loop.time()
                 self.screen.say(f"{self._missing(body, own_engine=own_engine)}, {said - began:.0f} s")
             await asyncio.sleep(0.5)
