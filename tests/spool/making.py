@@ -43,8 +43,8 @@ def intent(**changes: Any) -> Intent:
         "estimated_prompt_tokens": 120,
         "granted_output_tokens": 256,
         "charges": [
-            Charge("lim_1", "u_1", "total_tokens", "{wb}:w:lim_1:u_1", "r", 29, 120, 1, 60_000),
-            Charge("bud_1", "u_1", "money", "{wb}:b:bud_1:u_1", "p", at, 500, 2),
+            Charge("lim_1", "u_1", "total_tokens", "{wb}:w:lim_1:u_1", "r", 29, 376, 0, 60_000),
+            Charge("bud_1", "u_1", "money", "{wb}:b:bud_1:u_1", "p", at, 1012, 0),
         ],
         "prices": PRICES,
     }

@@ -81,7 +81,7 @@ def test_a_request_refused_after_its_admission_costs_nothing() -> None:
 
 def test_top_ups_count_as_reserved() -> None:
     begun = intent(granted_output_tokens=256)
-    more = [Charge("lim_1", "u_1", "total_tokens", "{wb}:w:lim_1:u_1", "r", 30, 0, 1, 60_000)]
+    more = [Charge("lim_1", "u_1", "total_tokens", "{wb}:w:lim_1:u_1", "r", 30, 256, 0, 60_000)]
     posting = settled(
         entry(begun, progress(begun, granted_output_tokens=512, charges=more)), settlement(begun), WORKER
     )

@@ -190,7 +190,7 @@ async def test_the_counters_hear_of_orphans_and_of_what_was_settled_just_before_
     counters = Counters()
     drainer = Drainer(tmp_path, books, counters)
     long_ago, recent, orphan = intent(admitted_at_ms=now_ms() - 90_000), intent(), intent()
-    more = [Charge("lim_1", "u_1", "total_tokens", "{wb}:w:lim_1:u_1", "r", 31, 0, 1, 60_000)]
+    more = [Charge("lim_1", "u_1", "total_tokens", "{wb}:w:lim_1:u_1", "r", 31, 256, 0, 60_000)]
     for each in (long_ago, recent):
         spool.append(each)
         spool.append(settlement(each))
