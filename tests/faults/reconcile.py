@@ -6,7 +6,7 @@ Every rule that is broken is one discrepancy that names the request; an empty an
 - A row is explained by the upstream or by a client, and there is one per request. A client that went before it was
   told an id explains one row of no tokens: it left between the admission and the call upstream.
 - A row that says `ok` has the upstream's tokens exactly, and the client's, if it was told them.
-- Any other row has completion tokens within [delivered, emitted] (`interrupted`: less one checkpoint), and within `slack` of what streams emitted: of a
+- Any other row has completion tokens within [delivered, emitted], and within `slack` of what streams emitted: of a
   plain call that was cut nobody outside the engine can tell how far it was.
 """
 
@@ -173,9 +173,7 @@ def _check_cut(
         broken("complete_but_not_ok", f"status {row['status']}, yet upstream and client had all of it")
     completion, emitted = row["completion_tokens"], _emitted(attempts)
     delivered = max((transcript.delivered for transcript in seen), default=0)
-    # A worker that was killed is billed up to its last checkpoint.
-    unsaid = slack if row["status"] == "interrupted" else 0
-    if completion < delivered - unsaid:
+    if completion < delivered:
         broken("below_delivered", f"ledger {completion}, the client received {delivered}")
     if completion > emitted:
         broken("above_emitted", f"ledger {completion}, upstream {emitted}")
