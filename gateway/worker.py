@@ -33,11 +33,16 @@ from gateway.http.connection import Connection, sweep
 from gateway.http.operations import Part
 from gateway.http.plane import DataPlane
 from gateway.pipeline.line import Line
+from gateway.security.jwks import fetch
 from gateway.security.keys import Peppers
+from gateway.security.sealing import Sealing
 from gateway.security.secrets import Purpose, load_master_key
+from gateway.security.sessions import Sessions
+from gateway.security.tokens import TokenVerifier
 from gateway.settings import Settings
 from gateway.spool.writer import SpoolWriter
 from gateway.store import database
+from gateway.store.callers import Callers
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Configuration
 from gateway.store.keys import StoredKeys
@@ -81,10 +86,16 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         parts.push_async_callback(engine.dispose)
         catalog = FollowedCatalog(settings.database_url)
         keys = StoredKeys(engine, peppers, catalog)
+        configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
+        sealing = Sealing(master.derive_all(Purpose.CREDENTIALS))
+        sessions = Sessions(master.derive_all(Purpose.SESSIONS), time.time)
+        verifier = TokenVerifier(sealing, fetch=fetch, clock=time.time, monotonic=time.monotonic)
+        callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
         await catalog.start()
         parts.push_async_callback(catalog.stop)
         keys.start()
         parts.push_async_callback(keys.stop)
+        parts.push_async_callback(verifier.close)
         reservations = await Reservations.connect(
             settings.redis_url,
             str(spool.worker_id),
@@ -98,7 +109,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         parts.push_async_callback(engines.stop)
         salt_key = master.derive(Purpose.CACHE_SALT)
         line = Line(
-            keys=keys,
+            keys=callers,
             catalog=catalog,
             reservations=reservations,
             spool=spool,
@@ -130,7 +141,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
 
         front = Front(
             plane,
-            ControlPlane(keys, catalog, Configuration(engine, master.derive(Purpose.AUDIT_CHAIN)), peppers),
+            ControlPlane(callers, catalog, configuration, peppers, sealing, sessions),
             ready,
             health,
             telemetry.page,

@@ -38,6 +38,7 @@ class Purpose(StrEnum):
     AUDIT_CHAIN = "audit chain"
     CACHE_SALT = "cache salt"
     CREDENTIALS = "credentials"
+    SESSIONS = "console sessions"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -69,7 +69,7 @@ class StoredKeys:
         self._catalog = catalog
         self._clock = clock
         self._known: dict[bytes, _Known] = {}
-        self._digests: dict[str, bytes] = {}
+        self._digests: dict[str, set[bytes]] = {}
         self._refused: dict[bytes, float] = {}
         self._under_way: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._turns = asyncio.Semaphore(LOOKUPS_AT_ONCE)
@@ -81,9 +81,13 @@ class StoredKeys:
     def known(self, credential: str) -> Caller | None:
         """The caller, when the credential was verified and nothing has changed since."""
         try:
-            found = self._known.get(hashlib.sha256(credential.encode()).digest())
+            fingerprint = hashlib.sha256(credential.encode()).digest()
         except UnicodeEncodeError:
             return None
+        return self._standing(fingerprint)
+
+    def _standing(self, fingerprint: bytes) -> Caller | None:
+        found = self._known.get(fingerprint)
         if found is None or self._clock() >= found.expires_at:
             return None
         self._used.add(found.key_id)
@@ -99,7 +103,32 @@ class StoredKeys:
         caller = self.known(credential)
         if caller is not None:
             return caller
+
+        def find() -> Coroutine[Any, Any, _Known | None]:
+            return self._find(
+                lambda: self._look_up(id_part), lambda row: self._judge(credential, row), fingerprint
+            )
+
         fingerprint = keys.fingerprint(credential)
+        return await self._found(fingerprint, find, snapshot)
+
+    def known_by_id(self, key_id: str) -> Caller | None:
+        """The caller behind a key that another credential names, when it was looked up and nothing has changed."""
+        return self._standing(_name(key_id))
+
+    async def verify_by_id(self, key_id: str, snapshot: Snapshot) -> Caller:
+        """The caller behind a key that a verified credential names; raises as `verify` does."""
+        name = _name(key_id)
+        caller = self._standing(name)
+        if caller is not None:
+            return caller
+        return await self._found(
+            name, lambda: self._find(lambda: self._look_up_id(key_id), self._judge_row, name), snapshot
+        )
+
+    async def _found(
+        self, fingerprint: bytes, find: Callable[[], Coroutine[Any, Any, _Known | None]], snapshot: Snapshot
+    ) -> Caller:
         if self._refused.get(fingerprint, 0.0) > self._clock():
             raise Unauthenticated
         task = self._under_way.get(fingerprint)
@@ -107,7 +136,7 @@ class StoredKeys:
             if len(self._under_way) >= _WAITING_AT_MOST:
                 raise Unavailable("Too many unknown keys are being looked up; try again in a moment.")
             # A task of its own: callers that wait for the same key come and go, the look-up is done once.
-            task = asyncio.create_task(self._find(credential, id_part, fingerprint), name="key look-up")
+            task = asyncio.create_task(find(), name="key look-up")
             self._under_way[fingerprint] = task
             task.add_done_callback(lambda done: self._ended(fingerprint, done))
         found = await asyncio.shield(task)
@@ -172,8 +201,7 @@ class StoredKeys:
         for each in touched:
             kind, _, object_id = each.partition(":")
             if kind == "api_key":
-                digest = self._digests.pop(object_id, None)
-                if digest is not None:
+                for digest in self._digests.pop(object_id, ()):
                     self._known.pop(digest, None)
                 self._refused.clear()
             elif kind in ("user", "service_principal"):
@@ -192,25 +220,36 @@ class StoredKeys:
             await self._catalog.refresh()
         return found.caller if found.snapshot is self._catalog.latest else self._renew(found)
 
-    async def _find(self, credential: str, id_part: str, fingerprint: bytes) -> _Known | None:
+    async def _find(
+        self,
+        look_up: Callable[[], Awaitable[Any]],
+        judge: Callable[[Any], _Known | None],
+        fingerprint: bytes,
+    ) -> _Known | None:
         while True:
             seen = self._changes
             # The wait for a turn counts too: a frozen database must not hold callers longer than one that is gone.
             with translated():
                 async with asyncio.timeout(_LOOKUP_SECONDS), self._turns:
-                    row = await self._look_up(id_part)
-            found = self._judge(credential, row)
+                    row = await look_up()
+            found = judge(row)
             # What was read may be outdated by a change that was announced meanwhile: read again.
             if seen == self._changes:
                 break
         if found is not None:
             if len(self._known) >= _REMEMBERED_AT_MOST:
-                oldest = next(iter(self._known))
-                self._digests.pop(self._known.pop(oldest).key_id, None)
+                self._forget(next(iter(self._known)))
             self._known[fingerprint] = found
-            self._digests[found.key_id] = fingerprint
+            self._digests.setdefault(found.key_id, set()).add(fingerprint)
             self._renew(found)
         return found
+
+    def _forget(self, fingerprint: bytes) -> None:
+        key_id = self._known.pop(fingerprint).key_id
+        digests = self._digests.get(key_id, set())
+        digests.discard(fingerprint)
+        if not digests:
+            self._digests.pop(key_id, None)
 
     def _refuse(self, fingerprint: bytes) -> None:
         if len(self._refused) >= _REMEMBERED_AT_MOST:
@@ -219,7 +258,13 @@ class StoredKeys:
         self._refused[fingerprint] = self._clock() + NEGATIVE_SECONDS
 
     async def _look_up(self, id_part: str) -> Any:
-        query = select(api_keys).where(api_keys.c.to_change.is_(None), api_keys.c.id_part == id_part)
+        return await self._row(api_keys.c.id_part == id_part)
+
+    async def _look_up_id(self, key_id: str) -> Any:
+        return await self._row(api_keys.c.id == key_id)
+
+    async def _row(self, condition: ColumnElement[bool]) -> Any:
+        query = select(api_keys).where(api_keys.c.to_change.is_(None), condition)
         async with self._engine.connect() as connection:
             return (await connection.execute(query)).one_or_none()
 
@@ -228,6 +273,11 @@ class StoredKeys:
             keys.matches(credential, None, None, self._peppers)
             return None
         if not keys.matches(credential, row.digest, row.pepper_version, self._peppers):
+            return None
+        return self._judge_row(row)
+
+    def _judge_row(self, row: Any) -> _Known | None:
+        if row is None:
             return None
         ends = min(_timestamp(row.expires_at), _timestamp(row.revoked_at))
         if self._clock() >= ends:
@@ -255,6 +305,11 @@ def _batches(ids: list[str], size: int = 1000) -> Iterator[list[str]]:
     """A statement takes 32,767 parameters at most."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
+
+
+def _name(key_id: str) -> bytes:
+    """What a key is remembered by that was named by its id; no digest is as long."""
+    return b"id:" + key_id.encode()
 
 
 def _caller_of(found: _Known, snapshot: Snapshot) -> Caller | None:

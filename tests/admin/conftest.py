@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,17 @@ from litestar import Litestar
 from gateway.app import Front, create_app
 from gateway.http.admin.access import ControlPlane
 from gateway.http.plane import DataPlane
+from gateway.security.jwks import fetch
 from gateway.security.keys import Peppers
+from gateway.security.sealing import Sealing
 from gateway.security.secrets import Purpose, load_master_key
+from gateway.security.sessions import Sessions
+from gateway.security.tokens import TokenVerifier
 from gateway.seed import ENDPOINT, seed
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.api_keys import NewKey, create_key
+from gateway.store.callers import Callers
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Configuration
 from gateway.store.keys import StoredKeys
@@ -76,7 +82,11 @@ async def deployment(database_url: str, tmp_path: Path) -> AsyncIterator[Deploym
     keys = StoredKeys(engine, peppers, catalog)
     chain_key = master.derive(Purpose.AUDIT_CHAIN)
     configuration = Configuration(engine, chain_key)
-    control = ControlPlane(keys, catalog, configuration, peppers)
+    sealing = Sealing(master.derive_all(Purpose.CREDENTIALS))
+    sessions = Sessions(master.derive_all(Purpose.SESSIONS), time.time)
+    verifier = TokenVerifier(sealing, fetch=fetch, clock=time.time, monotonic=time.monotonic)
+    callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
+    control = ControlPlane(callers, catalog, configuration, peppers, sealing, sessions)
     app = create_app(Front(DataPlane(_no_line()), control, lambda _: True, list, lambda: b""))
     made = {
         "admin": (tmp_path / "admin.key").read_text().strip(),
@@ -92,6 +102,7 @@ async def deployment(database_url: str, tmp_path: Path) -> AsyncIterator[Deploym
     await catalog.start()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         yield Deployment(app, configuration, catalog, peppers, chain_key, client, tmp_path, made)
+    await verifier.close()
     await keys.stop()
     await catalog.stop()
     await engine.dispose()

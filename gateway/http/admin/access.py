@@ -21,6 +21,8 @@ from gateway.http.strict_json import decode_object
 from gateway.ids import text
 from gateway.pipeline.ports import Keys
 from gateway.security.keys import Peppers
+from gateway.security.sealing import Sealing
+from gateway.security.sessions import Sessions
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Change, Configuration
 from policies.administration import Permission, may_administer
@@ -39,6 +41,8 @@ class ControlPlane:
     catalog: FollowedCatalog
     configuration: Configuration
     peppers: Peppers
+    sealing: Sealing
+    sessions: Sessions
 
 
 class Guard:
@@ -89,6 +93,16 @@ class Admin:
     def peppers(self) -> Peppers:
         """What new keys are digested with."""
         return self._control.peppers
+
+    @property
+    def sealing(self) -> Sealing:
+        """What secrets that must be read again are sealed with."""
+        return self._control.sealing
+
+    @property
+    def sessions(self) -> Sessions:
+        """What makes the gateway's own tokens."""
+        return self._control.sessions
 
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[Change]:

@@ -49,6 +49,12 @@ Email = Annotated[
     str,
     Meta(max_length=320, pattern=r"^[^\x00-\x20\x7f]+@[^\x00-\x20\x7f]+$", examples=["alice@example.com"]),
 ]
+Issuer = Annotated[
+    str, Meta(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$", examples=["https://login.example.com"])
+]
+Subject = Annotated[
+    str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["248289761001"])
+]
 READ = {"permission": Permission.IDENTITY_READ}
 WRITE = {"permission": Permission.IDENTITY_WRITE}
 
@@ -62,6 +68,10 @@ class PrincipalView(Struct, frozen=True, kw_only=True):
     email: str | None
     active: bool
     tokens_not_before: datetime | None
+    issuer: str | None
+    """The `iss` of the tokens that stand for it."""
+    subject: str | None
+    """What the issuer's principal claim (`sub`, where it is set to no other) says in those tokens."""
     roles: list[str]
     groups: list[str]
     """Ids of the groups that it is directly in."""
@@ -76,6 +86,9 @@ class NewPrincipal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     display_name: FreeText = ""
     email: Email | None = None
     active: bool = True
+    issuer: Issuer | None = None
+    """Give it with `subject`: tokens of that issuer for that subject stand for this principal."""
+    subject: Subject | None = None
     roles: list[Role] = []
 
 
@@ -88,6 +101,9 @@ class PrincipalChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     active: bool | UnsetType = UNSET
     tokens_not_before: Moment | UnsetType | None = UNSET
     """JWTs issued before are refused from now on."""
+    issuer: Issuer | UnsetType | None = UNSET
+    """Changes together with `subject`; null for both takes tokens away from it."""
+    subject: Subject | UnsetType | None = UNSET
     roles: list[Role] | UnsetType = UNSET
 
 
@@ -230,6 +246,8 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Principa
             email=row["email"],
             active=row["active"],
             tokens_not_before=row["tokens_not_before"],
+            issuer=row["issuer"],
+            subject=row["subject"],
             roles=sorted(held.get(row["id"], [])),
             groups=sorted(within.get(row["id"], [])),
             managed_by=row["managed_by"],

@@ -9,10 +9,12 @@ from gateway.http.admin.access import ControlPlane, Guard, provide_admin, reques
 from gateway.http.admin.audit import read_audit
 from gateway.http.admin.endpoints import Endpoints
 from gateway.http.admin.groups import Groups
+from gateway.http.admin.issuers import Issuers
 from gateway.http.admin.keys import Keys
 from gateway.http.admin.limits import Limits
 from gateway.http.admin.prices import Prices
 from gateway.http.admin.principals import ServicePrincipals, Users, me
+from gateway.http.admin.sessions import sign_in, sign_out
 
 
 def admin_routes(control: ControlPlane) -> list[Router]:
@@ -30,6 +32,9 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 ServicePrincipals,
                 Groups,
                 Keys,
+                Issuers,
+                sign_in,
+                sign_out,
                 Endpoints,
                 Limits,
                 Prices,
