@@ -30,6 +30,7 @@ from gateway.counters.reservations import Reservations
 from gateway.engine_watch import EngineWatch
 from gateway.http.admin.access import ControlPlane
 from gateway.http.connection import Connection, sweep
+from gateway.http.hot_calls import HotCalls
 from gateway.http.operations import Part
 from gateway.http.plane import DataPlane
 from gateway.pipeline.line import Line
@@ -146,7 +147,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             health,
             telemetry.page,
         )
-        servers = [_server(create_app(front, admin=admin_fd is None))]
+        servers = [_server(HotCalls(create_app(front, admin=admin_fd is None), plane))]
         sockets = [socket.socket(fileno=fd)]
         if admin_fd is not None:
             servers.append(_server(create_app(front, data=False)))

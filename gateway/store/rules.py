@@ -49,10 +49,17 @@ async def _check(change: Change, row: Row) -> None:
         )
     except (ValueError, TypeError) as error:
         raise BadRequest(f"The limit cannot be decided with: {error}.") from error
+    await check_span(change, row, "limit")
+
+
+async def check_span(change: Change, row: Row, what: str) -> None:
+    """Raise BadRequest unless whom and what the rule counts is there, and is what its scope says."""
     subject, scope = row.get("subject_id"), row["scope"]
+    if subject is None and scope in ("user", "group", "service_principal"):
+        raise BadRequest(f"A {what} of scope {scope} needs a subject_id.", param="subject_id")
     if subject is not None:
         if scope not in _SUBJECTS:
-            raise BadRequest(f"A limit of scope {scope} takes no subject.", param="subject_id")
+            raise BadRequest(f"A {what} of scope {scope} takes no subject.", param="subject_id")
         table, kind = _SUBJECTS[scope]
         found = await change.rows(table, table.c.id == subject)
         if not found or (kind is not None and found[0]["kind"] != kind):

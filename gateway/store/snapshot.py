@@ -81,7 +81,7 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
         endpoints=_endpoints(rows, prices),
         grants=grants,
         limits=tuple(limit_of(row) for row in rows.limits if row["enabled"]),
-        budgets=tuple(_budget(row, now, edges) for row in rows.budgets if row["enabled"]),
+        budgets=tuple(budget_of(row, now, edges) for row in rows.budgets if row["enabled"]),
         issuers={row["issuer"]: issuer_of(row) for row in rows.issuers if row["enabled"]},
         identities={
             (row["issuer"], row["subject"]): row["id"] for row in rows.principals if row["issuer"] is not None
@@ -237,7 +237,8 @@ def limit_of(row: Mapping[str, Any]) -> Limit:
     )
 
 
-def _budget(row: Mapping[str, Any], now: datetime, edges: list[datetime]) -> Budget:
+def budget_of(row: Mapping[str, Any], now: datetime, edges: list[datetime]) -> Budget:
+    """A budget as policies decide with it, an increase that is in force included; its end goes to `edges`."""
     amount = row["amount_nano_usd"]
     if row["increase_until"] is not None and row["increase_until"] > now:
         amount += row["increase_nano_usd"]
