@@ -15,6 +15,7 @@ from time import monotonic
 
 from engines.local.boundedlog import BoundedLog
 from engines.local.launch import EngineSpec, command, environment
+from engines.local.numa import stand_in
 
 PROBE_SECONDS = 5.0
 STOP_GRACE_SECONDS = 8.0
@@ -47,6 +48,9 @@ class EngineProcess:
             # vLLM does not bind over a socket that an earlier run left behind.
             self.spec.socket.unlink(missing_ok=True)
         self.spec.cache.mkdir(parents=True, exist_ok=True)
+        if self.spec.device == "cpu" and (libraries := stand_in(self.spec.cache / "lib")):
+            found = self._env.get("LD_LIBRARY_PATH")
+            self._env["LD_LIBRARY_PATH"] = f"{libraries}:{found}" if found else str(libraries)
         self._log = BoundedLog(self.spec.log)
         theirs, self._leash = os.pipe()
         try:
