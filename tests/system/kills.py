@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import UUID
 
 from tests.faults.killer import DRAINER_POINTS, armed
 from tests.faults.load import Mix, calls, drive, summary
@@ -36,6 +38,8 @@ class Campaign:
         self._random = random.Random(seed)
         self._first = 0
         self._since = len(upstream.records)
+        # Request ids begin with the time in milliseconds.
+        self._first_id = str(UUID(int=int(time.time() * 1000) << 80))
 
     @property
     def kills(self) -> int:
@@ -95,7 +99,11 @@ class Campaign:
         await self.gateway.ready()
         await self.gateway.drained(timeout=60.0)
         await self.upstream.until(lambda records: all(each.ended != "open" for each in records), 10.0)
-        rows = await self.gateway.query("SELECT * FROM gateway.requests WHERE principal_name = $1", self._who)
+        rows = await self.gateway.query(
+            "SELECT * FROM gateway.requests WHERE principal_name = $1 AND request_id >= $2::uuid",
+            self._who,
+            self._first_id,
+        )
         return reconcile(rows, self.upstream.records[self._since :], self.transcripts, slack=64)
 
     async def judge(self) -> None:
