@@ -40,7 +40,8 @@ soak: setup-dev ## Load with faults for MINUTES=5, then the books
 	@$(PY) -m pytest tests/soak --minutes=$(MINUTES) $(ARGS)
 
 model: setup ## Train the demo model again from its corpus and print its score
-	@$(PY) -m engines.local.model.train $(ARGS)
+	@$(PY) -m engines.local.environment "$${WEIGHBRIDGE_HOME:-var}/engine-venv"
+	@PYTHONPATH=. "$${WEIGHBRIDGE_HOME:-var}/engine-venv/bin/python" -m engines.local.model.train $(ARGS)
 
 migrate: setup ## Bring the database named by the environment to this version
 	@$(RUN) migrate
