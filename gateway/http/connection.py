@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from litestar.types import Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 CONNECTION = "weighbridge.connection"
 """Scope key of the connection, on which a handler leaves what to call when the client is gone."""
@@ -107,6 +108,31 @@ class Connection(HttpToolsProtocol):
             % (status, len(text), text)
         )
         self.transport.close()
+
+
+def answer_whole(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Write a whole 200 in one piece; False where ASGI must do it: another `send`, or a client that reads slowly.
+
+    uvicorn takes every header through two regular expressions: 7 us an answer, where this takes 1.6.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or cycle.response_started or cycle.flow.write_paused:
+        return False
+    if cycle.disconnected:
+        return True
+    if not cycle.keep_alive:
+        headers = [*headers, (b"connection", b"close")]
+    head = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers) or b"\0" in head:
+        raise ValueError("a header field takes one line")
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.transport.write(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (head, body))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True
 
 
 async def sweep(connections: Callable[[], Any]) -> None:

@@ -25,7 +25,7 @@ from gateway.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from gateway.http.connection import CONNECTION, Connection
+from gateway.http.connection import CONNECTION, Connection, answer_whole
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.strict_json import decode_object
@@ -138,6 +138,8 @@ class DataPlane:
     async def _plain(self, exchange: Exchange, send: Send, api: Api) -> None:
         body = await complete(self.line, exchange)
         headers = [_JSON, (b"content-length", b"%d" % len(body)), *_told(exchange, api)]
+        if answer_whole(send, headers, body):
+            return
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
