@@ -34,6 +34,7 @@ from gateway.http.hot_calls import HotCalls
 from gateway.http.operations import Part
 from gateway.http.plane import DataPlane
 from gateway.pipeline.line import Line
+from gateway.pipeline.revocation import Revocations
 from gateway.security.jwks import fetch
 from gateway.security.keys import Peppers
 from gateway.security.sealing import Sealing
@@ -122,6 +123,8 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
         plane = DataPlane(line)
+        revocations = Revocations(line, plane.exchanges)
+        catalog.subscribe(revocations.changed)
 
         def ready(endpoint: Endpoint) -> bool:
             return any(engines.unfit(entity) is None for entity in endpoint.entities)
@@ -159,6 +162,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             asyncio.create_task(sweep(lambda each=each: each.server_state.connections)) for each in servers
         ]
         chores.append(asyncio.create_task(_report(telemetry, health)))
+        chores.append(asyncio.create_task(revocations.watch()))
         serving = [
             asyncio.create_task(each.serve([sock])) for each, sock in zip(servers, sockets, strict=True)
         ]

@@ -22,6 +22,7 @@ from gateway.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     UnsupportedMedia,
 )
@@ -34,6 +35,7 @@ from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange, ModelRequest
 from gateway.pipeline.line import Line
+from gateway.pipeline.revocation import REVOKED
 
 MAX_BODY = 4 << 20
 _JSON = (b"content-type", b"application/json")
@@ -63,6 +65,8 @@ class DataPlane:
         self.line = line
         self.closing = False
         self.running: set[asyncio.Task[Any]] = set()
+        self.exchanges: dict[asyncio.Task[Any], Exchange] = {}
+        """Calls whose caller is known, for those who may cut them."""
         self._ids = RequestIds()
 
     def new_id(self) -> tuple[bytes, str]:
@@ -103,6 +107,7 @@ class DataPlane:
             )
             # Nobody unknown gets a body read.
             await authenticate(self.line, exchange)
+            self.exchanges[task] = exchange
             body = await _body(scope, receive)
             exchange.request = request = api.read(decode_object(body), endpoint)
             exchange.group = group
@@ -117,14 +122,22 @@ class DataPlane:
                 self.line.observer.refused(exc.code)
             await _refuse(send, exc, api.dialect, id_text)
         except CancelledError:
+            if exchange is not None and exchange.stopped_by == REVOKED:
+                task.uncancel()
+                await _refuse(send, Unauthenticated(_REVOKED), api.dialect, id_text)
             # The client is gone and there is nobody to tell; any other cancellation is the server's own.
-            if not left:
+            elif not left:
                 raise
+        except _Unheard:
+            if isinstance(connection, Connection):
+                connection.on_left = None
+                connection.transport.abort()
         except Exception:
             log.exception("request %s failed", id_text)
             await _refuse(send, GatewayError(_FAILED), api.dialect, id_text)
         finally:
             self.running.discard(task)
+            self.exchanges.pop(task, None)
             if isinstance(connection, Connection):
                 connection.on_left = None
 
@@ -153,6 +166,15 @@ class DataPlane:
                     headers = [*_EVENTS, *_told(exchange, api)]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except CancelledError:
+            if not begun or exchange.stopped_by != REVOKED:
+                raise
+            try:
+                # A client that does not read must not keep a call open that was cut.
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await _tell(send, Unauthenticated(_REVOKED), api, exchange)
+            except TimeoutError:
+                raise _Unheard from None
         except Exception as exc:
             if not begun:
                 raise
@@ -161,13 +183,7 @@ class DataPlane:
             else:
                 log.exception("request %s failed", exchange.id_text)
                 told = GatewayError(_FAILED)
-            await send(
-                {
-                    "type": "http.response.body",
-                    "body": error_frame(told, api.dialect, exchange.id_text),
-                    "more_body": True,
-                }
-            )
+            await _tell(send, told, api, exchange)
         finally:
             # A cancellation that lands in `send` leaves the generator open: closing it settles the request.
             await frames.aclose()
@@ -248,7 +264,19 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
 
 
 _FAILED = "The gateway failed; the request id finds the cause in its log."
+_REVOKED = "The credential of this call was revoked while it ran; what was answered so far is charged."
+_GOODBYE_SECONDS = 1.0
 _TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
+
+
+class _Unheard(Exception):
+    """The client does not read what it should be told: its connection is to be closed."""
+
+
+async def _tell(send: Send, error: GatewayError, api: Api, exchange: Exchange) -> None:
+    """End a stream that has begun with an error event."""
+    frame = error_frame(error, api.dialect, exchange.id_text)
+    await send({"type": "http.response.body", "body": frame, "more_body": True})
 
 
 async def _refuse(send: Send, error: GatewayError, dialect: Dialect, id_text: str) -> None:

@@ -41,8 +41,7 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
         settle(line, exchange, "ok")
         return body
     except CancelledError:
-        exchange.stopped_by = exchange.stopped_by or "client"
-        settle(line, exchange, "cut", error_code="client_left")
+        settle(line, exchange, "cut", error_code=_who_left(exchange))
         raise
     except GatewayError as exc:
         exchange.http_status = exc.status
@@ -89,8 +88,7 @@ async def stream(line: Line, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         settle(line, exchange, "ok")
         yield DONE
     except (CancelledError, GeneratorExit):
-        exchange.stopped_by = exchange.stopped_by or "client"
-        settle(line, exchange, "cut", error_code="client_left")
+        settle(line, exchange, "cut", error_code=_who_left(exchange))
         raise
     except EngineError as exc:
         settle(line, exchange, "error", error_code=exc.code)
@@ -103,6 +101,12 @@ async def stream(line: Line, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         if opened is not None:
             opened.close()
         settle(line, exchange, "error", error_code="internal_error")
+
+
+def _who_left(exchange: Exchange) -> str:
+    """Why a call was cancelled: its client went, unless somebody noted another reason."""
+    exchange.stopped_by = exchange.stopped_by or "client"
+    return "client_left" if exchange.stopped_by == "client" else exchange.stopped_by
 
 
 class _Meter:

@@ -56,11 +56,18 @@ def upgrade() -> None:
     op.create_index("uq_issuers_issuer", "issuers", [sa.text("issuer")], unique=True, schema=SCHEMA, postgresql_where=sa.text("to_change IS NULL"))
     # fmt: on
     op.execute(f"GRANT SELECT, INSERT, UPDATE (to_change, valid_to) ON {SCHEMA}.issuers TO {APPLICATION}")
+    _say_who_stops("`client`, `limit`, `revoked`, `upstream` or `shutdown`; null for an ordinary end.")
 
 
 def downgrade() -> None:
     """Drop the table: tokens of other issuers are no longer taken."""
     op.drop_table("issuers", schema=SCHEMA)
+    _say_who_stops("`client`, `limit`, `upstream` or `shutdown`; null for an ordinary end.")
+
+
+def _say_who_stops(comment: str) -> None:
+    """A call whose caller is no longer welcome is cut, and its row says so."""
+    op.execute(f"COMMENT ON COLUMN {SCHEMA}.requests.stopped_by IS '{comment}'")
 
 
 def _versions(name: str, *items: sa.Column[object] | sa.Constraint, comment: str) -> None:

@@ -110,7 +110,9 @@ requests = Table(
     Column("error_code", Text, comment="Code of the error the client was given."),
     Column("finish_reason", Text, comment="Why the answer ended, as the client was told."),
     Column(
-        "stopped_by", Text, comment="`client`, `limit`, `upstream` or `shutdown`; null for an ordinary end."
+        "stopped_by",
+        Text,
+        comment="`client`, `limit`, `revoked`, `upstream` or `shutdown`; null for an ordinary end.",
     ),
     *_usage(),
     Column("usage_source", Text, nullable=False, comment="`reported`, `counted`, `estimated` or `none`."),
