@@ -48,6 +48,10 @@ class Settings:
     """Opens the embedded PostgreSQL on loopback with a password."""
     upstream_client: Literal["http1", "aiohttp"] = "http1"
     """What speaks HTTP to engines and providers; aiohttp is there for an upstream that ours cannot talk to."""
+    spool_max_mb: int = 1024
+    """Mebibytes of a worker's spool that may wait for the ledger; at the cap new work is refused."""
+    webhook_hosts: frozenset[str] = frozenset()
+    """Hosts to which events may go although they are private, or by plain http."""
 
     @property
     def spool_dir(self) -> Path:
@@ -85,6 +89,12 @@ class Settings:
             secret_file=Path(secret).expanduser().absolute() if secret else home / "master.key",
             pg_port=_port(env, "PG_PORT"),
             upstream_client=client,
+            spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
+            webhook_hosts=frozenset(
+                each.strip().lower()
+                for each in env.get(f"{PREFIX}WEBHOOK_HOSTS", "").split(",")
+                if each.strip()
+            ),
         )
 
     def to_env(self) -> dict[str, str]:
@@ -103,6 +113,8 @@ class Settings:
             "SECRET_FILE": str(self.secret_file),
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
             "UPSTREAM_CLIENT": self.upstream_client,
+            "SPOOL_MAX_MB": str(self.spool_max_mb),
+            "WEBHOOK_HOSTS": ",".join(sorted(self.webhook_hosts)),
         }
         return {PREFIX + name: value for name, value in values.items()}
 
@@ -116,10 +128,10 @@ def _port(env: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def _count(env: Mapping[str, str], name: str, *, default: int) -> int:
+def _count(env: Mapping[str, str], name: str, *, default: int, most: int = 256) -> int:
     text = env.get(PREFIX + name)
     if not text:
         return default
-    if not text.isdecimal() or not 0 < int(text) <= 256:
-        raise SettingsError(f"{PREFIX}{name} is {text!r}; it takes a whole number from 1 to 256")
+    if not text.isdecimal() or not 0 < int(text) <= most:
+        raise SettingsError(f"{PREFIX}{name} is {text!r}; it takes a whole number from 1 to {most}")
     return int(text)

@@ -8,7 +8,6 @@ Never a prompt, an answer or a secret in any of them.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from struct import Struct as Packing
 
 import msgspec
@@ -134,25 +133,9 @@ class Settlement(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
 Record = Intent | Progress | Attempt | Settlement
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Record)
 
 
 def frame(record: Record) -> bytes:
     """The bytes to append for one record."""
     payload = _encoder.encode(record)
     return HEAD.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def unframe(data: bytes, start: int = 0) -> Iterator[tuple[Record, int]]:
-    """Yield (record, offset behind it) for every whole frame from `start`; stops before a torn or foreign one."""
-    end = len(data)
-    while start + HEAD.size <= end:
-        length, crc = HEAD.unpack_from(data, start)
-        stop = start + HEAD.size + length
-        if length > MAX_PAYLOAD or stop > end:
-            return
-        payload = data[start + HEAD.size : stop]
-        if zlib.crc32(payload) != crc:
-            return
-        yield _decoder.decode(payload), stop
-        start = stop

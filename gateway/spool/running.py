@@ -7,6 +7,7 @@ cut it may be stale or empty; the checkpoints in the segments then hold.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -38,7 +39,8 @@ class RunningTable:
         fd = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # Written rather than truncated: a hole on a full disk would kill the process when it is touched.
-            os.write(fd, bytes(_SLOT.size * _SLOTS))
+            if os.write(fd, bytes(_SLOT.size * _SLOTS)) != _SLOT.size * _SLOTS:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._map = mmap.mmap(fd, _SLOT.size * _SLOTS)
         finally:
             os.close(fd)

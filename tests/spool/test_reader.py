@@ -11,7 +11,7 @@ import pytest
 from gateway.spool.books import Place
 from gateway.spool.quarantine import Quarantine
 from gateway.spool.reader import SpoolReader
-from gateway.spool.records import HEAD, frame, unframe
+from gateway.spool.records import HEAD, frame
 from gateway.spool.retention import drop_old_segments, drop_old_spools, mark_closed
 from gateway.spool.segments import Header, header_bytes, payloads, segment_numbers, segment_path
 from gateway.spool.writer import SpoolWriter
@@ -43,7 +43,6 @@ def test_cut_at_any_byte_a_segment_gives_its_whole_frames_and_nothing_else() -> 
         found = list(payloads(data[:cut]))
         assert len(found) == whole
         assert [stop for _, stop in found] == ends[1 : whole + 1]
-        assert len(list(unframe(data[:cut]))) == whole
 
 
 def test_a_spool_cut_at_any_byte_is_read_on_when_the_rest_arrives(folder: Path) -> None:
