@@ -40,15 +40,12 @@ def decode_object(body: bytes) -> dict[str, Any]:
     if b"\\u0000" in body:
         raise BadRequest("The body contains the NUL character; remove it.", code="invalid_json")
     keys = _checked_keys(value)
-    # Every key in the text is followed by a colon: with as many `":` as decoded keys nothing can be doubled.
-    plainly_single = keys == body.count(b'":') and not _spaced_colon(body)
+    # Every key in the text is followed by a colon: with as many `":` as decoded keys nothing can be doubled. Dropping
+    # the blanks first costs a third of looking for each kind of blank before a colon.
+    plainly_single = keys == body.translate(None, b" \t\r\n").count(b'":')
     if not plainly_single and sum(1 for colon in _STRING.findall(body) if colon) != keys:
         raise BadRequest(f"The body has a key twice{_named(body)}; send each once.", code="duplicate_key")
     return value
-
-
-def _spaced_colon(body: bytes) -> bool:
-    return b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
 
 
 def _checked_keys(root: dict[str, Any]) -> int:
