@@ -27,8 +27,8 @@ async def sample(
     if program is None:
         return 0, ["py-spy is not installed: no profile (pip install py-spy)"]
     process = await asyncio.create_subprocess_exec(
-        program, "record", "-p", str(pid), "-d", str(int(seconds)), "-r", "400", "-f", "raw", "-o", str(into),
-        "--nonblocking", *(["--native"] if native else []),
+        program, "record", "-p", str(pid), "-d", str(int(seconds)), "-r", "500", "-f", "raw", "-o", str(into),
+        *(["--native"] if native else ["--nonblocking"]),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ},
