@@ -28,6 +28,8 @@ def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="wb-pg-"))
     folder.chmod(0o711)
     yield folder
+    for note in folder.glob("**/run/socket-folder"):
+        shutil.rmtree(note.read_text().strip(), ignore_errors=True)
     shutil.rmtree(folder)
 
 
@@ -170,4 +172,3 @@ def test_a_socket_folder_too_long_for_a_socket_is_replaced_and_remembered(home: 
     assert len(os.fsencode(folder)) + 21 <= 107
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert socket_folder(run, "pg", None, longest_name=20) == folder
-    shutil.rmtree(folder.parent)

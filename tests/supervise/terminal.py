@@ -129,6 +129,9 @@ def instance() -> Iterator[Instance]:
             made.process.wait(40)
         finally:
             made.process.kill()
+    note = made.home / "run" / "socket-folder"
+    if note.exists():
+        shutil.rmtree(note.read_text().strip(), ignore_errors=True)
     shutil.rmtree(folder)
 
 
