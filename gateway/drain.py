@@ -1,7 +1,8 @@
 """The drainer's process: one on a host, beside the workers, on the same spools.
 
 It says how it stands in `drainer.json` among the spools, once a second, for those who ask: readiness, metrics and
-`weighbridge status`. SIGTERM lets it take what the workers left before it ends.
+`weighbridge status`. Beside it, events are raised from what was posted, and sent. SIGTERM lets it take what the
+workers left before it ends.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ from pathlib import Path
 import asyncpg
 
 from gateway.counters.settler import CounterSettler
+from gateway.errors import Unavailable
+from gateway.events.sender import WebhookSender
+from gateway.events.thresholds import ThresholdWatch
+from gateway.security.sealing import Sealing
+from gateway.security.secrets import Purpose, SecretError, load_master_key
 from gateway.settings import Settings, SettingsError
 from gateway.spool.drainer import Drainer, DrainState
+from gateway.spool.poster import now_ms
+from gateway.store import database
+from gateway.store.catalog import FollowedCatalog
 from gateway.store.ledger import PostgresBooks
 from gateway.store.migrate import require_current
 
@@ -28,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "drainer.json"
 STATE_SECONDS = 1.0
+EVENTS_SECONDS = 0.5
+EVENTS_AT_LEAST_SECONDS = 10.0
 
 
 async def run(settings: Settings) -> None:
@@ -52,11 +63,14 @@ async def run(settings: Settings) -> None:
         if settler is not None:
             await settler.start()
         async with asyncio.TaskGroup() as tasks:
-            telling = tasks.create_task(_tell(settings.spool_dir / STATE_FILE, drainer.state))
-            ending = tasks.create_task(_stop_when(stopping, drainer))
+            beside = [
+                tasks.create_task(_tell(settings.spool_dir / STATE_FILE, drainer.state)),
+                tasks.create_task(_stop_when(stopping, drainer)),
+                tasks.create_task(_raise_and_send(settings, url, drainer.state)),
+            ]
             await drainer.run()
-            telling.cancel()
-            ending.cancel()
+            for each in beside:
+                each.cancel()
     finally:
         drainer.close()
         if settler is not None:
@@ -88,6 +102,56 @@ async def _until_current(url: str, stopping: asyncio.Event) -> None:
 async def _stop_when(stopping: asyncio.Event, drainer: Drainer) -> None:
     await stopping.wait()
     drainer.stop()
+
+
+async def _raise_and_send(settings: Settings, url: str, state: DrainState) -> None:
+    """Raise the events of budgets from what is posted, and send what webhooks are owed, while the drainer runs."""
+    try:
+        master = load_master_key(settings.secret_file)
+    except SecretError as exc:
+        logger.error("no event is raised or sent: %s", exc)  # noqa: TRY400 - expected
+        return
+    catalog = FollowedCatalog(url)
+    engine = database.engine(url, application_name="weighbridge-events", size=2)
+    watch = ThresholdWatch(
+        engine,
+        lambda: () if catalog.latest is None else catalog.latest.budgets,
+        chain_key=master.derive(Purpose.AUDIT_CHAIN),
+        now_ms=now_ms,
+    )
+    sender = WebhookSender(
+        engine, Sealing(master.derive_all(Purpose.CREDENTIALS)), listed=settings.webhook_hosts
+    )
+    await catalog.start()
+    looked: tuple[int, object] | None = None
+    next_look = next_count = 0.0
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            pause = EVENTS_SECONDS
+            try:
+                # Other hosts' drainers post as well, so that also without news of our own it is looked now and then.
+                news = (state.posted, catalog.latest)
+                began = loop.time()
+                if news != looked or began >= next_look:
+                    await watch.turn()
+                    looked, next_look = news, loop.time() + EVENTS_AT_LEAST_SECONDS
+                    # However many budgets there are, looking takes a fifth of the time.
+                    pause = max(pause, 4 * (loop.time() - began))
+                if await sender.turn():
+                    pause = 0.0
+                if loop.time() >= next_count:
+                    next_count = loop.time() + EVENTS_AT_LEAST_SECONDS
+                    state.webhooks_given_up = await sender.dropped()
+                state.events = watch.count
+            except Unavailable:
+                pass
+            except Exception:
+                logger.exception("events wait for the next turn")
+            await asyncio.sleep(pause)
+    finally:
+        await catalog.stop()
+        await engine.dispose()
 
 
 async def _tell(path: Path, state: DrainState) -> None:

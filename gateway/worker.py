@@ -26,6 +26,7 @@ import uvloop
 from engines.http1.transport import Http1Transport
 from engines.transport import Transport
 from gateway.app import Front, create_app
+from gateway.counters.levels import CounterLevels
 from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
 from gateway.engine_watch import EngineWatch
@@ -81,7 +82,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
     peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
     telemetry = Telemetry(settings.home / "run" / "metrics")
     async with contextlib.AsyncExitStack() as parts:
-        spool = SpoolWriter(settings.spool_dir)
+        spool = SpoolWriter(settings.spool_dir, cap_bytes=settings.spool_max_mb << 20)
         parts.callback(spool.close)
         engine = database.engine(
             settings.database_url, application_name=f"weighbridge-worker-{index}", size=4
@@ -107,6 +108,8 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             opener=Rebuild(settings.redis_url, PostgresSums(settings.database_url), lambda: catalog.snapshot),
         )
         parts.push_async_callback(reservations.close)
+        levels = CounterLevels(settings.redis_url)
+        parts.push_async_callback(levels.close)
         engines = EngineWatch(settings.engine_url, settings.home / "run", transport=_client(settings))
         await engines.start()
         parts.push_async_callback(engines.stop)
@@ -152,7 +155,9 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
 
         front = Front(
             plane,
-            ControlPlane(callers, catalog, configuration, peppers, sealing, sessions),
+            ControlPlane(
+                callers, catalog, configuration, peppers, sealing, sessions, levels, settings.webhook_hosts
+            ),
             ready,
             health,
             telemetry.page,

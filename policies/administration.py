@@ -18,6 +18,8 @@ class Permission(StrEnum):
     """What a route of the control plane asks for: `<plane>:<resource>:<action>`, in order of name."""
 
     AUDIT_READ = "control:audit:read"
+    BUDGETS_READ = "control:budgets:read"
+    BUDGETS_WRITE = "control:budgets:write"
     ENDPOINTS_READ = "control:endpoints:read"
     ENDPOINTS_WRITE = "control:endpoints:write"
     GRANTS_READ = "control:grants:read"
@@ -41,6 +43,8 @@ class Permission(StrEnum):
     """List and read endpoints as far as the caller's own grants go."""
     SERVING_SHARE = "control:serving:share"
     """Read and set permissions of endpoints that the caller may manage."""
+    WEBHOOKS_READ = "control:webhooks:read"
+    WEBHOOKS_WRITE = "control:webhooks:write"
 
 
 OF_EVERYONE = frozenset(

@@ -45,7 +45,7 @@ class Budget:
         if self.mode is Mode.OPEN:
             raise ValueError(f"budget {self.id}: a budget takes strict, share or observe, never open")
         if any(not 0 < each <= 100 for each in self.thresholds) or list(self.thresholds) != sorted(
-            self.thresholds
+            set(self.thresholds)
         ):
             raise ValueError(f"budget {self.id}: thresholds are ascending percentages from 1 to 100")
 
@@ -111,7 +111,8 @@ def budget_draws(
 ) -> list[Draw]:
     """The budgets that pay for a call, all-of first, then the caller's groups of which the first with money pays.
 
-    A user's own budget puts the user default aside for the same period and span of endpoints.
+    A user's own budget puts the user default aside for the same kind of period and span of endpoints, whatever the
+    two time zones.
     """
     if not index.by_subject:
         return []
@@ -122,9 +123,7 @@ def budget_draws(
         owner = f"endpoint {endpoint.name!r}"
         draws += [_draw(each, endpoint.id, owner) for each in of(ScopeKind.ENDPOINT, subject, endpoint)]
     own = of(ScopeKind.USER, who.id, endpoint) + of(ScopeKind.SERVICE_PRINCIPAL, who.id, endpoint)
-    spans = {(each.period, each.endpoint_id) for each in own}
-    defaults = of(ScopeKind.USER_DEFAULT, None, endpoint)
-    own += [each for each in defaults if (each.period, each.endpoint_id) not in spans]
+    own += _not_overridden(of(ScopeKind.USER_DEFAULT, None, endpoint), own)
     draws += [_draw(each, who.id, f"{who.kind.value.replace('_', ' ')} {who.name!r}") for each in own]
     if caller.key_id is not None:
         for subject in (caller.key_id, None):
@@ -132,11 +131,14 @@ def budget_draws(
             draws += [_draw(each, caller.key_id, f"API key {caller.key_id!r}") for each in keyed]
     for each in group_order(who.groups, group):
         shared = of(ScopeKind.GROUP, each, endpoint)
-        spans = {(budget.period, budget.endpoint_id) for budget in shared}
-        defaults = of(ScopeKind.GROUP_DEFAULT, None, endpoint)
-        shared += [budget for budget in defaults if (budget.period, budget.endpoint_id) not in spans]
+        shared += _not_overridden(of(ScopeKind.GROUP_DEFAULT, None, endpoint), shared)
         draws += [_draw(budget, each, group_words(snapshot, each), _MONEY_SET, each) for budget in shared]
     return draws
+
+
+def _not_overridden(defaults: list[Budget], own: list[Budget]) -> list[Budget]:
+    spans = {(each.period.unit, each.endpoint_id) for each in own}
+    return [each for each in defaults if (each.period.unit, each.endpoint_id) not in spans]
 
 
 def _draw(

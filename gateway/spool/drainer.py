@@ -53,6 +53,10 @@ class DrainState:
     away_since_ms: int | None = None
     """Since when the ledger cannot be written; None while it can."""
     last_error: str | None = None
+    events: int = 0
+    """Events that were raised since this process began."""
+    webhooks_given_up: int = 0
+    """Deliveries of the last 30 days that were given up."""
 
 
 class Drainer:

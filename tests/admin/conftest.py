@@ -16,6 +16,7 @@ import uvicorn
 from litestar import Litestar
 
 from gateway.app import Front, create_app
+from gateway.counters.levels import CounterLevels
 from gateway.http.admin.access import ControlPlane
 from gateway.http.plane import DataPlane
 from gateway.security.jwks import fetch
@@ -70,7 +71,7 @@ class Deployment:
 
 
 @pytest.fixture
-async def deployment(database_url: str, tmp_path: Path) -> AsyncIterator[Deployment]:
+async def deployment(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Deployment]:
     settings = Settings.from_env(
         {"WEIGHBRIDGE_HOME": str(tmp_path), "WEIGHBRIDGE_SECRET_FILE": str(SECRETS / "key")}
     )
@@ -86,7 +87,10 @@ async def deployment(database_url: str, tmp_path: Path) -> AsyncIterator[Deploym
     sessions = Sessions(master.derive_all(Purpose.SESSIONS), time.time)
     verifier = TokenVerifier(sealing, fetch=fetch, clock=time.time, monotonic=time.monotonic)
     callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
-    control = ControlPlane(callers, catalog, configuration, peppers, sealing, sessions)
+    levels = CounterLevels(redis_url)
+    control = ControlPlane(
+        callers, catalog, configuration, peppers, sealing, sessions, levels, frozenset({"127.0.0.1"})
+    )
     app = create_app(Front(DataPlane(_no_line()), control, lambda _: True, list, lambda: b""))
     made = {
         "admin": (tmp_path / "admin.key").read_text().strip(),
@@ -103,6 +107,7 @@ async def deployment(database_url: str, tmp_path: Path) -> AsyncIterator[Deploym
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         yield Deployment(app, configuration, catalog, peppers, chain_key, client, tmp_path, made)
     await verifier.close()
+    await levels.close()
     await keys.stop()
     await catalog.stop()
     await engine.dispose()

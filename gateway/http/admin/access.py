@@ -15,6 +15,7 @@ from litestar.connection import ASGIConnection, Request
 from litestar.handlers import BaseRouteHandler
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.counters.levels import CounterLevels
 from gateway.errors import BadRequest, Forbidden
 from gateway.http.credentials import read_credential
 from gateway.http.strict_json import decode_object
@@ -43,6 +44,10 @@ class ControlPlane:
     peppers: Peppers
     sealing: Sealing
     sessions: Sessions
+    levels: CounterLevels | None = None
+    """Reads how full limits and budgets are; None where nothing counts."""
+    webhook_hosts: frozenset[str] = frozenset()
+    """Hosts to which events may go although they are private, or by plain http."""
 
 
 class Guard:
@@ -103,6 +108,16 @@ class Admin:
     def sessions(self) -> Sessions:
         """What makes the gateway's own tokens."""
         return self._control.sessions
+
+    @property
+    def levels(self) -> CounterLevels | None:
+        """Reads how full limits and budgets are."""
+        return self._control.levels
+
+    @property
+    def webhook_hosts(self) -> frozenset[str]:
+        """Hosts to which events may go although they are private, or by plain http."""
+        return self._control.webhook_hosts
 
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[Change]:

@@ -7,6 +7,8 @@ from litestar.di import Provide
 
 from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids, strict_body
 from gateway.http.admin.audit import read_audit
+from gateway.http.admin.budgets import Budgets
+from gateway.http.admin.effective import effective
 from gateway.http.admin.endpoints import Endpoints
 from gateway.http.admin.groups import Groups
 from gateway.http.admin.issuers import Issuers
@@ -15,6 +17,7 @@ from gateway.http.admin.limits import Limits
 from gateway.http.admin.prices import Prices
 from gateway.http.admin.principals import ServicePrincipals, Users, me
 from gateway.http.admin.sessions import sign_in, sign_out
+from gateway.http.admin.webhooks import Webhooks
 
 
 def admin_routes(control: ControlPlane) -> list[Router]:
@@ -37,7 +40,10 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 sign_out,
                 Endpoints,
                 Limits,
+                Budgets,
                 Prices,
+                Webhooks,
+                effective,
                 read_audit,
             ],
         )

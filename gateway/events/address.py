@@ -1,0 +1,109 @@
+"""Where events may be sent: https to public addresses; anything else only to hosts that the deployment's settings list.
+
+What is checked is what is connected to: a name is resolved once, and the connection goes to the address that passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+_TARGET = re.compile(r"[!-\[\]^_a-~]*", re.ASCII)
+"""Printable ASCII without a backslash, a space or a brace."""
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+class AddressRefused(ValueError):
+    """An address that nothing may be sent to; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A webhook's address, taken apart by the one reader that also the connection uses."""
+
+    host: str
+    port: int
+    target: str
+    """Path and query."""
+    tls: bool
+    listed: bool
+    """Whether the settings list the host, which may then be private and plain."""
+
+    @property
+    def authority(self) -> str:
+        """For the `host` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+def read_address(url: str, listed: Collection[str]) -> Address:
+    """Take a webhook's address apart; raises AddressRefused. `listed` are the hosts that may be private or plain."""
+    if _TARGET.fullmatch(url) is None:
+        raise AddressRefused("the address takes printable ASCII without spaces or backslashes")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise AddressRefused(f"the address cannot be read: {error}") from error
+    host = (parts.hostname or "").lower()
+    if parts.scheme not in ("https", "http") or not host:
+        raise AddressRefused("the address is https://host/path")
+    if "@" in parts.netloc or "#" in url:
+        raise AddressRefused("the address takes no user name and no fragment")
+    literal = _literal(host)
+    if literal is None and (_HOST.fullmatch(host) is None or host.rpartition(".")[2].isdigit()):
+        raise AddressRefused(f"{host!r} is no host name")
+    is_listed = host in listed
+    if parts.scheme == "http" and not is_listed:
+        raise AddressRefused(
+            f"plain http goes only to hosts in WEIGHBRIDGE_WEBHOOK_HOSTS, and {host!r} is not one"
+        )
+    if literal is not None and not is_listed:
+        refuse_private(str(literal))
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    tls = parts.scheme == "https"
+    return Address(host, port or (443 if tls else 80), target, tls, is_listed)
+
+
+async def resolved(address: Address, resolve: Resolve | None = None) -> str:
+    """The one address to connect to; raises AddressRefused where any that the name leads to is not public."""
+    found = await (resolve or _resolve)(address.host, address.port)
+    if not found:
+        raise AddressRefused(f"{address.host!r} leads nowhere")
+    if not address.listed:
+        for each in found:
+            refuse_private(each)
+    return found[0]
+
+
+def refuse_private(text: str) -> None:
+    """Raise AddressRefused unless the IP address is one of the public internet."""
+    found = ipaddress.ip_address(text)
+    if isinstance(found, ipaddress.IPv6Address):
+        # An IPv4 address in other clothes is judged by what it is.
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+        if inner is None and int(found) >> 32 == 0x0064_FF9B << 64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
+        if inner is not None:
+            refuse_private(str(inner))
+    if not found.is_global or found.is_multicast or found.is_reserved or found.is_unspecified:
+        raise AddressRefused(f"{text} is not an address of the public internet")
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(each[4][0]) for each in found]
