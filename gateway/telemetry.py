@@ -103,7 +103,7 @@ class Telemetry:
         self._used[name, "completion"] += usage.completion_tokens
         self._spent[name] += cost_nano_usd
         price = exchange.entity.price if exchange.entity is not None else None
-        if usage.total_tokens and not cost_nano_usd and price is not None and (price.input or price.output):
+        if usage.total_tokens and not cost_nano_usd and price is not None and price.priced:
             self._unpriced[name] += 1
         first = exchange.first_byte_ns
         self._times.append((name, duration_ns, None if first is None else first - exchange.received_ns))

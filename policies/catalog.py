@@ -36,6 +36,11 @@ class Price:
     per_request: int = 0
     """Nano-dollars a request."""
 
+    @property
+    def priced(self) -> bool:
+        """Whether tokens of any class cost something, so that a cost of nothing would be a surprise."""
+        return bool(self.input or self.cache_read or self.cache_write or self.output or self.reasoning)
+
 
 @dataclass(frozen=True, slots=True)
 class ServedEntity:

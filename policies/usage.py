@@ -46,6 +46,58 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+def inclusive(
+    prompt: int,
+    completion: int,
+    *,
+    cache_read: int = 0,
+    cache_write: int = 0,
+    reasoning: int = 0,
+    source: UsageSource = UsageSource.REPORTED,
+) -> Usage:
+    """Counts of those who include cached tokens in the prompt and reasoning in the completion: OpenAI, vLLM, Azure."""
+    return Usage(
+        fresh_input=max(0, prompt - cache_read - cache_write),
+        cache_read=cache_read,
+        cache_write=cache_write,
+        output=max(0, completion - reasoning),
+        reasoning=reasoning,
+        source=source,
+    )
+
+
+def exclusive(
+    fresh: int,
+    completion: int,
+    *,
+    cache_read: int = 0,
+    cache_write: int = 0,
+    reasoning: int = 0,
+    source: UsageSource = UsageSource.REPORTED,
+) -> Usage:
+    """Counts of those who tell cached tokens beside the input, reasoning still in the output: Anthropic, Bedrock."""
+    return inclusive(
+        fresh + cache_read + cache_write,
+        completion,
+        cache_read=cache_read,
+        cache_write=cache_write,
+        reasoning=reasoning,
+        source=source,
+    )
+
+
+def apart(
+    prompt: int,
+    answer: int,
+    *,
+    cache_read: int = 0,
+    thoughts: int = 0,
+    source: UsageSource = UsageSource.REPORTED,
+) -> Usage:
+    """Counts of those who include cached tokens in the prompt, and tell thoughts beside the answer: Gemini."""
+    return inclusive(prompt, answer + thoughts, cache_read=cache_read, reasoning=thoughts, source=source)
+
+
 def cost_nano_usd(usage: Usage, price: Price) -> int:
     """Cost of one request: every class at its price, rounded up once at the end, plus the request's own price."""
     micro = (

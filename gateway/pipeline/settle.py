@@ -11,7 +11,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.spool.records import Attempt, Settlement
 from policies.catalog import Price, ServedEntity
-from policies.usage import Usage, UsageSource, cost_nano_usd
+from policies.usage import Usage, UsageSource, cost_nano_usd, inclusive
 
 _NOTHING = Usage()
 _NO_PRICE = Price(id="")
@@ -103,10 +103,10 @@ def _usage(exchange: Exchange) -> Usage:
         if not exchange.counted:
             return _NOTHING
         count = Count(completion=exchange.counted)
-    return Usage(
-        fresh_input=count.prompt - count.cached,
+    return inclusive(
+        count.prompt,
+        count.completion,
         cache_read=count.cached,
-        output=count.completion - count.reasoning,
         reasoning=count.reasoning,
         source=UsageSource(exchange.source),
     )
