@@ -25,7 +25,7 @@ from bench.loader import Loader
 from bench.nginx import Nginx, program
 from bench.picture import draw
 from bench.ports import NotUp
-from bench.processors import go_first, rss_mb, two_cores
+from bench.processors import go_first, hurry, pinned, rss_mb, two_cores
 from bench.profile import sample
 from bench.report import measured, medians, tables
 from bench.rounds import Rounds
@@ -120,11 +120,10 @@ async def bench(options: argparse.Namespace, home: Path) -> dict[str, Any]:
 
 
 async def _nginx(home: Path, found: str, deployment: Deployment, core: int) -> Nginx:
-    from bench.processors import pinned
-
     nginx = Nginx(home / "nginx", deployment.upstream_port)
     with pinned(core):
         await nginx.start(found, as_root=os.geteuid() == 0)
+    hurry(nginx.pid)
     return nginx
 
 

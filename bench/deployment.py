@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.population import populate
 from bench.ports import NotUp, end_of, free_port, until_open
-from bench.processors import pinned
+from bench.processors import hurry, pinned
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.embedded.process import Child, spawn
 from gateway.embedded.redis import EmbeddedRedis
@@ -107,6 +107,9 @@ class Deployment:
             arguments = ["gateway", "worker", "--index", "0", "--fd", str(fd)]
             self.worker = self._spawn("worker", arguments, settings.to_env(), (fd,))
             self.drainer = self._spawn("drainer", ["gateway", "drain"], settings.to_env())
+        for pids in self.groups().values():
+            for pid in pids:
+                hurry(pid)
         await self._until_ready()
 
     async def stop(self) -> None:
