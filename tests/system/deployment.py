@@ -96,15 +96,21 @@ class Deployment:
         people: Mapping[str, Person] | None = None,
         environment: Mapping[str, str] | None = None,
         books_url: str | None = None,
+        awaits: str = "/readyz",
+        first: bool = True,
     ) -> None:
-        """`books_url` is where tests read the ledger, where `database_url` leads through a fault proxy."""
+        """A second deployment on the same database (`first` False) makes no people and has the first one's key files.
+
+        `awaits` is the page that answers 200 once a worker counts as started; `books_url` is where tests read the ledger, where `database_url` leads through a fault proxy."""
         self.home = home
         self._database_url = database_url
         self._books_url = books_url or database_url
         self._redis_url = redis_url
         self._engine_url = engine_url
         self._count = workers
-        self._people = {"bulk": BULK, "stranger": Person(may_query=False), **(people or {})}
+        self._awaits = awaits
+        own = {"bulk": BULK, "stranger": Person(may_query=False)} if first else {}
+        self._people = {**own, **(people or {})}
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         self._environment.pop("WEIGHBRIDGE_CRASH_AT", None)
         self._processes: dict[str, _Process] = {}
@@ -294,12 +300,12 @@ class Deployment:
         await self._until(lambda: self.starts(name) > starts, f"{name} died at its point", timeout)
 
     async def ready(self, timeout: float = 60.0) -> None:
-        """Every worker answers /readyz with 200: the kernel gives each a share of many fresh connections."""
+        """Every worker answers with 200: the kernel gives each a share of many fresh connections."""
         deadline = time.monotonic() + timeout
         many = 12 * self._count
         while True:
             answers = await asyncio.gather(
-                *(self.ask("GET", "/readyz", timeout=timeout) for _ in range(many)), return_exceptions=True
+                *(self.ask("GET", self._awaits, timeout=timeout) for _ in range(many)), return_exceptions=True
             )
             if all(isinstance(each, Answer) and each.status == 200 for each in answers):
                 return

@@ -45,7 +45,6 @@ async def die(gateway: Deployment, point: str, *, stream: bool, nth: int = 1) ->
         Spec(call=1, body=body, stream=stream, key=gateway.keys["single"])
     )
     await gateway.fell("worker-0", starts)
-    await gateway.ready()
     await gateway.drained()
     return seen
 
@@ -103,6 +102,7 @@ async def test_once_it_is_settled_the_row_is_exact_though_the_client_never_heard
 async def test_the_place_of_a_dead_worker_is_free_again_within_seconds(gateway: Deployment) -> None:
     """Its count of running requests is not added once it has not been seen for three seconds."""
     await die(gateway, MID_STREAM, stream=True)
+    await gateway.ready()
     answer = await gateway.ask(
         "POST", "/v1/chat/completions", chat("[[tokens=1]]"), key=gateway.keys["single"]
     )
@@ -113,6 +113,7 @@ async def test_the_place_of_a_dead_worker_is_free_again_within_seconds(gateway: 
 async def test_a_drainer_that_dies_around_its_commit_posts_each_row_once(
     gateway: Deployment, point: str
 ) -> None:
+    await gateway.ready()
     starts = await gateway.arm("drainer", armed(point))
     answers = [
         await gateway.ask("POST", "/v1/chat/completions", chat(f"[[tokens={n}]]"), key=gateway.keys["bulk"])
