@@ -8,12 +8,12 @@ from gateway.counters.link import Link
 from gateway.counters.plan import Plan, Standpoint, compile_plan
 from policies.budgets import BudgetIndex, budget_draws, dearest
 from policies.catalog import Endpoint, Snapshot
-from policies.limits import Draw, LimitIndex, applicable
+from policies.limits import Draw, LimitIndex, ScopeKind, applicable
 from policies.principal import Caller
 
-_MOST = 16_384
-"""Some 2 KB each; beyond that all are dropped and made anew when asked for."""
-_Key = tuple[str, tuple[str, ...], str | None, str, str | None]
+_MOST = 4_096
+"""Some 6 KB each; beyond that all are dropped and made anew when asked for."""
+_Key = tuple[str, tuple[str, ...], str | None, str, str | None, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,14 @@ class Indexes:
     snapshot: Snapshot
     limits: LimitIndex
     budgets: BudgetIndex
+    by_key: bool
+    """Whether any rule counts an API key apart: else all keys of a principal share one plan."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Indexes:
         """Index a snapshot."""
-        return cls(snapshot, LimitIndex.of(snapshot.limits), BudgetIndex.of(snapshot.budgets))
+        by_key = any(each.scope is ScopeKind.KEY for each in (*snapshot.limits, *snapshot.budgets))
+        return cls(snapshot, LimitIndex.of(snapshot.limits), BudgetIndex.of(snapshot.budgets), by_key)
 
 
 class Plans:
@@ -52,7 +55,7 @@ class Plans:
             self._plans.clear()
         who, link = caller.principal, self._link
         # The groups are part of it: an identity provider's claims may name others than the database does.
-        key = (who.id, who.groups, caller.key_id, endpoint.id, group)
+        key = (who.id, who.groups, caller.key_id if indexes.by_key else None, endpoint.id, group, caller.share_percent)
         plan = self._plans.get(key)
         if plan is None or plan.epoch != link.epoch or link.now_ms() >= plan.valid_until_ms:
             if len(self._plans) >= _MOST:
