@@ -50,6 +50,8 @@ class Settings:
     """What speaks HTTP to engines and providers; aiohttp is there for an upstream that ours cannot talk to."""
     spool_max_mb: int = 1024
     """Mebibytes of a worker's spool that may wait for the ledger; at the cap new work is refused."""
+    batch_percent: int = 80
+    """How much of a limit that several share may be filled by batch work."""
     webhook_hosts: frozenset[str] = frozenset()
     """Hosts to which events may go although they are private, or by plain http."""
 
@@ -90,6 +92,7 @@ class Settings:
             pg_port=_port(env, "PG_PORT"),
             upstream_client=client,
             spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
+            batch_percent=_count(env, "BATCH_PERCENT", default=80, most=100),
             webhook_hosts=frozenset(
                 each.strip().lower()
                 for each in env.get(f"{PREFIX}WEBHOOK_HOSTS", "").split(",")
@@ -114,6 +117,7 @@ class Settings:
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
             "UPSTREAM_CLIENT": self.upstream_client,
             "SPOOL_MAX_MB": str(self.spool_max_mb),
+            "BATCH_PERCENT": str(self.batch_percent),
             "WEBHOOK_HOSTS": ",".join(sorted(self.webhook_hosts)),
         }
         return {PREFIX + name: value for name, value in values.items()}

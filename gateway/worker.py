@@ -131,6 +131,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             draw=random.random,
             monotonic_ns=time.monotonic_ns,
             wall_ms=lambda: time.time_ns() // 1_000_000,
+            batch_percent=settings.batch_percent,
         )
         plane = DataPlane(line)
         revocations = Revocations(line, plane.exchanges)

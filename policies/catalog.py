@@ -59,6 +59,10 @@ class ServedEntity:
     credential_id: str | None = None
 
 
+BATCH = ("weighbridge.priority", "batch")
+"""The tag of endpoints whose calls are batch work."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """What clients name as `model`: served entities, the split over them and the fallback order."""
@@ -81,6 +85,11 @@ class Endpoint:
     updated_at_ms: int = 0
     tags: tuple[tuple[str, str], ...] = ()
     description: str = ""
+
+    @property
+    def batch(self) -> bool:
+        """Whether all of its calls are batch work, which gives way where limits are shared."""
+        return BATCH in self.tags
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ default. The limits of a caller's groups are any-of by metric, everything else i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,8 @@ class Mode(StrEnum):
     OBSERVE = "observe"
 
 
+SHARED = frozenset({ScopeKind.ENDPOINT, ScopeKind.GROUP, ScopeKind.GROUP_DEFAULT})
+"""Limits that several principals take from: batch work leaves a part of them to interactive calls."""
 _WITH_SUBJECT = frozenset({ScopeKind.USER, ScopeKind.GROUP, ScopeKind.SERVICE_PRINCIPAL})
 
 
@@ -145,7 +147,7 @@ def applicable(
 ) -> list[Draw]:
     """The draws that a call makes: all-of first, then any-of by metric with the groups in order of id.
 
-    `group` (an id) is tried before the caller's other groups.
+    `group` (an id) is tried before the caller's other groups. Of shared limits a call sees its caller's share only.
     """
     who = caller.principal
     of = index.of_subject
@@ -178,7 +180,12 @@ def applicable(
             for each, limit in of_groups
             if limit.metric is metric
         ]
-    return draws
+    if caller.share_percent == 100:
+        return draws
+    return [
+        replace(each, capacity=each.capacity * caller.share_percent // 100) if each.scope in SHARED else each
+        for each in draws
+    ]
 
 
 def group_order(groups: tuple[str, ...], first: str | None) -> tuple[str, ...]:

@@ -67,6 +67,8 @@ class Caller:
     """Planes that the key may be used on."""
     expires_at: int | None = None
     """Unix seconds at which the credential stops being valid."""
+    share_percent: int = 100
+    """How much of a limit that is shared with others this call may fill; less for batch work."""
     issuer: str | None = None
     """Issuer of the token it came with; None for a key and for the gateway's own tokens."""
     issued_at: int | None = None

@@ -101,7 +101,7 @@ class DataPlane:
                 raise Unavailable(
                     "The gateway is shutting down; try again in a moment.", retry_after_seconds=1
                 )
-            credential, group, idempotency = _head(scope)
+            credential, group, batch, idempotency = _head(scope)
             exchange = Exchange(
                 request_id=request_id, id_text=id_text, api=api.name, credential=credential, now_ns=began_ns
             )
@@ -111,6 +111,7 @@ class DataPlane:
             body = await _body(scope, receive)
             exchange.request = request = api.read(decode_object(body), endpoint)
             exchange.group = group
+            exchange.batch = batch
             if idempotency is not None:
                 exchange.idempotency = (idempotency, hashlib.sha256(body).hexdigest())
             if request.stream:
@@ -201,10 +202,11 @@ class DataPlane:
             await asyncio.wait(set(self.running), timeout=2.0)
 
 
-def _head(scope: Scope) -> tuple[str, str | None, str | None]:
-    """(credential, group to charge, idempotency key); raises for a body that is not plain JSON or too large."""
+def _head(scope: Scope) -> tuple[str, str | None, bool, str | None]:
+    """(credential, group to charge, whether it is batch work, idempotency key); raises for a body that is not plain JSON or too large."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
     group = idempotency = None
+    batch = False
     media = b""
     for name, value in headers:
         if name == b"content-type":
@@ -219,9 +221,16 @@ def _head(scope: Scope) -> tuple[str, str | None, str | None]:
             idempotency = _short(value, "Idempotency-Key")
         elif name == b"x-weighbridge-group":
             group = _short(value, "x-weighbridge-group")
+        elif name == b"x-weighbridge-priority":
+            if value not in (b"batch", b"interactive"):
+                raise BadRequest(
+                    "The header x-weighbridge-priority takes batch or interactive.",
+                    param="x-weighbridge-priority",
+                )
+            batch = value == b"batch"
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
-    return read_credential(headers), group, idempotency
+    return read_credential(headers), group, batch, idempotency
 
 
 def _short(value: bytes, name: str) -> str:

@@ -6,6 +6,7 @@ With the intent appended the request has exactly one ledger row, whatever happen
 from __future__ import annotations
 
 from asyncio import CancelledError
+from dataclasses import replace
 
 from gateway import crashpoints
 from gateway.errors import Unavailable
@@ -37,7 +38,9 @@ async def admit(line: Line, exchange: Exchange) -> None:
     )
     asked = line.reservations.reserve(
         exchange.snapshot,
-        exchange.caller,
+        replace(exchange.caller, share_percent=line.batch_percent)
+        if exchange.batch or endpoint.batch
+        else exchange.caller,
         endpoint,
         request_id=exchange.id_text,
         prompt_tokens=prompt,

@@ -47,6 +47,7 @@ class Exchange:
         "api",
         "attempt",
         "attempts",
+        "batch",
         "caller",
         "count",
         "counted",
@@ -83,6 +84,8 @@ class Exchange:
         self.received_ns = now_ns
         self.group: str | None = None
         """The group that the caller asked to charge (`x-weighbridge-group`)."""
+        self.batch = False
+        """The caller says that nobody waits for it (`x-weighbridge-priority: batch`)."""
         self.idempotency: tuple[str, str] | None = None
         self.snapshot: Snapshot
         self.caller: Caller

@@ -63,3 +63,5 @@ class Line:
     """Uniform in [0, 1); picks from traffic splits."""
     monotonic_ns: Callable[[], int]
     wall_ms: Callable[[], int]
+    batch_percent: int = 80
+    """How much of a shared limit batch work may fill."""
