@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -110,6 +109,9 @@ def key_set_of_pem(pem: str) -> dict[str, Any]:
 
 async def fetch(address: str) -> bytes:
     """One document over HTTP: no redirect, no proxy, no cookie, no decompression, within its size and time."""
+    # Only deployments with an issuer need it: 8 MB of every worker.
+    import aiohttp
+
     session = aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
         auto_decompress=False,
