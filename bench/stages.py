@@ -40,6 +40,7 @@ from gateway.pipeline.settle import settle
 from gateway.spool.records import Charge
 from gateway.spool.writer import SpoolWriter
 from gateway.telemetry import Telemetry
+from gateway.trail import RefusalTrail
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.permissions import Level
 from policies.principal import Caller, Principal, PrincipalKind
@@ -144,13 +145,15 @@ def build_line(home: Path, spool: SpoolWriter) -> Line:
     grants = {endpoint.id: {_ID.format(8): Level.CAN_QUERY}}
     snapshot = Snapshot(7, {who.id: who}, {}, {endpoint.name: endpoint}, grants)
     salt = b"k" * 32
+    telemetry = Telemetry(home / "metrics")
     return Line(
         keys=_Keys(Caller(who, _ID.format(7))),  # type: ignore[arg-type]
         catalog=_Catalog(snapshot),
         reservations=_Reservations(),  # type: ignore[arg-type]
         spool=spool,
         engines=_Engines(),
-        observer=Telemetry(home / "metrics"),
+        observer=telemetry,
+        trail=RefusalTrail(telemetry),
         cache_salt=lambda subject: hmac.digest(salt, subject.encode(), hashlib.sha256).hex()[:32],
         draw=random.random,
         monotonic_ns=time.monotonic_ns,

@@ -52,6 +52,7 @@ from gateway.store.changes import Configuration
 from gateway.store.keys import StoredKeys
 from gateway.store.sums import PostgresSums
 from gateway.telemetry import FLUSH_SECONDS, Telemetry
+from gateway.trail import RefusalTrail
 from policies.catalog import Endpoint
 
 DRAIN_SECONDS = 30.0
@@ -127,6 +128,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             spool=spool,
             engines=engines,
             observer=telemetry,
+            trail=RefusalTrail(telemetry),
             cache_salt=cache_salt,
             draw=random.random,
             monotonic_ns=time.monotonic_ns,

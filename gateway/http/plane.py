@@ -31,6 +31,7 @@ from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.strict_json import decode_object
 from gateway.ids import RequestIds, text
+from gateway.pipeline.audit import audit
 from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange, ModelRequest
@@ -119,8 +120,7 @@ class DataPlane:
             else:
                 await self._plain(exchange, send, api)
         except GatewayError as exc:
-            if exchange is None or exchange.reservation is None:
-                self.line.observer.refused(exc.code)
+            audit(self.line, exchange, exc)
             await _refuse(send, exc, api.dialect, id_text)
         except CancelledError:
             if exchange is not None and exchange.stopped_by == REVOKED:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.errors import BadRequest, Forbidden, NotFound
+from gateway.errors import Forbidden, NotFound
 from gateway.pipeline.exchange import Exchange
-from policies.catalog import EntityKind
 from policies.decision import Deny
 from policies.permissions import Level, may
 
 
 def authorize(exchange: Exchange) -> None:
-    """Set `endpoint`; raises NotFound, Forbidden, or BadRequest for a field that its upstream may not get."""
+    """Set `endpoint`; raises NotFound or Forbidden."""
     name = exchange.request.model
     endpoint = exchange.snapshot.endpoints.get(name)
     if endpoint is None:
@@ -26,13 +25,6 @@ def authorize(exchange: Exchange) -> None:
             exchange.endpoint = endpoint
     if exchange.group is not None:
         exchange.group = _own_group(exchange, exchange.group)
-    unknown = exchange.request.unknown
-    if unknown and any(entity.kind is EntityKind.LOCAL for entity in endpoint.entities):
-        raise BadRequest(
-            f"The field {unknown[0]!r} is not accepted by {name!r}; remove it.",
-            param=unknown[0],
-            code="unsupported_field",
-        )
 
 
 def _own_group(exchange: Exchange, named: str) -> str:

@@ -1,9 +1,10 @@
 """The line itself: how one request walks it, plain and streamed. Newcomers start here.
 
-    authenticate -> authorize -> admit -> route -> dispatch -> settle
+    authenticate -> authorize -> admit -> guard -> route -> dispatch -> settle -> audit
 
-`authenticate` runs as soon as the head is read, before the body. A request is weighed on the way in (a reservation) and on the way out (a settlement); `settle` runs exactly once
-however the request ends, and before the client sees the end of its answer.
+A request is weighed on the way in (a reservation) and on the way out (a settlement); `settle` runs exactly once
+however the request ends, and before the client sees the end of its answer. The front calls the first step before it
+reads the body, and the last one when a request was refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gateway.pipeline.admit import admit
 from gateway.pipeline.authorize import authorize
 from gateway.pipeline.dispatch import call_plain, checkpoint, open_stream
 from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.guard import guard
 from gateway.pipeline.line import Line
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
@@ -36,6 +38,7 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
     authorize(exchange)
     await admit(line, exchange)
     try:
+        guard(exchange)
         body = await call_plain(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
         settle(line, exchange, "ok")
@@ -60,6 +63,7 @@ async def stream(line: Line, exchange: Exchange) -> AsyncGenerator[bytes, None]:
     await admit(line, exchange)
     opened = None
     try:
+        guard(exchange)
         opened, reader, frames = await open_stream(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
         meter = _Meter(line, exchange, reader)

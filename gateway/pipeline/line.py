@@ -29,15 +29,19 @@ class Engines(Protocol):
         ...
 
 
+class Trail(Protocol):
+    """Keeps how refused requests ended; bounded, never fails."""
+
+    def refused(self, principal_id: str | None, model: str | None, code: str) -> None:
+        """A request was refused before admission."""
+        ...
+
+
 class Observer(Protocol):
     """Counts what happened; called once a request, never fails."""
 
     def admitted(self, exchange: Exchange) -> None:
         """A request passed admission."""
-        ...
-
-    def refused(self, code: str) -> None:
-        """A request was refused before admission."""
         ...
 
     def settled(
@@ -57,6 +61,7 @@ class Line:
     spool: Spool
     engines: Engines
     observer: Observer
+    trail: Trail
     cache_salt: Callable[[str], str]
     """Turns the charged group or principal into the engine's prefix-cache salt."""
     draw: Callable[[], float]

@@ -226,12 +226,13 @@ class Observer:
     def __init__(self) -> None:
         self.running = 0
         self.ended: list[str] = []
+        self.refusals: list[tuple[str | None, str | None, str]] = []
 
     def admitted(self, exchange: Exchange) -> None:
         self.running += 1
 
-    def refused(self, code: str) -> None:
-        self.ended.append(code)
+    def refused(self, principal_id: str | None, model: str | None, code: str) -> None:
+        self.refusals.append((principal_id, model, code))
 
     def settled(
         self, exchange: Exchange, status: str, usage: Usage, cost_nano_usd: int, duration_ns: int
@@ -259,6 +260,7 @@ class World:
             spool=self.spool,
             engines=self.engines,
             observer=self.observer,
+            trail=self.observer,
             cache_salt=lambda subject: f"salt-{subject}",
             draw=lambda: 0.0,
             monotonic_ns=lambda: next(ticks),

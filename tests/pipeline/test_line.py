@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -23,11 +24,13 @@ from gateway.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
+from gateway.pipeline.audit import audit
 from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import DONE, complete, stream
 from gateway.pipeline.exchange import Exchange
 from gateway.spool.records import Attempt, Intent, Progress, Settlement
-from tests.pipeline.fakes import FIRST, World, frames, plain_answer
+from policies.catalog import EntityKind
+from tests.pipeline.fakes import ENDPOINT, FIRST, SECOND, SNAPSHOT, World, frames, plain_answer
 
 
 async def walk(world: World, exchange: Exchange) -> bytes:
@@ -408,3 +411,40 @@ async def test_every_piece_is_noted_before_it_is_passed_on_and_the_note_ends_wit
         if b" w" in frame:
             assert world.spool.seen[-1] == (1, int(frame.rpartition(b" w")[2].partition(b'"')[0]))
     assert world.spool.ended == [1]
+
+
+async def test_a_field_that_would_reach_into_the_local_engine_is_refused_unsent_and_settled_at_nothing() -> (
+    None
+):
+    world = World()
+    local = replace(FIRST, kind=EntityKind.LOCAL)
+    endpoint = replace(ENDPOINT, entities=(local, SECOND))
+    world.catalog.snapshot = replace(SNAPSHOT, endpoints={"chat": endpoint})
+    with pytest.raises(BadRequest) as caught:
+        await walk(world, world.exchange(web_search_options={}))
+    assert (caught.value.code, caught.value.param) == ("unsupported_field", "web_search_options")
+    assert not world.engines.transports["e1"].sent
+    assert world.reservations.settlements == [(0, 0, 0)]
+    assert settlement(world).http_status == 400
+
+
+async def test_a_field_nobody_here_knows_passes_to_a_provider() -> None:
+    world = World()
+    await walk(world, world.exchange(web_search_options={}))
+    assert world.engines.transports["e1"].sent[0]["web_search_options"] == {}
+
+
+async def test_a_refusal_has_one_record_and_an_admitted_request_has_its_row_instead() -> None:
+    world = World()
+    exchange = world.exchange(key="bob-key")
+    with pytest.raises(Forbidden) as refused:
+        await walk(world, exchange)
+    audit(world.line, exchange, refused.value)
+    audit(world.line, None, Unauthenticated())
+    assert world.observer.refusals == [("u2", "chat", "permission_denied"), (None, None, "invalid_api_key")]
+    world.engines.reasons = {"e1": "down", "e2": "down"}
+    admitted = world.exchange()
+    with pytest.raises(Unavailable) as failed:
+        await walk(world, admitted)
+    audit(world.line, admitted, failed.value)
+    assert len(world.observer.refusals) == 2

@@ -1,0 +1,21 @@
+"""How it ended: one record of every request. An admitted one has its ledger row; a refused one goes to the trail."""
+
+from __future__ import annotations
+
+from gateway.errors import GatewayError
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.line import Line
+
+
+def audit(line: Line, exchange: Exchange | None, error: GatewayError) -> None:
+    """Record a refusal; a request that was admitted is left to its settlement."""
+    if exchange is None:
+        line.trail.refused(None, None, error.code)
+    elif exchange.reservation is None:
+        caller = getattr(exchange, "caller", None)
+        request = getattr(exchange, "request", None)
+        line.trail.refused(
+            None if caller is None else caller.principal.id,
+            None if request is None else request.model,
+            error.code,
+        )

@@ -1,0 +1,22 @@
+"""Is it safe: what a request may carry to the models that can answer it. Refused before anything is sent.
+
+The local engine gets an allow-list: what its server would take from a field that nobody weighed (a template, a
+backend, another host) never reaches it. A refusal here is settled at zero tokens; the request itself counts.
+"""
+
+from __future__ import annotations
+
+from gateway.errors import BadRequest
+from gateway.pipeline.exchange import Exchange
+from policies.catalog import EntityKind
+
+
+def guard(exchange: Exchange) -> None:
+    """Raises BadRequest `unsupported_field` for what an engine that may answer must not get."""
+    unknown = exchange.request.unknown
+    if unknown and any(entity.kind is EntityKind.LOCAL for entity in exchange.endpoint.entities):
+        raise BadRequest(
+            f"The field {unknown[0]!r} is not accepted by {exchange.endpoint.name!r}; remove it.",
+            param=unknown[0],
+            code="unsupported_field",
+        )
