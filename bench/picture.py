@@ -25,8 +25,10 @@ def draw(found: dict[str, Any], caption: str) -> str:
 
     height = 70 + _ROW * len(cells) + 40
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
-        'font-family="system-ui, sans-serif" font-size="13">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
+            'font-family="system-ui, sans-serif" font-size="13">'
+        ),
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         '<text x="16" y="26" font-size="16" font-weight="600">Processor time a call, milliseconds (log scale)</text>',
     ]
@@ -43,10 +45,14 @@ def draw(found: dict[str, Any], caption: str) -> str:
             at = found[cell.name][target]["cpu_ms"]
             y = top + line * 18
             parts += [
-                f'<rect x="{_LEFT}" y="{y}" width="{across(at["median"]) - _LEFT:.1f}" height="14" '
-                f'fill="{_COLOURS[target]}"/>',
-                f'<line x1="{across(at["least"]):.1f}" y1="{y + 7}" x2="{across(at["most"]):.1f}" y2="{y + 7}" '
-                'stroke="#0f172a"/>',
+                (
+                    f'<rect x="{_LEFT}" y="{y}" width="{across(at["median"]) - _LEFT:.1f}" height="14" '
+                    f'fill="{_COLOURS[target]}"/>'
+                ),
+                (
+                    f'<line x1="{across(at["least"]):.1f}" y1="{y + 7}" x2="{across(at["most"]):.1f}" y2="{y + 7}" '
+                    'stroke="#0f172a"/>'
+                ),
                 f'<text x="{across(at["most"]) + 6:.1f}" y="{y + 12}">{at["median"]:.3g} {target}</text>',
             ]
     parts.append(

@@ -94,10 +94,14 @@ def tables(samples: Samples, memory: dict[str, float], checked: dict[str, int]) 
         )
     lines += [
         "",
-        f"Worker: {memory['worker_at_rest_mb']:.0f} MB at rest, {memory['worker_mb']:.0f} MB after; "
-        f"drainer: {memory['drainer_mb']:.0f} MB.",
-        f"Books: {checked['calls']:,} calls, {checked['prompt_tokens'] + checked['completion_tokens']:,} tokens, "
-        f"{checked['cost_nano_usd'] / 1e9:,.4f} dollars: ledger, upstream and counters agree; nothing is open.",
+        (
+            f"Worker: {memory['worker_at_rest_mb']:.0f} MB at rest, {memory['worker_mb']:.0f} MB after; "
+            f"drainer: {memory['drainer_mb']:.0f} MB."
+        ),
+        (
+            f"Books: {checked['calls']:,} calls, {checked['prompt_tokens'] + checked['completion_tokens']:,} tokens, "
+            f"{checked['cost_nano_usd'] / 1e9:,.4f} dollars: ledger, upstream and counters agree; nothing is open."
+        ),
     ]
     return "\n".join(lines)
 
