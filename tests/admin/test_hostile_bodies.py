@@ -18,7 +18,7 @@ PLAUSIBLE: dict[str, Any] = {
     "principal_id": UNKNOWN, "served_entity_id": UNKNOWN, "member_id": UNKNOWN, "grantee_id": UNKNOWN, "member_kind": "user",
     "grantee_kind": "user", "level": "CAN_VIEW", "scope": "user_default", "metric": "requests", "window": "rolling:60000",
     "amount": 1, "served_entities": [{"name": "m", "kind": "local", "provider": "vllm", "model": "m"}],
-    "permission_level": "CAN_VIEW", "input": 1, "cache_read": 1, "cache_write": 1, "output": 1, "reasoning": 1,
+    "issuer": "https://login.example.com", "audience": "a", "permission_level": "CAN_VIEW", "input": 1, "cache_read": 1, "cache_write": 1, "output": 1, "reasoning": 1,
 }  # fmt: skip
 
 
@@ -38,6 +38,11 @@ async def real(deployment: Any) -> tuple[dict[str, str], dict[str, Any]]:
         "/admin/v1/limits": (await deployment.made("/admin/v1/limits", limit))["id"],
         "/api/2.0/permissions": endpoint["id"],
     }
+    issuer = {"name": "fuzzed", "issuer": "https://fuzzed.example.com", "audience": "a", "family": "HS"}
+    shared = "0123456789abcdefghijklmnopqrstuvwxyz"
+    paths["/admin/v1/issuers"] = (await deployment.made("/admin/v1/issuers", {**issuer, "secret": shared}))[
+        "id"
+    ]
     served = endpoint["served_entities"][0]["id"]
     return paths, {"principal_id": user, "member_id": user, "grantee_id": user, "served_entity_id": served}
 
