@@ -19,8 +19,10 @@ from pathlib import Path
 
 import asyncpg
 
+from gateway.counters.earlier import EarlierSpend
 from gateway.counters.settler import CounterSettler
 from gateway.errors import Unavailable
+from gateway.events.opening import Openings
 from gateway.events.sender import WebhookSender
 from gateway.events.thresholds import ThresholdWatch
 from gateway.security.sealing import Sealing
@@ -32,6 +34,7 @@ from gateway.store import database
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.ledger import PostgresBooks
 from gateway.store.migrate import require_current
+from policies.budgets import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -113,12 +116,13 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState) -> No
         return
     catalog = FollowedCatalog(url)
     engine = database.engine(url, application_name="weighbridge-events", size=2)
-    watch = ThresholdWatch(
-        engine,
-        lambda: () if catalog.latest is None else catalog.latest.budgets,
-        chain_key=master.derive(Purpose.AUDIT_CHAIN),
-        now_ms=now_ms,
-    )
+
+    def budgets() -> tuple[Budget, ...]:
+        return () if catalog.latest is None else catalog.latest.budgets
+
+    watch = ThresholdWatch(engine, budgets, chain_key=master.derive(Purpose.AUDIT_CHAIN), now_ms=now_ms)
+    counters = None if settings.redis_url is None else EarlierSpend(settings.redis_url)
+    openings = None if counters is None else Openings(engine, counters, budgets, now_ms=now_ms)
     sender = WebhookSender(
         engine, Sealing(master.derive_all(Purpose.CREDENTIALS)), listed=settings.webhook_hosts
     )
@@ -138,6 +142,8 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState) -> No
                     looked, next_look = news, loop.time() + EVENTS_AT_LEAST_SECONDS
                     # However many budgets there are, looking takes a fifth of the time.
                     pause = max(pause, 4 * (loop.time() - began))
+                if openings is not None and catalog.latest is not None:
+                    await openings.turn()
                 if await sender.turn():
                     pause = 0.0
                 if loop.time() >= next_count:
@@ -151,6 +157,8 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState) -> No
             await asyncio.sleep(pause)
     finally:
         await catalog.stop()
+        if counters is not None:
+            await counters.close()
         await engine.dispose()
 
 

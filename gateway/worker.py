@@ -12,6 +12,7 @@ import functools
 import gc
 import hashlib
 import hmac
+import json
 import logging
 import random
 import signal
@@ -19,6 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -176,7 +178,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         chores = [
             asyncio.create_task(sweep(lambda each=each: each.server_state.connections)) for each in servers
         ]
-        chores.append(asyncio.create_task(_report(telemetry, health)))
+        chores.append(asyncio.create_task(_report(telemetry, health, settings.spool_dir)))
         chores.append(asyncio.create_task(revocations.watch()))
         serving = [
             asyncio.create_task(each.serve([sock])) for each, sock in zip(servers, sockets, strict=True)
@@ -230,9 +232,14 @@ def _server(app: object) -> _Server:
     return _Server(config)
 
 
-async def _report(telemetry: Telemetry, health: Callable[[], list[Part]]) -> None:
+async def _report(telemetry: Telemetry, health: Callable[[], list[Part]], spool_dir: Path) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
+        # The drainer has no page of its own: what it says of itself is shown with what workers count.
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads((spool_dir / "drainer.json").read_bytes())
+            for name in ("open_requests", "quarantined", "webhooks_given_up"):
+                telemetry.state(name, float(told.get(name, 0)))
         for part in health():
             telemetry.state(part.name, 1.0 if part.fault is None else 0.0)
         telemetry.flush()

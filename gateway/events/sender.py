@@ -1,4 +1,4 @@
-"""Sends what webhooks are owed: signed, tried again with growing pauses, given up after a day.
+"""Sends what webhooks are owed: signed, tried again with growing pauses, given up after some hours.
 
 A delivery is leased before it is sent, so that no two senders send it at once; it may arrive twice where a sender
 died between the two, which receivers see by the event's id.

@@ -1,10 +1,11 @@
 """What was really spent of a budget, from the ledger: whole hours from the roll-up, the edges from the rows.
 
-One statement, so that what is posted meanwhile is in all of it or in none. Periods are decided by the admission.
+Each answer is one statement, so that what is posted meanwhile is in all of it or in none. Periods are decided by the admission.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -89,6 +90,33 @@ async def spent(
     statement = (
         f"SELECT subject, sum(amount)::bigint FROM ({' UNION ALL '.join(parts)}) AS parts"  # noqa: S608 - own names
         " GROUP BY subject HAVING sum(amount) >= CAST(:at_least AS bigint) ORDER BY subject LIMIT CAST(:size AS bigint)"
+    )
+    return [Spend(*row) for row in await connection.execute(text(statement), given)]
+
+
+async def uncounted(connection: AsyncConnection, budget: Budget, period: tuple[int, int]) -> list[Spend]:
+    """Settled spend in a period of requests that were admitted without this budget: before it was made or in force.
+
+    What was admitted while Redis was away is left out: workers report that themselves.
+    """
+    column = _SUBJECTS[budget.scope]
+    given: dict[str, object] = {
+        "start": _instant(period[0]),
+        "end": _instant(period[1]),
+        "charged": json.dumps([{"limit": budget.id}]),
+    }
+    where = "true" if budget.scope is ScopeKind.DEPLOYMENT else f"{column} <> ''"
+    if budget.subject_id is not None:
+        where += f" AND {column} = :subject"
+        given["subject"] = budget.subject_id
+    if budget.endpoint_id is not None:
+        where += " AND endpoint_id = :endpoint"
+        given["endpoint"] = budget.endpoint_id
+    statement = (
+        f"SELECT {column} AS subject, sum(cost_nano_usd)::bigint FROM gateway.requests WHERE {where}"  # noqa: S608 - own names
+        " AND request_id >= gateway.uuid7_floor(greatest(CAST(:start AS timestamptz) - interval '1 day', to_timestamp(0)))"
+        " AND admitted_at >= :start AND admitted_at < :end AND degraded IS NULL AND cost_nano_usd > 0"
+        " AND NOT charges @> CAST(:charged AS jsonb) GROUP BY 1 ORDER BY 1"
     )
     return [Spend(*row) for row in await connection.execute(text(statement), given)]
 

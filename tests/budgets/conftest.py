@@ -52,7 +52,8 @@ async def spend(database_url: str, tmp_path: Path) -> AsyncIterator[Spending]:
     spool = SpoolWriter(tmp_path)
 
     async def put(principal: str, nano_usd: int, at_ms: int | None = None, **more: Any) -> None:
-        begun = intent(principal_id=principal, admitted_at_ms=at_ms or now_ms(), charges=[], **more)
+        more.setdefault("charges", [])
+        begun = intent(principal_id=principal, admitted_at_ms=at_ms or now_ms(), **more)
         spool.append(begun)
         spool.append(settlement(begun, attempt(begun, cost_nano_usd=nano_usd)))
         await drain(drainer)

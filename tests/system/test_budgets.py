@@ -244,6 +244,25 @@ async def test_counters_that_were_flushed_or_restarted_come_back_as_the_ledger_h
     assert whole["items"][0]["reserved_nano_usd"] == 0
 
 
+async def test_a_budget_made_in_the_middle_of_its_period_begins_with_what_was_spent(
+    gateway: Deployment, everybody: dict[str, Any]
+) -> None:
+    user, key = await newcomer(gateway)
+    body = chat("[[tokens=30]]", max_tokens=30)
+    assert (await gateway.ask("POST", CHAT, body, key=key)).status == 200
+    spent = await spent_by(gateway, user)
+    budget = await gateway.administer(
+        "POST",
+        "/budgets",
+        {"scope": "user", "subject_id": user["id"], "period": "month", "nano_usd": spent + 1},
+    )
+    deadline = asyncio.get_running_loop().time() + 10
+    while (await rule(gateway, user, budget))["used"] != spent:
+        assert asyncio.get_running_loop().time() < deadline, gateway.ends_of_logs()
+        await asyncio.sleep(0.1)
+    assert (await gateway.ask("POST", CHAT, body, key=key)).status == 429
+
+
 async def test_a_threshold_is_one_audited_event_whatever_becomes_of_the_drainer(
     gateway: Deployment, everybody: dict[str, Any]
 ) -> None:
