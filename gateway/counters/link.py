@@ -79,7 +79,7 @@ class Link:
         clock: Callable[[], float] = time.time,
         timeout_seconds: float = 0.020,
     ) -> None:
-        """`adopt(old, new)` runs before a new epoch is used, `returned` each time that the link is usable again."""
+        """`adopt(old, new)` runs before a new epoch is used, `returned` when the link is usable again, and at each beat."""
         self.keys = keys
         self.worker_id = worker_id
         self.scripts = Scripts.load()
@@ -287,7 +287,10 @@ class Link:
             return
         self._failures = 0
         self._open = False
-        if not self.usable and (self._entering is None or self._entering.done()):
+        if self.usable:
+            # What was decided here for single answers that came late.
+            self._returned()
+        elif self._entering is None or self._entering.done():
             self._became_usable()
 
 

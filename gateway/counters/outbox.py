@@ -22,6 +22,8 @@ from gateway.spool.records import Charge
 _log = logging.getLogger(__name__)
 
 BOUND = 100_000
+SHORTEST_REBUILT_MS = 3_600_000
+"""Sliding windows of this length and longer come back from the ledger."""
 _RETRY_SECONDS = 1.0
 
 
@@ -91,6 +93,8 @@ class Settlement(Errand):
         There, the charge itself is gone with the old windows, and a refund would take from others.
         """
         charges = self.charges
+        if self.local and self.ended_ms <= cut_of(epoch):
+            return self._after_rebuild(epoch)
         if self.epoch == epoch or not charges:
             return corrections(
                 [*charges, *self.local] if self.local else charges, *self.usage, undo=self.undo
@@ -101,6 +105,22 @@ class Settlement(Errand):
             # The ledger's sums, from which this epoch began, hold it already.
             carried = [each for each in carried if each.kind == "n" or each.kind == "i"]
         return corrections([*carried, *self.local], *self.usage, undo=self.undo)
+
+    def _after_rebuild(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
+        """Decided here and ended before the epoch began: its sums hold it where they reach back so far.
+
+        There the report of what was charged here would count it a second time, so all of it is taken back.
+        """
+        known = [each for each in self.local if each.kind == "p" or each.window_ms >= SHORTEST_REBUILT_MS]
+        rest = [each for each in self.local if each not in known]
+        held = (
+            [each for each in self.charges if each.kind in ("n", "i")]
+            if self.epoch != epoch
+            else self.charges
+        )
+        keys, entries = corrections([*held, *rest], *self.usage, undo=self.undo)
+        more_keys, more_entries = corrections(known, 0, 0, 0, undo=True)
+        return [*keys, *more_keys], [*entries, *more_entries]
 
     def done(self, reply: bytes) -> None:
         """Nothing is held any more."""

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from gateway.counters.connection import RedisAway
 from gateway.counters.keys import Keys
 from gateway.counters.link import Link
+from gateway.counters.outbox import SHORTEST_REBUILT_MS
 from gateway.errors import Unavailable
 from gateway.spool.poster import CLOCKS_APART_MS
 from policies.budgets import Budget
@@ -27,7 +28,6 @@ from policies.windows import SUB_BUCKETS, Calendar, Rolling, edges
 
 _log = logging.getLogger(__name__)
 
-SHORTEST_REBUILT_MS = 3_600_000
 DRAIN_SECONDS = 5.0
 _LONGEST_MS = 315_360_000_000
 _KEPT_MS = 259_200_000

@@ -219,6 +219,9 @@ class Reservations:
         if hold.local:
             keys, entries = corrections(hold.local, *usage)
             self._local.correct((key, entry[1], entry[3]) for key, entry in zip(keys, entries, strict=True))
+            if self.link.usable:
+                # Decided here for a single answer that came late: Redis hears of the charge before its correction.
+                self._returned()
         call = None
         if hold.epoch == self.link.epoch and hold.charges and hold.ordinary:
             call = hold.plan.settle_call(hold.memory, hold.parts[0], hold.base, hold.granted_output, usage)
