@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from redis import Redis
+
 from gateway.embedded.process import Child, spawn
 from gateway.security.keys import Peppers
 from gateway.security.secrets import Purpose, load_master_key
@@ -96,16 +98,20 @@ class Deployment:
         people: Mapping[str, Person] | None = None,
         environment: Mapping[str, str] | None = None,
         books_url: str | None = None,
+        counters_url: str | None = None,
         awaits: str = "/readyz",
         first: bool = True,
     ) -> None:
         """A second deployment on the same database (`first` False) makes no people and has the first one's key files.
 
-        `awaits` is the page that answers 200 once a worker counts as started; `books_url` is where tests read the ledger, where `database_url` leads through a fault proxy."""
+        `awaits` is the page that answers 200 once a worker counts as started. `books_url` and `counters_url` are
+        where tests look, where the gateway's own links lead through a fault proxy.
+        """
         self.home = home
         self._database_url = database_url
         self._books_url = books_url or database_url
         self._redis_url = redis_url
+        self._counters_url = counters_url or redis_url
         self._engine_url = engine_url
         self._count = workers
         self._awaits = awaits
@@ -398,6 +404,19 @@ class Deployment:
                 return found[0]
             assert time.monotonic() < deadline, f"no row of {request_id}\n{self.ends_of_logs()}"
             await asyncio.sleep(0.05)
+
+    # -- counters ------------------------------------------------------------------------------
+
+    def counter(self, who: str, metric: str) -> int:
+        """What Redis holds for a person's limit of that metric; every worker's share where it counts what runs."""
+        limit_id = self.ids[f"{who}/{metric}"]
+        kind = "n" if metric == "concurrent_requests" else "r"
+        held = 0
+        with Redis.from_url(self._counters_url) as client:
+            for key in client.scan_iter(f"{{wb}}:{kind}:{limit_id}:*"):
+                fields: dict[bytes, bytes] = client.hgetall(key)  # pyright: ignore[reportAssignmentType]
+                held += sum(map(int, fields.values())) if kind == "n" else int(fields.get(b"t", 0))
+        return held
 
     # -- logs ----------------------------------------------------------------------------------
 

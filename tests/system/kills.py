@@ -104,7 +104,8 @@ class Campaign:
             self._who,
             self._first_id,
         )
-        return reconcile(rows, self.upstream.records[self._since :], self.transcripts, slack=64)
+        # 64 tokens, and as many that a worker starved of processor time had not read yet.
+        return reconcile(rows, self.upstream.records[self._since :], self.transcripts, slack=128)
 
     async def judge(self) -> None:
         """Fail with every broken rule."""
