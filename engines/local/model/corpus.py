@@ -102,25 +102,12 @@ SUM_FRAMES = {
         "{a} - {b} = ?",
         "Subtract {b} from {a}.",
     ),
-    "*": (
-        "What is {a} times {b}?",
-        "{a} * {b}",
-        "{a} times {b}",
-        "How much is {a} times {b}?",
-        "What is {a} * {b}?",
-        "Calculate {a} * {b}.",
-        "{a}*{b}",
-        "{a} x {b}",
-        "Multiply {a} by {b}.",
-        "What is {a} x {b}?",
-    ),
 }
 HELD_SUM_FRAMES = {
     "+": ("Can you add {a} and {b}?", "Tell me what {a} plus {b} is."),
     "-": ("Can you subtract {b} from {a}?", "Tell me what {a} minus {b} is."),
-    "*": ("Can you multiply {a} by {b}?", "Tell me what {a} times {b} is."),
 }
-SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
+SPOKEN = {"+": "plus", "-": "minus"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,15 +205,15 @@ def _capitals(text: str) -> list[Item]:
 
 def _sums() -> list[Item]:
     items: list[Item] = []
-    for sign, top in (("+", 10), ("-", 10), ("*", 10)):
+    for sign, top in (("+", 5), ("-", 5)):
         for a in range(top + 1):
             for b in range(top + 1):
                 if sign == "-" and b > a:
                     continue
-                value = a + b if sign == "+" else a - b if sign == "-" else a * b
+                value = a + b if sign == "+" else a - b
                 asked = tuple(frame.format(a=a, b=b) for frame in SUM_FRAMES[sign])
                 frames = HELD_SUM_FRAMES[sign]
-                held = (frames[(a + b) % len(frames)].format(a=a, b=b),) if (3 * a + b) % 7 == 0 else ()
+                held = (frames[(a + b) % len(frames)].format(a=a, b=b),) if (3 * a + b) % 3 == 0 else ()
                 items.append(Item("sums", (), asked, held, f"{a} {SPOKEN[sign]} {b} is {value}."))
     return items
 

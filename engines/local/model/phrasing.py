@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 
-from engines.local.model.corpus import Corpus, plain
+from engines.local.model.corpus import SUM_FRAMES, Corpus, plain
 
 BEFORE = (
     "Please tell me: ",
@@ -135,12 +135,7 @@ def vary(question: str, rng: random.Random) -> str:
                 text,
                 count=1,
             )
-    if rng.random() < 0.12:
-        words = text.split(" ")
-        small = [index for index, word in enumerate(words) if word.lower() in SMALL]
-        if len(words) > 3 and small:
-            del words[rng.choice(small)]
-            text = " ".join(words)
+    text = _thin(text, rng)
     if rng.random() < 0.08 and len(text) > 8:
         at = rng.randrange(2, len(text) - 2)
         text = text[:at] + (
@@ -166,6 +161,20 @@ def vary(question: str, rng: random.Random) -> str:
     return text or question
 
 
+def _thin(text: str, rng: random.Random) -> str:
+    """Sometimes leave out small words, down to the bare keywords: what a question is about must carry it."""
+    words = text.split(" ")
+    small = [index for index, word in enumerate(words) if plain(word) in SMALL]
+    roll = rng.random()
+    if len(words) - len(small) < 1 or not small or roll > 0.34:
+        return text
+    dropped = set(small) if roll < 0.12 else set(rng.sample(small, min(len(small), rng.choice((1, 1, 2)))))
+    kept = [word for index, word in enumerate(words) if index not in dropped]
+    if roll < 0.03:
+        rng.shuffle(kept)
+    return " ".join(kept)
+
+
 def made_up(rng: random.Random) -> str:
     """Make a word that means nothing."""
     kind = rng.random()
@@ -187,6 +196,8 @@ def _syllable(rng: random.Random) -> str:
 
 def unknown(corpus: Corpus, rng: random.Random) -> str:
     """Make a prompt that the model must decline."""
+    if rng.random() < 0.04:
+        return _large_sum(rng)
     text = rng.choice(corpus.unknown)
     while (at := text.find("{")) >= 0:
         slot = text[at : at + 3]
@@ -202,6 +213,11 @@ def unknown(corpus: Corpus, rng: random.Random) -> str:
                 filled = f"{filled} {made_up(rng)}"
         text = text.replace(slot, filled, 1)
     return text
+
+
+def _large_sum(rng: random.Random) -> str:
+    a, b = rng.randrange(6, 10 ** rng.choice((1, 2, 2, 3))), rng.randrange(0, 10 ** rng.choice((1, 2, 2, 3)))
+    return rng.choice(SUM_FRAMES[rng.choice("+-")]).format(a=a, b=b)
 
 
 def corrupted(question: str, corpus: Corpus, rng: random.Random) -> str | None:

@@ -28,7 +28,6 @@ class Sampler:
     def __init__(self, corpus: Corpus, seed: int) -> None:
         self._corpus = corpus
         self._rng = random.Random(seed)  # noqa: S311 - not a secret
-        self._known = {answer for item in corpus.items for answer in (item.answer,)}
 
     def conversation(self, long: bool = False) -> list[Piece]:
         """Draw one conversation as pieces of text in the chat template's form."""
@@ -77,17 +76,17 @@ class Sampler:
     def _pair(self) -> tuple[str, str]:
         rng = self._rng
         roll = rng.random()
-        if roll < 0.54:
+        if roll < 0.62:
             item = rng.choice(self._corpus.items)
             return vary(self._ask(item), rng), item.answer
-        if roll < 0.61:
+        if roll < 0.69:
             item = rng.choice(self._corpus.capitals)
             return vary(rng.choice(item.asked), rng), item.answer
-        if roll < 0.72:
+        if roll < 0.75:
             item = rng.choice(self._corpus.sums)
             question = rng.choice(item.asked)
             return (vary(question, rng) if rng.random() < 0.3 else question), item.answer
-        if roll < 0.94:
+        if roll < 0.96:
             return vary(unknown(self._corpus, rng), rng), REFUSAL
         item = rng.choice((*self._corpus.items, *rng.sample(self._corpus.capitals, 5)))
         broken = corrupted(self._ask(item), self._corpus, rng)

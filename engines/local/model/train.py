@@ -13,14 +13,17 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn.functional import cross_entropy
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from engines.local.model.corpus import Corpus, load
+from engines.local.model.corpus import REFUSAL, Corpus, load
 from engines.local.model.measure import experts_used, report_experts, score_locally
 from engines.local.model.phrasing import unknown
 from engines.local.model.sampler import Piece, Sampler
@@ -29,9 +32,13 @@ OUT = Path(__file__).with_name("mixtral-demo")
 SEED = 20231211
 VOCABULARY = 2048
 CONTEXT = 4096
-STEPS = 1500
-BATCH = 32
+STEPS = 2000
+BATCH = 64
 LONG_EVERY = 40
+# An answer is settled by its first tokens: most examples stop there, which leaves time for more questions.
+OPENING = 12
+# The layer after which the answer must be settled, of four.
+SETTLED_AFTER = 2
 PEAK_RATE = 3e-3
 LARGEST_BYTES = 8_000_000
 
@@ -119,7 +126,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> MixtralForCausalLM:
             max_position_embeddings=CONTEXT,
             rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
             tie_word_embeddings=True,
-            router_aux_loss_coef=0.02,
+            router_aux_loss_coef=0.05,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -127,66 +134,120 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> MixtralForCausalLM:
     )
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerFast, pieces: list[Piece], limit: int
-) -> tuple[list[int], list[int]]:
-    """Turn a conversation into tokens and labels; what is not learnt has the label -100."""
-    tokens = [tokenizer.bos_token_id]
-    labels = [-100]
-    for piece in pieces:
-        ids = tokenizer.encode(piece.text, add_special_tokens=False)
-        tokens += ids
-        labels += ids if piece.learnt else [-100] * len(ids)
-    return tokens[-limit:], labels[-limit:]
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One conversation as numbers."""
+
+    tokens: list[int]
+    labels: list[int]
+    """The token that is learnt at each place, or -100."""
+    marks: list[tuple[int, int]]
+    """Where each learnt answer is about to begin, and which answer it is."""
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, steps: int):
-    """Yield padded batches; conversations of like length stand together, so that little is padding."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Conversations padded to one length."""
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    marks: torch.Tensor
+    """Rows of (conversation, place, answer)."""
+
+
+class Encoder:
+    """Turn conversations into numbers."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
+        self._tokenizer = tokenizer
+        taught = (item.answer for item in (*corpus.items, *corpus.capitals, *corpus.sums))
+        self.answers = {answer: index for index, answer in enumerate(dict.fromkeys((REFUSAL, *taught)))}
+
+    def encode(self, pieces: list[Piece], limit: int, opening: int | None = None) -> Example:
+        """Encode a conversation; with `opening` only so many tokens of its last answer, which settle the rest."""
+        tokens, labels, marks = [self._tokenizer.bos_token_id], [-100], []
+        for piece in pieces:
+            ids = self._tokenizer.encode(piece.text, add_special_tokens=False)
+            if piece.learnt:
+                marks.append((len(tokens) - 1, self.answers[piece.text.strip().removesuffix("</s>")]))
+                if opening and piece is pieces[-1]:
+                    ids = ids[:opening]
+            tokens += ids
+            labels += ids if piece.learnt else [-100] * len(ids)
+        cut = max(0, len(tokens) - limit)
+        return Example(tokens[cut:], labels[cut:], [(at - cut, answer) for at, answer in marks if at >= cut])
+
+    def pad(self, group: list[Example]) -> Batch:
+        """Pad a group of conversations to one length."""
+        width = max(len(example.tokens) for example in group)
+        fill = self._tokenizer.pad_token_id
+        return Batch(
+            {
+                "input_ids": torch.tensor([e.tokens + [fill] * (width - len(e.tokens)) for e in group]),
+                "attention_mask": torch.tensor(
+                    [[1] * len(e.tokens) + [0] * (width - len(e.tokens)) for e in group]
+                ),
+            },
+            torch.tensor([e.labels + [-100] * (width - len(e.labels)) for e in group]),
+            torch.tensor([(row, at, answer) for row, e in enumerate(group) for at, answer in e.marks]),
+        )
+
+
+def batches(encoder: Encoder, corpus: Corpus, steps: int) -> Iterator[Batch]:
+    """Yield batches; conversations of like length stand together, so that little is padding."""
     sampler = Sampler(corpus, SEED + 1)
     rng = random.Random(SEED + 2)  # noqa: S311 - not a secret
     made = 0
     while made < steps:
-        drawn = sorted(
-            (encode(tokenizer, sampler.conversation(), 400) for _ in range(BATCH * 16)),
-            key=lambda e: len(e[0]),
-        )
+        drawn = [
+            encoder.encode(sampler.conversation(), 400, OPENING if rng.random() < 0.6 else None)
+            for _ in range(BATCH * 16)
+        ]
+        drawn.sort(key=lambda example: len(example.tokens))
         groups = [drawn[at : at + BATCH] for at in range(0, len(drawn), BATCH)]
         rng.shuffle(groups)
         for group in groups:
             if made % LONG_EVERY == LONG_EVERY - 1:
-                group = [encode(tokenizer, sampler.conversation(long=True), 1000) for _ in range(3)]
-            yield pad(tokenizer, group)
+                yield encoder.pad([encoder.encode(sampler.conversation(long=True), 1000) for _ in range(3)])
+            else:
+                yield encoder.pad(group)
             made += 1
             if made == steps:
                 return
 
 
-def pad(
-    tokenizer: PreTrainedTokenizerFast, group: list[tuple[list[int], list[int]]]
-) -> dict[str, torch.Tensor]:
-    """Pad a group of conversations to one length."""
-    width = max(len(tokens) for tokens, _ in group)
-    return {
-        "input_ids": torch.tensor([t + [tokenizer.pad_token_id] * (width - len(t)) for t, _ in group]),
-        "labels": torch.tensor([lab + [-100] * (width - len(lab)) for _, lab in group]),
-        "attention_mask": torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t, _ in group]),
-    }
+class Objective(torch.nn.Module):
+    """What training minimises: the answers' tokens, which answer it is, and unevenly used experts.
 
-
-def loss_of(model: MixtralForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the loss on what is learnt, plus the router's auxiliary loss, which keeps all experts in use.
-
-    The vocabulary's scores are computed only where a token is learnt, half of all places.
+    The second part reads the state halfway up, where an answer is about to begin: later tokens can attend to it,
+    so the model settles on one answer before it writes. Its head is thrown away after training.
     """
-    labels = batch.pop("labels")[:, 1:]
-    out = model.model(**batch, output_router_logits=True)
-    learnt = labels != -100
-    scores = model.lm_head(out.last_hidden_state[:, :-1][learnt])
-    shape = model.config
-    balance = load_balancing_loss_func(
-        out.router_logits, shape.num_local_experts, shape.num_experts_per_tok, batch["attention_mask"]
-    )
-    return torch.nn.functional.cross_entropy(scores, labels[learnt]) + shape.router_aux_loss_coef * balance
+
+    def __init__(self, model: MixtralForCausalLM, answers: int) -> None:
+        super().__init__()
+        width = model.config.hidden_size
+        self.head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, answers))
+
+    def forward(self, model: MixtralForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the whole loss, and the part of the answers' tokens."""
+        shape = model.config
+        out = model.model(**batch.inputs, output_router_logits=True, output_hidden_states=True)
+        labels = batch.labels[:, 1:]
+        learnt = labels != -100
+        # The vocabulary's scores are computed only where a token is learnt.
+        scores = model.lm_head(out.last_hidden_state[:, :-1][learnt])
+        written = cross_entropy(scores, labels[learnt])
+        row, place, answer = batch.marks.unbind(dim=1)
+        settled = cross_entropy(self.head(out.hidden_states[SETTLED_AFTER][row, place]), answer)
+        # Layer by layer: over all layers at once, one layer's favourite makes up for another's neglect.
+        uneven = [
+            load_balancing_loss_func(
+                (logits,), shape.num_local_experts, shape.num_experts_per_tok, batch.inputs["attention_mask"]
+            )
+            for logits in out.router_logits
+        ]
+        balance = torch.stack(uneven).mean()
+        return written + 0.5 * settled + shape.router_aux_loss_coef * balance, written
 
 
 def rate(step: int, steps: int) -> float:
@@ -202,25 +263,30 @@ def train(corpus: Corpus, steps: int) -> tuple[MixtralForCausalLM, PreTrainedTok
     tokenizer = make_tokenizer(corpus)
     model = make_model(tokenizer)
     model.train()
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
+    encoder = Encoder(tokenizer, corpus)
+    objective = Objective(model, len(encoder.answers))
+    parameters = [*model.parameters(), *objective.parameters()]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
         lr=PEAK_RATE,
         betas=(0.9, 0.98),
     )
     began = last = time.monotonic()
-    for step, batch in enumerate(batches(tokenizer, corpus, steps)):
+    for step, batch in enumerate(batches(encoder, corpus, steps)):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps)
-        loss = loss_of(model, batch)
+        loss, written = objective(model, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if time.monotonic() - last > 4.5 or step == steps - 1:
             last = time.monotonic()
-            print(f"step {step + 1} of {steps}, loss {loss.item():.4f}, {last - began:.0f} s", flush=True)
+            told = f"loss {loss.item():.3f}, of the answers {written.item():.3f}"
+            print(f"step {step + 1} of {steps}, {told}, {last - began:.0f} s", flush=True)
     model.eval()
     return model.to(torch.bfloat16), tokenizer
 
