@@ -113,7 +113,7 @@ amounts = st.integers(0, 10**12)
     amounts,
 )
 def test_what_is_reserved_at_the_dearest_price_covers_every_split_of_the_same_tokens(
-    counts: tuple[int, ...], rates: tuple[int, ...], fee: int
+    counts: tuple[int, int, int, int, int], rates: tuple[int, int, int, int, int], fee: int
 ) -> None:
     usage, price = Usage(*counts), Price("p", *rates, per_request=fee)
     entity = ServedEntity("e", "e", EntityKind.LOCAL, "vllm", "m", price)

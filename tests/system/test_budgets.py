@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,14 @@ import pytest
 import pytest_asyncio
 
 from gateway.embedded.redis import EmbeddedRedis
+from gateway.events.sender import seal_subject
+from gateway.events.signature import HEADER, verifies
+from gateway.security.sealing import Sealing
+from gateway.security.secrets import Purpose, load_master_key
+from gateway.store import database
+from gateway.store.changes import Actor, Configuration
+from gateway.store.tables.events import webhooks
+from tests.budgets.conftest import Receiver
 from tests.system.deployment import ENDPOINT, Deployment, chat
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -299,3 +308,49 @@ async def test_a_threshold_is_one_audited_event_whatever_becomes_of_the_drainer(
     await gateway.kill("drainer")
     await asyncio.sleep(1.5)
     assert await events() == [10, 25]
+
+
+async def test_the_drainer_tells_a_webhook_what_it_found_signed(
+    gateway: Deployment, everybody: dict[str, Any], database_url: str
+) -> None:
+    receiver = Receiver()
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    receiver.port = server.sockets[0].getsockname()[1]
+    master = load_master_key(gateway.settings.secret_file)
+    sealing = Sealing(master.derive_all(Purpose.CREDENTIALS))
+    secret = b"a secret of the receiver, at least 32 bytes"
+    engine = database.engine(database_url, application_name="weighbridge-test", size=0)
+    configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
+    # A loopback receiver cannot be entered while the workers' settings do not list it: written as the route would.
+    async with configuration.change(Actor(None, "test")) as change:
+        made = change.new_id()
+        values = {"id": made, "name": "receiver", "url": receiver.url}
+        values["secret_sealed"] = sealing.seal(secret, seal_subject(made))
+        await change.add(webhooks, "webhook", values)
+    await engine.dispose()
+    await gateway.arm("drainer", {"WEIGHBRIDGE_WEBHOOK_HOSTS": "127.0.0.1"})
+    user, key = await newcomer(gateway)
+    budget = await gateway.administer(
+        "POST",
+        "/budgets",
+        {
+            "scope": "user",
+            "subject_id": user["id"],
+            "period": "month",
+            "nano_usd": 100 * OUTPUT,
+            "thresholds_percent": [10],
+        },
+    )
+    answer = await gateway.ask("POST", CHAT, chat("[[tokens=30]]", max_tokens=30), key=key)
+    assert answer.status == 200
+    deadline = asyncio.get_running_loop().time() + 20
+    while not receiver.got:
+        assert asyncio.get_running_loop().time() < deadline, gateway.ends_of_logs()
+        await asyncio.sleep(0.05)
+    _, headers, body = receiver.got[0]
+    assert verifies(secret, body, headers[HEADER], int(time.time()))
+    assert budget["id"].encode() in body
+    listed = (await gateway.administer("GET", f"/webhooks/{made}/deliveries"))["items"]
+    assert [each["attempts"] for each in listed] == [1]
+    server.close()
+    await server.wait_closed()
