@@ -37,7 +37,7 @@ def forged(signer: Signer) -> dict[str, str]:
     changed = encoded(json.dumps(claims(sub="root")).encode())
     unsigned = raw({"alg": "none", "typ": "JWT"}, claims(), b"").rstrip(".")
     another = encoded(b'{"alg":"RS256","kid":"first","typ":"jwt"}')
-    text = json.dumps(claims())
+    text = json.dumps(claims(iat=now, exp=now + 300))
     return {
         "alg none without a signature": unsigned + ".",
         "alg none with one": raw({"alg": "none", "typ": "JWT"}, claims()),
@@ -75,17 +75,17 @@ def forged(signer: Signer) -> dict[str, str]:
         "the issuer in a list": raw(json.loads('{"alg":"RS256","kid":"first"}'), {**claims(), "iss": [ISSUER]}),
         "another configured issuer": signer.sign(claims(iss=OTHER_ISSUER)),
         "no issuer": signer.sign(claims(iss=None)),
-        "exp past": signer.sign(claims(iat=now - 400, exp=now - 31)),
+        "exp past": signer.sign(claims(iat=now - 400, exp=now - 300)),
         "no exp": signer.sign(claims(exp=None)),
         "exp as text": signer.sign_raw(_head(), json.dumps({**claims(), "exp": str(now + 300)})),
         "exp true": signer.sign_raw(_head(), json.dumps({**claims(), "exp": True})),
         "exp NaN": signer.sign_raw(_head(), text.replace(str(now + 300), "NaN")),
         "exp infinite": signer.sign_raw(_head(), text.replace(str(now + 300), "1e999")),
-        "nbf in the future": signer.sign(claims(nbf=now + 60)),
+        "nbf in the future": signer.sign(claims(nbf=now + 600)),
         "nbf as text": signer.sign_raw(_head(), json.dumps({**claims(), "nbf": "soon"})),
-        "iat in the future": signer.sign(claims(iat=now + 60)),
+        "iat in the future": signer.sign(claims(iat=now + 600, exp=now + 900)),
         "no iat": signer.sign(claims(iat=None)),
-        "older than an hour": signer.sign(claims(iat=now - 3700, exp=now + 3600)),
+        "older than an hour": signer.sign(claims(iat=now - 4000, exp=now + 3600)),
         "no sub": signer.sign(claims(sub=None)),
         "an empty sub": signer.sign(claims(sub="")),
         "sub as a number": signer.sign_raw(_head(), json.dumps({**claims(), "sub": 7})),

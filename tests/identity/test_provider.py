@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
+
+# The provider uses a module that its own library is about to rename.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CLIENT = "weighbridge-console"
 REDIRECT = "http://127.0.0.1:1/callback"
@@ -45,10 +47,7 @@ class Provider:
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    with warnings.catch_warnings():
-        # It uses a module that its own library is about to rename.
-        warnings.simplefilter("ignore")
-        import oidc_provider_mock
+    import oidc_provider_mock
 
     with oidc_provider_mock.run_server_in_thread() as server:
         yield Provider(f"http://localhost:{server.server_port}")
