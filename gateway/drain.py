@@ -140,8 +140,8 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState) -> No
                 if news != looked or began >= next_look:
                     await watch.turn()
                     looked, next_look = news, loop.time() + EVENTS_AT_LEAST_SECONDS
-                    # However many budgets there are, looking takes a fifth of the time.
-                    pause = max(pause, 4 * (loop.time() - began))
+                    # However many budgets there are, looking takes a tenth of the time.
+                    pause = max(pause, 9 * (loop.time() - began))
                 if openings is not None and catalog.latest is not None:
                     await openings.turn()
                 if await sender.turn():

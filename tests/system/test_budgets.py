@@ -80,9 +80,14 @@ async def spent_by(gateway: Deployment, user: dict[str, Any]) -> int:
 
 
 async def rule(gateway: Deployment, user: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
-    """The budget as it is read back for that user."""
-    told = await gateway.administer("GET", f"/effective?endpoint={ENDPOINT}&principal={user['id']}")
-    assert told["counters"] == "live", told
+    """The budget as it is read back for that user, once the counters are there."""
+    deadline = asyncio.get_running_loop().time() + 30
+    while True:
+        told = await gateway.administer("GET", f"/effective?endpoint={ENDPOINT}&principal={user['id']}")
+        if told["counters"] == "live":
+            break
+        assert asyncio.get_running_loop().time() < deadline, gateway.ends_of_logs()
+        await asyncio.sleep(0.1)
     (found,) = [each for each in told["rules"] if each["id"] == budget["id"]]
     return found
 
@@ -224,21 +229,12 @@ async def test_counters_that_were_flushed_or_restarted_come_back_as_the_ledger_h
     assert before["used"] == spent
     loads = everybody["id"], gateway.ids["bulk"]
 
-    async def back() -> dict[str, Any]:
-        deadline = asyncio.get_running_loop().time() + 30
-        while True:
-            told = await gateway.administer("GET", f"/effective?endpoint={ENDPOINT}&principal={user['id']}")
-            if told["counters"] == "live":
-                return await rule(gateway, user, budget)
-            assert asyncio.get_running_loop().time() < deadline, gateway.ends_of_logs()
-            await asyncio.sleep(0.1)
-
     async with Redis.from_url(redis.url()) as client:
         await client.flushall()
-    assert (await back())["used"] == spent
+    assert (await rule(gateway, user, budget))["used"] == spent
     await redis.stop()
     await redis.start()
-    assert (await back())["used"] == spent
+    assert (await rule(gateway, user, budget))["used"] == spent
     # And it still binds: two more fit by what was really used, then nothing does.
     more = [await gateway.ask("POST", CHAT, body, key=key) for _ in range(8)]
     assert 429 in {answer.status for answer in more}
@@ -251,6 +247,44 @@ async def test_counters_that_were_flushed_or_restarted_come_back_as_the_ledger_h
     )
     assert whole["items"][0]["spent_nano_usd"] == row["spent"]
     assert whole["items"][0]["reserved_nano_usd"] == 0
+
+
+async def test_counters_flushed_in_the_middle_of_streams_end_equal_to_the_ledger(
+    gateway: Deployment, everybody: dict[str, Any], redis: EmbeddedRedis
+) -> None:
+    from redis.asyncio import Redis
+
+    user, key = await newcomer(gateway)
+    amount = 100_000 * OUTPUT
+    budget = await gateway.administer(
+        "POST",
+        "/budgets",
+        {"scope": "user", "subject_id": user["id"], "period": "month", "nano_usd": amount},
+    )
+    long = chat("[[tokens=300 delay=15ms]]", max_tokens=None, stream=True)
+    short = chat("[[tokens=20]]", max_tokens=20)
+    streams = [asyncio.create_task(gateway.ask("POST", CHAT, long, key=key, timeout=60)) for _ in range(20)]
+    calls: list[int] = []
+
+    async def call() -> None:
+        while not all(each.done() for each in streams):
+            calls.append((await gateway.ask("POST", CHAT, short, key=key)).status)
+
+    calling = [asyncio.create_task(call()) for _ in range(3)]
+    for _ in range(2):
+        await asyncio.sleep(1.2)
+        async with Redis.from_url(redis.url()) as client:
+            await client.flushall()
+    answers = await asyncio.gather(*streams)
+    await asyncio.gather(*calling)
+    assert {each.status for each in answers} == {200}
+    print(f"{len(calls)} calls meanwhile: { ({each: calls.count(each) for each in set(calls)}) }")
+    assert set(calls) == {200}
+    spent = await spent_by(gateway, user)
+    deadline = asyncio.get_running_loop().time() + 10
+    while (found := await rule(gateway, user, budget))["used"] != spent:
+        assert asyncio.get_running_loop().time() < deadline, (found["used"], spent, gateway.ends_of_logs())
+        await asyncio.sleep(0.2)
 
 
 async def test_a_budget_made_in_the_middle_of_its_period_begins_with_what_was_spent(
