@@ -241,6 +241,55 @@ def keys_revoke(key: str, admin_key: Path | None) -> None:
 
 
 @main.command()
+@click.option(
+    "--principal", metavar="NAME", help="Who calls, by name or id (default: the key's own principal)."
+)
+@click.option("--endpoint", metavar="NAME", help="What is called, by name, alias or id.")
+@click.option(
+    "--at", metavar="TIME", help="A moment that has passed, such as 2027-01-31T12:00:00Z (default: now)."
+)
+@click.option("--key", metavar="ID", help="The API key that the call comes with, by id.")
+@click.option("--group", metavar="NAME", help="The group that the call asks to charge.")
+@click.option(
+    "--request", metavar="ID", help="A request that was made: what decided it, and what it was charged."
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@ADMIN_KEY
+def explain(
+    principal: str | None,
+    endpoint: str | None,
+    at: str | None,
+    key: str | None,
+    group: str | None,
+    request: str | None,
+    as_json: bool,
+    admin_key: Path | None,
+) -> None:
+    """Why a call is admitted or refused: identity, permission, limits, budgets, price and routing, in words.
+
+    With --at it is the configuration of that moment that answers; with --request the one that decided the request.
+    """
+    from gateway.cli.explain import explained
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    click.echo(
+        _guarded(
+            lambda: explained(
+                AdminApi(settings, admin_key),
+                principal=principal,
+                endpoint=endpoint,
+                at=at,
+                key=key,
+                group=group,
+                request=request,
+                as_json=as_json,
+            )
+        )
+    )
+
+
+@main.command()
 @click.option("-c", "command", metavar="SQL", help="Run one statement and leave.")
 @click.option(
     "--as",

@@ -188,6 +188,13 @@ def applicable(
     ]
 
 
+def charged_group(charged: Iterable[Draw]) -> str | None:
+    """The group that pays where one does, else the first whose limits were charged."""
+    of_groups = [draw for draw in charged if draw.group_id]
+    paying = [draw for draw in of_groups if draw.metric is Metric.MONEY]
+    return (paying or of_groups)[0].group_id if of_groups else None
+
+
 def group_order(groups: tuple[str, ...], first: str | None) -> tuple[str, ...]:
     """The caller's groups in the order in which they are tried."""
     if first is None or first not in groups:

@@ -14,6 +14,7 @@ from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, bulk
 from policies.budgets import Rates
 from policies.limits import Draw, Metric, Mode
+from policies.limits import charged_group as paying_group
 from policies.windows import FOREVER_MS, Calendar, Rolling, edges
 
 ROLLING, PERIOD, CONCURRENCY, CLAIM = 1, 2, 3, 4
@@ -165,12 +166,8 @@ def narrowed(standpoint: Standpoint, plan: Plan, positions: Sequence[int]) -> Pl
 
 
 def charged_group(plan: Plan, positions: Sequence[int]) -> str | None:
-    """The group that pays where one does, else the first whose limits were charged."""
-    charged = [
-        tap for tap, position in zip(plan.taps, positions, strict=True) if position >= 0 and tap.draw.group_id
-    ]
-    paying = [tap for tap in charged if tap.amount_class == MONEY]
-    return (paying or charged)[0].draw.group_id if charged else None
+    """The group that is charged, of the taps that were."""
+    return paying_group(tap.draw for tap, position in zip(plan.taps, positions, strict=True) if position >= 0)
 
 
 def _plan(

@@ -33,7 +33,7 @@ CHANNEL = "weighbridge_configuration"
 _STATEMENT_SECONDS = 5.0
 _NEWEST = f"SELECT coalesce(max(number), 0) FROM {configuration_change.fullname}"  # noqa: S608 - a fixed name
 _EVERYTHING: frozenset[str] = frozenset({"*"})
-_IN_SNAPSHOT: dict[str, Table] = {
+IN_SNAPSHOT: dict[str, Table] = {
     "principals": identity.principals,
     "groups": identity.groups,
     "memberships": identity.memberships,
@@ -202,7 +202,7 @@ class FollowedCatalog:
             version = max((row[0] for row in changes), default=max(0, self._seen))
             loaded = ConfigurationRows(
                 version=version,
-                **{name: await rows(connection, table) for name, table in _IN_SNAPSHOT.items()},
+                **{name: await rows(connection, table) for name, table in IN_SNAPSHOT.items()},
             )
         built: Built = await asyncio.to_thread(build, loaded, now)
         self._snapshot, self._stale_at, self._seen = built.snapshot, built.stale_at, version

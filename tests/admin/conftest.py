@@ -115,7 +115,11 @@ async def deployment(database_url: str, redis_url: str, tmp_path: Path) -> Async
 
 def _no_line() -> Any:
     """A data plane that no request gets through: these tests are about the control plane."""
-    return SimpleNamespace(monotonic_ns=lambda: 0, observer=SimpleNamespace(refused=lambda _: None))
+    return SimpleNamespace(
+        monotonic_ns=lambda: 0,
+        observer=SimpleNamespace(refused=lambda _: None),
+        trail=SimpleNamespace(refused=lambda *_: None),
+    )
 
 
 SECRETS: Path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from litestar import Response
@@ -26,6 +26,7 @@ from gateway.security.sealing import Sealing
 from gateway.security.sessions import Sessions
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Change, Configuration
+from gateway.store.history import History
 from policies.administration import Permission, may_administer
 from policies.catalog import Snapshot
 from policies.decision import Deny
@@ -48,6 +49,8 @@ class ControlPlane:
     """Reads how full limits and budgets are; None where nothing counts."""
     webhook_hosts: frozenset[str] = frozenset()
     """Hosts to which events may go although they are private, or by plain http."""
+    history: History = field(default_factory=History)
+    """Builds the configuration as it was."""
 
 
 class Guard:
@@ -113,6 +116,11 @@ class Admin:
     def levels(self) -> CounterLevels | None:
         """Reads how full limits and budgets are."""
         return self._control.levels
+
+    @property
+    def history(self) -> History:
+        """Builds the configuration as it was."""
+        return self._control.history
 
     @property
     def webhook_hosts(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ from gateway.http.admin.audit import read_audit
 from gateway.http.admin.budgets import Budgets
 from gateway.http.admin.effective import effective
 from gateway.http.admin.endpoints import Endpoints
+from gateway.http.admin.explain import explain_call
 from gateway.http.admin.groups import Groups
 from gateway.http.admin.issuers import Issuers
 from gateway.http.admin.keys import Keys
@@ -44,6 +45,7 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Prices,
                 Webhooks,
                 effective,
+                explain_call,
                 read_audit,
             ],
         )
