@@ -1,7 +1,8 @@
 """The one way to change the configuration: a numbered transaction that versions, audits and announces itself.
 
 Changes come strictly one after the other, so the checks made inside one hold when it commits; a change that fails
-leaves nothing, its audit entries included.
+leaves nothing, its audit entries included. What a declarative file manages, only a change on that file's behalf may
+touch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,22 @@ _LOCK = 0x5742_0010
 _UNSHOWN = frozenset(
     {"digest", "pepper_version", "secret_sealed", "from_change", "to_change", "valid_from", "valid_to"}
 )
+_NEVER_DECLARED = frozenset({"tokens_not_before", "increase_nano_usd", "increase_until", "revoked_at"})
+"""What no file speaks of: ending tokens and keys, and helping out for a while, stay possible at once."""
+
+
+class ManagedByFile(Conflict):
+    """The object belongs to a declarative file, and this change is not that file's."""
+
+    code = "managed_by_file"
+
+    def __init__(self, kind: str, row: Row) -> None:
+        named = f" {row['name']!r}" if row.get("name") else ""
+        file = row["managed_by"]
+        super().__init__(
+            f"This {kind.replace('_', ' ')}{named} is managed by the file {file!r} and is read-only elsewhere;"
+            f" change the file, then run `weighbridge apply -f {file}`."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,8 @@ class Change:
     at: datetime
     actor: Actor
     reason: str | None
+    file: str | None
+    """The declarative file on whose behalf it is made: it owns what the change adds or revises."""
     _chain_key: bytes
     _ids: RequestIds
     _touched: list[str] = field(default_factory=list[str])
@@ -62,15 +81,26 @@ class Change:
 
     async def add(self, table: Table, kind: str, values: Row, *, action: str = "create") -> Row:
         """Add an object; answers its row."""
-        row = {"id": self.new_id(), **values, "from_change": self.number, "valid_from": self.at}
+        row = {
+            "id": self.new_id(),
+            "managed_by": self.file,
+            **values,
+            "from_change": self.number,
+            "valid_from": self.at,
+        }
         return await self._write(table, kind, None, row, action)
 
     async def revise(
         self, table: Table, kind: str, before: Row, /, *, action: str = "update", **values: Any
     ) -> Row:
         """Close a current version and add the next with some values changed; nothing happens where none differs."""
-        if all(before[name] == value for name, value in values.items()):
+        if self.file is not None and not values.keys() & _NEVER_DECLARED:
+            values = {"managed_by": self.file, **values}
+        changed = {name for name, value in values.items() if before[name] != value}
+        if not changed:
             return before
+        if not changed <= _NEVER_DECLARED:
+            self.require_own(kind, before)
         after = {**before, **values, "from_change": self.number, "valid_from": self.at}
         after.pop("to_change", None)
         after.pop("valid_to", None)
@@ -81,15 +111,39 @@ class Change:
         """Give an object a new version because something that belongs to it changed; that is what is audited."""
         if before["from_change"] == self.number:
             return before
+        self.require_own("object", before)
         after = {name: value for name, value in before.items() if name not in ("to_change", "valid_to")}
         await self._close(table, before)
         return await self._insert(table, {**after, "from_change": self.number, "valid_from": self.at})
 
     async def remove(self, table: Table, kind: str, before: Row, *, action: str = "delete") -> None:
         """Close an object's current version for good."""
+        self.require_own(kind, before)
         await self._close(table, before)
         self._touched.append(f"{kind}:{before['id']}")
         await self._audit(action, kind, before, None)
+
+    def require_own(self, kind: str, row: Row) -> None:
+        """Raise ManagedByFile where the object belongs to a file and this change is not that file's."""
+        if row["managed_by"] is not None and row["managed_by"] != self.file:
+            raise ManagedByFile(kind, row)
+
+    async def record(self, kind: str, object_id: str, action: str, content: dict[str, Any]) -> None:
+        """Audit something that is no object of the configuration, beside what the change does."""
+        await audit.append(
+            self.connection,
+            key=self._chain_key,
+            actor=self._actor,
+            action=f"{kind}.{action}",
+            object_kind=kind,
+            object_id=object_id,
+            after=content,
+            reason=self.reason,
+        )
+
+    @property
+    def _actor(self) -> str:
+        return self.actor.name if self.actor.id is None else f"{self.actor.name} ({self.actor.id})"
 
     async def current(self, table: Table, object_id: str, kind: str) -> Row:
         """The object's current version; raises NotFound."""
@@ -129,7 +183,7 @@ class Change:
         await audit.append(
             self.connection,
             key=self._chain_key,
-            actor=self.actor.name if self.actor.id is None else f"{self.actor.name} ({self.actor.id})",
+            actor=self._actor,
             action=f"{kind}.{action}",
             object_kind=kind,
             object_id=str(shown["id"]),
@@ -148,7 +202,9 @@ class Configuration:
     ids: RequestIds = field(default_factory=RequestIds)
 
     @asynccontextmanager
-    async def change(self, actor: Actor, reason: str | None = None) -> AsyncGenerator[Change]:
+    async def change(
+        self, actor: Actor, reason: str | None = None, *, file: str | None = None
+    ) -> AsyncGenerator[Change]:
         """One transaction on the configuration; it commits when the block ends without an exception."""
         with translated():
             async with self.engine.begin() as connection:
@@ -166,7 +222,7 @@ class Configuration:
                         )
                     )
                 ).one()
-                change = Change(connection, number, at, actor, reason, self.chain_key, self.ids)
+                change = Change(connection, number, at, actor, reason, file, self.chain_key, self.ids)
                 yield change
                 if change.touched:
                     await connection.execute(

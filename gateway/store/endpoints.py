@@ -82,6 +82,7 @@ async def delete_endpoint(change: Change, before: Row) -> None:
 async def set_entities(change: Change, endpoint: Row, wanted: Sequence[EntitySpec]) -> bool:
     """Make the endpoint's entities those wanted; answers whether anything had to change."""
     _check_entities(wanted)
+    change.require_own("endpoint", endpoint)
     before = len(change.touched)
     there = {
         row["name"]: row
@@ -121,6 +122,8 @@ async def grant(change: Change, endpoint: Row, kind: MemberKind, grantee_id: str
         grants, grants.c.endpoint_id == endpoint["id"], grants.c.grantee_id == grantee_id
     )
     if there:
+        if there[0]["level"] == level:
+            return await change.revise(grants, "grant", there[0], level=level)
         return await change.revise(grants, "grant", there[0], level=level, granted_by=change.actor.id)
     return await change.add(
         grants,
@@ -144,6 +147,8 @@ async def add_price(change: Change, entity_id: str, values: Mapping[str, Any]) -
     """Enter a price; `corrects` names the entry that it stands in for."""
     if not await change.rows(served_entities, served_entities.c.id == entity_id):
         raise BadRequest(f"There is no served entity with id {entity_id!r}.", param="served_entity_id")
+    for row in standing(await change.rows(prices, prices.c.served_entity_id == entity_id), change.at):
+        change.require_own("price", row)
     corrects = values.get("corrects")
     if corrects is not None:
         wrong = await change.current(prices, corrects, "price")
@@ -155,6 +160,21 @@ async def add_price(change: Change, entity_id: str, values: Mapping[str, Any]) -
     return await change.add(
         prices, "price", {**values, "served_entity_id": entity_id, "effective_from": effective_from}
     )
+
+
+def standing(entries: Sequence[Row], at: datetime) -> list[Row]:
+    """The entries of one served entity that hold at a moment or will, in order of when they begin."""
+    corrected = {row["corrects"] for row in entries if row["corrects"] is not None}
+    found = sorted(
+        (
+            row
+            for row in entries
+            if row["id"] not in corrected and (row["effective_to"] is None or row["effective_to"] > at)
+        ),
+        key=lambda row: (row["effective_from"], row["from_change"], row["id"]),
+    )
+    begun = [row for row in found if row["effective_from"] <= at]
+    return begun[-1:] + [row for row in found if row["effective_from"] > at]
 
 
 async def endpoint_named(change: Change, name: str) -> Row:

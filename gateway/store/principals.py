@@ -70,6 +70,7 @@ async def delete_group(change: Change, before: Row) -> None:
 
 async def add_member(change: Change, group: Row, kind: MemberKind, member_id: str) -> Row:
     """Put a principal or a group into a group; refuses what would put a group inside itself."""
+    change.require_own("group", group)
     if kind == "group":
         await change.current(groups, member_id, "group")
         within: dict[str, set[str]] = {}
@@ -96,6 +97,8 @@ async def remove_member(change: Change, group_id: str, member_id: str) -> None:
 
 async def set_roles(change: Change, grantee: Row, kind: MemberKind, wanted: frozenset[str]) -> None:
     """Give and take roles of the control plane until the grantee directly holds those wanted."""
+    # A file that has the grantee says all of its roles.
+    change.require_own(kind, grantee)
     held = {
         row["role"]: row
         for row in await change.rows(roles, roles.c.grantee_id == grantee["id"], roles.c.group_id.is_(None))

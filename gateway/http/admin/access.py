@@ -128,10 +128,10 @@ class Admin:
         return self._control.webhook_hosts
 
     @asynccontextmanager
-    async def change(self) -> AsyncGenerator[Change]:
+    async def change(self, reason: str | None = None, *, file: str | None = None) -> AsyncGenerator[Change]:
         """A change by the caller; when it has committed, this worker sees it before it answers."""
-        who = self.caller.principal
-        async with self._control.configuration.change(Actor(who.id, who.name), self.reason) as change:
+        who = Actor(self.caller.principal.id, self.caller.principal.name)
+        async with self._control.configuration.change(who, reason or self.reason, file=file) as change:
             yield change
         await self._control.catalog.refresh()
 

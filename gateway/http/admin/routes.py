@@ -8,6 +8,7 @@ from litestar.di import Provide
 from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids, strict_body
 from gateway.http.admin.audit import read_audit
 from gateway.http.admin.budgets import Budgets
+from gateway.http.admin.declarations import apply_declaration, export_declaration, plan_declaration
 from gateway.http.admin.effective import effective
 from gateway.http.admin.endpoints import Endpoints
 from gateway.http.admin.explain import explain_call
@@ -45,6 +46,9 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Prices,
                 Webhooks,
                 effective,
+                plan_declaration,
+                apply_declaration,
+                export_declaration,
                 explain_call,
                 read_audit,
             ],

@@ -1,0 +1,229 @@
+"""Carry out the steps of a plan with the same functions that the admin API uses, so the same rules hold.
+
+Names become ids here, those of objects made a moment ago included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from gateway.declarative.present import CLASSES, TABLES, Found
+from gateway.http.admin.limits import window_columns
+from gateway.security.sealing import Sealing
+from gateway.store.budgets import create_budget, delete_budget, update_budget
+from gateway.store.changes import Change
+from gateway.store.endpoints import (
+    EntitySpec,
+    add_price,
+    create_endpoint,
+    delete_endpoint,
+    grant,
+    update_endpoint,
+    withdraw,
+)
+from gateway.store.issuers import create_issuer, delete_issuer, update_issuer
+from gateway.store.principals import (
+    Kind,
+    MemberKind,
+    add_member,
+    create_group,
+    create_principal,
+    delete_group,
+    delete_principal,
+    remove_member,
+    set_roles,
+    update_principal,
+)
+from gateway.store.reading import Row
+from gateway.store.rules import create_limit, delete_limit, update_limit
+from gateway.store.tables.catalog import endpoints, served_entities
+from gateway.store.tables.identity import groups, memberships, principals
+from policies.declaration import Step
+from policies.declared_kinds import GRANTEES, WORDED_WINDOWS, Spec
+from policies.money import nano_of
+
+_MEMBERS: tuple[tuple[str, MemberKind], ...] = (
+    ("users", "user"),
+    ("service_principals", "service_principal"),
+    ("groups", "group"),
+)
+_SOURCES = ("jwks_uri", "public_keys")
+_LIMIT = ("amount", "mode", "name", "enabled")
+_BUDGET = ("thresholds_percent", "mode", "name", "enabled")
+
+
+class Making:
+    """One plan being carried out."""
+
+    def __init__(self, change: Change, sealing: Sealing, found: Found) -> None:
+        self._change = change
+        self._sealing = sealing
+        self._ids = {
+            (each.kind, str(each.spec["name"]).lower()): each.id
+            for each in found.objects
+            if "name" in each.spec and each.kind in ("user", "service_principal", "group", "endpoint")
+        }
+        self._ids |= {("key", part.lower()): key_id for part, key_id in found.keys.items()}
+
+    async def create(self, step: Step) -> None:
+        """Make an object that is not there."""
+        change, spec = self._change, step.spec
+        match step.kind:
+            case "issuer":
+                await create_issuer(change, self._sealing, spec)
+            case "user" | "service_principal":
+                row = await create_principal(change, step.kind, _without(spec, "roles"))
+                await set_roles(change, row, step.kind, frozenset(spec["roles"]))
+                self._ids[step.kind, spec["name"].lower()] = row["id"]
+            case "group":
+                row = await create_group(change, spec["name"], spec["description"])
+                self._ids["group", spec["name"].lower()] = row["id"]
+                await self._members(row, spec)
+            case "endpoint":
+                row = await create_endpoint(change, _without(spec, "served_entities"), _entities(spec))
+                self._ids["endpoint", spec["name"].lower()] = row["id"]
+            case "grant":
+                await self._grant(spec)
+            case "limit":
+                values = {name: spec[name] for name in _LIMIT} | self._span(spec)
+                window = WORDED_WINDOWS.get(spec["window"], spec["window"])
+                await create_limit(change, {**values, "metric": spec["metric"], **window_columns(window)})
+            case "budget":
+                values = {name: spec[name] for name in _BUDGET} | self._span(spec)
+                values |= {name: spec[name] for name in ("period", "time_zone")}
+                await create_budget(change, {**values, "amount_nano_usd": nano_of(spec["usd"])})
+            case _:
+                await self._price(spec, None)
+
+    async def update(self, step: Step) -> None:
+        """Change an object, or take over one that is as it should be."""
+        assert step.id is not None
+        change, spec = self._change, step.spec
+        before = await change.current(TABLES[step.kind], step.id, step.kind)
+        match step.kind:
+            case "issuer":
+                changed = {each.field: each.after for each in step.differences}
+                values = {name: value for name, value in changed.items() if name not in _SOURCES}
+                values |= {name: changed[name] for name in _SOURCES if changed.get(name) is not None}
+                await update_issuer(change, self._sealing, before, values)
+            case "user" | "service_principal":
+                await self._principal(step.kind, before, spec)
+            case "group":
+                row = await change.revise(
+                    groups, "group", before, name=spec["name"], description=spec["description"]
+                )
+                await self._members(row, spec)
+            case "endpoint":
+                await update_endpoint(change, before, _without(spec, "served_entities"), _entities(spec))
+            case "grant":
+                await self._grant(spec)
+            case "limit":
+                await update_limit(change, before, {name: spec[name] for name in _LIMIT})
+            case "budget":
+                values = {name: spec[name] for name in _BUDGET}
+                await update_budget(change, before, {**values, "amount_nano_usd": nano_of(spec["usd"])})
+            case _:
+                if step.differences:
+                    await self._price(spec, before)
+                else:
+                    await change.revise(TABLES["price"], "price", before)
+
+    async def delete(self, step: Step) -> None:
+        """Delete an object that the file no longer names."""
+        assert step.id is not None
+        change, table = self._change, TABLES[step.kind]
+        found = await change.rows(table, table.c.id == step.id)
+        if not found:
+            # It went with what it belonged to.
+            return
+        match step.kind:
+            case "issuer":
+                await delete_issuer(change, found[0])
+            case "user" | "service_principal":
+                await delete_principal(change, found[0])
+            case "group":
+                await delete_group(change, found[0])
+            case "endpoint":
+                await delete_endpoint(change, found[0])
+            case "grant":
+                await withdraw(change, found[0])
+            case "limit":
+                await delete_limit(change, found[0])
+            case _:
+                await delete_budget(change, found[0])
+
+    async def release(self, step: Step) -> None:
+        """Let go of what stays in the books."""
+        assert step.id is not None
+        table = TABLES[step.kind]
+        before = await self._change.current(table, step.id, step.kind)
+        await self._change.revise(table, step.kind, before, action="release", managed_by=None)
+
+    async def _principal(self, kind: Kind, before: Row, spec: Spec) -> None:
+        change = self._change
+        row = await update_principal(change, before, _without(spec, "roles"))
+        touched = len(change.touched)
+        await set_roles(change, row, kind, frozenset(spec["roles"]))
+        if len(change.touched) > touched:
+            await change.renew(principals, row)
+
+    async def _members(self, group: Row, spec: Spec) -> None:
+        change = self._change
+        wanted = {self._ids[kind, name.lower()]: kind for field, kind in _MEMBERS for name in spec[field]}
+        there = {
+            row["member_id"]: row
+            for row in await change.rows(memberships, memberships.c.group_id == group["id"])
+        }
+        for member in sorted(there.keys() - wanted.keys()):
+            await remove_member(change, group["id"], member)
+        for member, kind in sorted(wanted.items()):
+            if member in there:
+                await change.revise(memberships, "membership", there[member])
+            else:
+                await add_member(change, group, kind, member)
+
+    async def _grant(self, spec: Spec) -> None:
+        kind: Any = next(each for each in GRANTEES if spec[each] is not None)
+        endpoint = await self._change.current(
+            endpoints, self._ids["endpoint", spec["endpoint"].lower()], "endpoint"
+        )
+        await grant(self._change, endpoint, kind, self._ids[kind, spec[kind].lower()], spec["level"])
+
+    async def _price(self, spec: Spec, before: Row | None) -> None:
+        """Enter a price; one that begins when another does corrects it."""
+        entity = await self._change.rows(
+            served_entities,
+            served_entities.c.endpoint_id == self._ids["endpoint", spec["endpoint"].lower()],
+            served_entities.c.name == spec["entity"],
+        )
+        values: dict[str, Any] = {name: nano_of(spec[name]) for name in CLASSES}
+        values |= {
+            "effective_from": _moment(spec["from"]),
+            "effective_to": _moment(spec["until"]),
+            "note": spec["note"],
+        }
+        if before is not None and spec["from"] is not None:
+            values |= {"corrects": before["id"], "effective_from": before["effective_from"]}
+        await add_price(self._change, entity[0]["id"], values)
+
+    def _span(self, spec: Spec) -> dict[str, Any]:
+        subject, endpoint = spec["subject"], spec["endpoint"]
+        return {
+            "scope": spec["scope"],
+            "subject_id": None if subject is None else self._ids[spec["scope"], subject.lower()],
+            "endpoint_id": None if endpoint is None else self._ids["endpoint", endpoint.lower()],
+        }
+
+
+def _without(spec: Spec, *names: str) -> Mapping[str, Any]:
+    return {name: value for name, value in spec.items() if name not in names}
+
+
+def _entities(spec: Spec) -> list[EntitySpec]:
+    return [EntitySpec(**each) for each in spec["served_entities"]]
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
