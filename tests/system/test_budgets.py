@@ -255,7 +255,7 @@ async def test_counters_flushed_in_the_middle_of_streams_end_equal_to_the_ledger
     from redis.asyncio import Redis
 
     user, key = await newcomer(gateway)
-    amount = 100_000 * OUTPUT
+    amount = 10_000_000 * OUTPUT
     budget = await gateway.administer(
         "POST",
         "/budgets",
