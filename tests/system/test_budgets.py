@@ -358,7 +358,7 @@ async def test_the_drainer_tells_a_webhook_what_it_found_signed(
     # A loopback receiver cannot be entered while the workers' settings do not list it: written as the route would.
     async with configuration.change(Actor(None, "test")) as change:
         made = change.new_id()
-        values = {"id": made, "name": "receiver", "url": receiver.url}
+        values: dict[str, Any] = {"id": made, "name": "receiver", "url": receiver.url}
         values["secret_sealed"] = sealing.seal(secret, seal_subject(made))
         await change.add(webhooks, "webhook", values)
     await engine.dispose()
