@@ -106,7 +106,6 @@ CASES = [
             "cache_salt": "another's",
             "best_of": 100,
             "prompt_embeds": "AAAA",
-            "unheard_of": 1,
         }.items()
     ),
     # 21
@@ -138,7 +137,7 @@ NO_MODEL = [
 
 @pytest.fixture(autouse=True)
 def nothing_happened(gateway: Deployment, upstream: Upstream) -> Iterator[None]:
-    """No test of this module calls the upstream or leaves an intent, unless it says so by `forget`."""
+    """No test of this module calls the upstream or leaves an intent."""
     calls, intents = len(upstream.records), gateway.intents()
     yield
     assert len(upstream.records) == calls

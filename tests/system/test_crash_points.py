@@ -36,14 +36,14 @@ def people() -> dict[str, Person]:
     return {"single": Person((place,))}
 
 
-async def die(gateway: Deployment, point: str, *, stream: bool, nth: int = 1) -> Transcript:
+async def die(
+    gateway: Deployment, point: str, *, stream: bool, nth: int = 1, who: str = "bulk"
+) -> Transcript:
     """Let the only worker die at a point that one call reaches, and wait for its successor and the books."""
     starts = await gateway.arm("worker-0", armed(point, nth))
     await gateway.ready()
     body = json.dumps(chat("[[tokens=150 delay=2ms]]", stream=stream, max_tokens=200)).encode()
-    seen = await Client(gateway.target).call(
-        Spec(call=1, body=body, stream=stream, key=gateway.keys["single"])
-    )
+    seen = await Client(gateway.target).call(Spec(call=1, body=body, stream=stream, key=gateway.keys[who]))
     await gateway.fell("worker-0", starts)
     await gateway.drained()
     return seen
@@ -101,7 +101,7 @@ async def test_once_it_is_settled_the_row_is_exact_though_the_client_never_heard
 
 async def test_the_place_of_a_dead_worker_is_free_again_within_seconds(gateway: Deployment) -> None:
     """Its count of running requests is not added once it has not been seen for three seconds."""
-    await die(gateway, MID_STREAM, stream=True)
+    await die(gateway, MID_STREAM, stream=True, who="single")
     await gateway.ready()
     answer = await gateway.ask(
         "POST", "/v1/chat/completions", chat("[[tokens=1]]"), key=gateway.keys["single"]

@@ -98,6 +98,19 @@ async def test_a_limit_that_resets_later(gateway: Deployment) -> None:
         assert {"limit", "scope", "remaining", "resets_at_ms"} <= answer.json()["limit"].keys()
 
 
+async def test_a_field_that_nobody_knows_is_refused_by_the_guard_and_costs_nothing(
+    gateway: Deployment, upstream: Upstream
+) -> None:
+    seen = len(upstream.records)
+    answer = await gateway.ask("POST", V1[0], chat(unheard_of=1), key=gateway.keys["bulk"])
+    is_openai(answer, 400, "unsupported_field")
+    row = await gateway.row_of(answer.request_id)
+    assert (row["status"], row["error_code"], row["cost_nano_usd"]) == ("error", "unsupported_field", 0)
+    answer = await gateway.ask("POST", DATABRICKS[0], chat(unheard_of=1), key=gateway.keys["bulk"])
+    is_databricks(answer, 400, "INVALID_PARAMETER_VALUE")
+    assert len(upstream.records) == seen
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 async def test_another_method_than_post(gateway: Deployment, method: str) -> None:
     answer = await gateway.ask(method, V1[0], key=gateway.demo_key)
