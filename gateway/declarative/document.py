@@ -247,9 +247,9 @@ def settle(kind: str, spec: dict[str, Any]) -> list[tuple[str, str]]:
     return []
 
 
-def worded(window: str | None) -> str | None:
+def worded(window: str) -> str:
     """A window's text as files have it."""
-    return None if window is None else _WORDS.get(window, window)
+    return _WORDS.get(window, window)
 
 
 def moment(value: datetime) -> str:
@@ -269,7 +269,7 @@ def _span(spec: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _window(spec: dict[str, Any]) -> list[tuple[str, str]]:
-    window = spec["window"]
+    window: str | None = spec["window"]
     if (window is None) != (spec["metric"] == "concurrent_requests"):
         return [("window", "every metric but concurrent_requests takes one")]
     if window is not None:

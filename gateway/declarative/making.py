@@ -171,7 +171,9 @@ class Making:
 
     async def _members(self, group: Row, spec: Spec) -> None:
         change = self._change
-        wanted = {self._ids[kind, name.lower()]: kind for field, kind in _MEMBERS for name in spec[field]}
+        wanted: dict[str, MemberKind] = {
+            self._ids[kind, name.lower()]: kind for field, kind in _MEMBERS for name in spec[field]
+        }
         there = {
             row["member_id"]: row
             for row in await change.rows(memberships, memberships.c.group_id == group["id"])

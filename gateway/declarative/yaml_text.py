@@ -21,7 +21,7 @@ class YamlProblem(ValueError):
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way; filled below
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuses a key that is written twice, before merges are resolved."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
