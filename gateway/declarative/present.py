@@ -199,12 +199,13 @@ def _prices(
     of_entity: dict[str, list[Row]] = {}
     for row in entries:
         of_entity.setdefault(row["served_entity_id"], []).append(row)
-    found: list[Present] = []
+    found: dict[tuple[str, str], Present] = {}
     for entity in serving:
         own = of_entity.get(entity["id"], [])
         corrected = {row["corrects"] for row in own}
         holding = {row["id"] for row in standing(own, at)}
-        for row in own:
+        # Of two that begin together the one entered last holds.
+        for row in sorted(own, key=lambda each: (each["from_change"], each["id"])):
             if row["id"] in corrected:
                 continue
             dated: dict[str, Any] = {
@@ -217,9 +218,9 @@ def _prices(
             }
             undated = {**dated, "from": None}
             if kind.key(dated) in wanted:
-                found.append(_present("price", row, dated))
+                found[kind.key(dated)] = _present("price", row, dated)
             elif row["id"] in holding and row["effective_from"] <= at and kind.key(undated) in wanted:
-                found.append(_present("price", row, undated))
+                found[kind.key(undated)] = _present("price", row, undated)
             elif row["id"] in holding:
-                found.append(_present("price", row, dated))
-    return found
+                found[kind.key(dated)] = _present("price", row, dated)
+    return list(found.values())

@@ -260,6 +260,26 @@ async def test_what_is_exported_differs_from_nothing(files: Any, deployment: Any
     assert "team-chat" in str(everything["document"])
 
 
+async def test_prices_that_begin_together_are_exported_as_the_one_that_holds(
+    files: Any, deployment: Any
+) -> None:
+    entity = {"name": "m", "kind": "local", "provider": "vllm", "model": "m"}
+    made = await deployment.made("/admin/v1/endpoints", {"name": "priced", "served_entities": [entity]})
+    price = {
+        "served_entity_id": made["served_entities"][0]["id"],
+        "effective_from": "2031-01-01T00:00:00Z",
+        **dict.fromkeys(("cache_read", "cache_write", "output", "reasoning"), 1),
+    }
+    for amount in (1, 2):
+        await deployment.made("/admin/v1/prices", {**price, "input": amount})
+    exported = (await deployment.ask("GET", "/admin/v1/declarations:export")).json()["document"]
+    entries = [each for each in exported["prices"] if each["endpoint"] == "priced"]
+    assert [each["input"] for each in entries] == ["0.000000002"]
+    body = {"file": "mine.yaml", "document": exported}
+    planned = await deployment.ask("POST", "/admin/v1/declarations:plan", json=body)
+    assert planned.json()["differs"] is False
+
+
 async def test_only_administrators_apply_and_auditors_may_look(files: Any) -> None:
     assert (await files.apply("team.yaml", TEAM, as_="auditor")).status_code == 403
     assert (await files.plan("team.yaml", TEAM, as_="auditor")).status_code == 200
