@@ -11,7 +11,7 @@ from enum import StrEnum
 from policies.catalog import Endpoint, Snapshot
 from policies.decision import Allow, Decision, Deny
 from policies.permissions import Level, granted
-from policies.principal import Caller, Role
+from policies.principal import Caller, Group, Role
 
 
 class Permission(StrEnum):
@@ -31,6 +31,8 @@ class Permission(StrEnum):
     IDENTITY_WRITE = "control:identity:write"
     ISSUERS_READ = "control:issuers:read"
     ISSUERS_WRITE = "control:issuers:write"
+    GROUPS_MANAGE = "control:groups:manage"
+    """Read and change who is in the groups that the caller manages."""
     KEYS_READ = "control:keys:read"
     KEYS_WRITE = "control:keys:write"
     LIMITS_READ = "control:limits:read"
@@ -52,6 +54,7 @@ class Permission(StrEnum):
 
 OF_EVERYONE = frozenset(
     {
+        Permission.GROUPS_MANAGE,
         Permission.MODELS_READ,
         Permission.SELF_READ,
         Permission.SELF_SIGN_IN,
@@ -129,6 +132,69 @@ def may_grant(snapshot: Snapshot, caller: Caller, endpoint: Endpoint, level: Lev
     if level > held:
         return Deny("permission_denied", f"{level.name} is more than {held.name}, which you hold.", rule)
     return Allow(rule)
+
+
+def may_see_sharing(snapshot: Snapshot, caller: Caller, endpoint: Endpoint) -> Decision:
+    """Whether the caller may read who may use the endpoint: its managers, and who reads grants of all of them."""
+    reading = may_administer(caller, Permission.GRANTS_READ)
+    return reading if reading else may_grant(snapshot, caller, endpoint, Level.CAN_VIEW)
+
+
+def may_see_members(caller: Caller, group: Group) -> Decision:
+    """Whether the caller may read who is in the group: its managers, and who reads identities at all."""
+    reading = may_administer(caller, Permission.IDENTITY_READ)
+    return reading if reading else _manages(caller, group)
+
+
+def may_change_members(snapshot: Snapshot, caller: Caller, group: Group) -> Decision:
+    """Whether the caller may put members into the group or take them out.
+
+    Who manages a group hands on what was granted to it: that is what the role delegates. Roles of the control plane are
+    not: a group that gives one, itself or through a group that it is in, is changed only by who holds that role.
+    """
+    writing = may_administer(caller, Permission.IDENTITY_WRITE)
+    if writing:
+        return writing
+    managing = _manages(caller, group)
+    if not managing:
+        return managing
+    beyond = sorted(roles_given(snapshot, group) - caller.principal.roles)
+    if beyond:
+        return Deny(
+            "permission_denied",
+            f"Members of group {group.name!r} hold the role {beyond[0].value!r}, which you do not;"
+            " only an administrator changes who is in it.",
+            f"manager of group {group.id}",
+        )
+    return managing
+
+
+def roles_given(snapshot: Snapshot, group: Group) -> frozenset[Role]:
+    """Roles that the members of a group hold by being in it, those of the groups around it included."""
+    found, seen, ahead = set[Role](), set[str](), [group.id]
+    while ahead:
+        each = snapshot.groups.get(ahead.pop())
+        if each is not None and each.id not in seen:
+            seen.add(each.id)
+            found |= each.roles
+            ahead.extend(each.parents)
+    return frozenset(found)
+
+
+def _manages(caller: Caller, group: Group) -> Decision:
+    if caller.endpoints is not None:
+        return Deny(
+            "permission_denied",
+            "This API key is confined to endpoints and cannot administer; use a key without such a scope.",
+            "scope of the API key",
+        )
+    if group.managers & {caller.principal.id, *caller.principal.groups}:
+        return Allow(f"manager of group {group.id}")
+    return Deny(
+        "permission_denied",
+        f"{caller.principal.name!r} does not manage group {group.name!r};"
+        " ask one of its managers, or an administrator.",
+    )
 
 
 def _giving(permission: Permission) -> str:

@@ -1,4 +1,4 @@
-"""Endpoints with their served entities, and who may use them.
+"""Endpoints with their served entities. Who may use them has routes of its own.
 
 An endpoint is read and written whole: its version covers its entities, traffic and fallbacks.
 """
@@ -9,13 +9,12 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from litestar import Controller, Response, delete, get, patch, post, put
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import Forbidden, NotFound
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import (
     After,
@@ -33,12 +32,10 @@ from gateway.store.endpoints import (
     EntitySpec,
     create_endpoint,
     delete_endpoint,
-    grant,
     update_endpoint,
-    withdraw,
 )
 from gateway.store.reading import Row, current, page, rows
-from gateway.store.tables.catalog import endpoints, grants, served_entities
+from gateway.store.tables.catalog import endpoints, served_entities
 from policies.administration import Permission
 
 EndpointName = Annotated[
@@ -116,29 +113,8 @@ class EndpointChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)] | UnsetType = UNSET
 
 
-class GrantView(Struct, frozen=True, kw_only=True):
-    """A permission on an endpoint."""
-
-    id: str
-    endpoint_id: str
-    grantee_kind: str
-    grantee_id: str
-    level: str
-    granted_by: str | None
-    managed_by: str | None
-    updated_at: datetime
-
-
-class GrantRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A permission to give; the grantee's level becomes this one."""
-
-    grantee_kind: Literal["user", "service_principal", "group"]
-    grantee_id: UUID
-    level: Level
-
-
 class Endpoints(Controller):
-    """Endpoints and grants."""
+    """Endpoints."""
 
     path = "/endpoints"
     tags = ("Endpoints",)
@@ -213,60 +189,6 @@ class Endpoints(Controller):
             require_match(before, if_match)
             await delete_endpoint(change, before)
 
-    @get(
-        "/{endpoint_id:uuid}/grants",
-        opt={"permission": Permission.GRANTS_READ},
-        summary="Who may use an endpoint",
-    )
-    async def list_grants(
-        self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID], after: After = None, size: Size = 50
-    ) -> Page[GrantView]:
-        """Direct grants, in order of id; administrators may use every endpoint without one."""
-        async with admin.reading() as connection:
-            await current(connection, endpoints, str(endpoint_id), "endpoint")
-            found, following = await page(
-                connection,
-                grants,
-                grants.c.endpoint_id == str(endpoint_id),
-                after=optional_id(after),
-                size=size,
-            )
-        return Page([_grant(row) for row in found], following)
-
-    @put(
-        "/{endpoint_id:uuid}/grants", opt={"permission": Permission.GRANTS_WRITE}, summary="Give a permission"
-    )
-    async def give(
-        self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID], data: JSONBody[GrantRequest]
-    ) -> Response[GrantView]:
-        """Holds within a second on every worker; giving what is there already changes nothing."""
-        if admin.caller.endpoints is not None:
-            raise Forbidden("This API key is confined to endpoints and cannot grant.")
-        async with admin.change() as change:
-            endpoint = await change.current(endpoints, str(endpoint_id), "endpoint")
-            row = await grant(change, endpoint, data.grantee_kind, str(data.grantee_id), data.level)
-        return versioned(row, _grant(row))
-
-    @delete(
-        "/{endpoint_id:uuid}/grants/{grant_id:uuid}",
-        opt={"permission": Permission.GRANTS_WRITE},
-        summary="Take a permission away",
-    )
-    async def take(
-        self,
-        admin: NamedDependency[Admin],
-        endpoint_id: FromPath[UUID],
-        grant_id: FromPath[UUID],
-        if_match: IfMatch = None,
-    ) -> None:
-        """Holds within a second on every worker."""
-        async with admin.change() as change:
-            before = await change.current(grants, str(grant_id), "grant")
-            if before["endpoint_id"] != str(endpoint_id):
-                raise NotFound(f"There is no grant with id {str(grant_id)!r}.")
-            require_match(before, if_match)
-            await withdraw(change, before)
-
 
 def _spec(entity: EntityView) -> EntitySpec:
     return EntitySpec(
@@ -313,16 +235,3 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Endpoint
         )
         for row in found
     ]
-
-
-def _grant(row: Row) -> GrantView:
-    return GrantView(
-        id=row["id"],
-        endpoint_id=row["endpoint_id"],
-        grantee_kind=row["grantee_kind"],
-        grantee_id=row["grantee_id"],
-        level=row["level"],
-        granted_by=row["granted_by"],
-        managed_by=row["managed_by"],
-        updated_at=row["valid_from"],
-    )

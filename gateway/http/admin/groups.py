@@ -1,12 +1,12 @@
-"""Groups and who is directly in them.
+"""Groups: list, read, create, change, delete. Who is in them, and who manages that, has routes of its own.
 
-A group may be in other groups; what would put one inside itself is refused.
+What was granted to a group ends with it.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post
@@ -28,9 +28,9 @@ from gateway.http.admin.versions import (
     set_fields,
     versioned,
 )
-from gateway.store.principals import add_member, create_group, delete_group, remove_member
+from gateway.store.principals import create_group, delete_group
 from gateway.store.reading import Row, current, page
-from gateway.store.tables.identity import groups, memberships
+from gateway.store.tables.identity import groups
 from policies.administration import Permission
 
 GroupName = Annotated[
@@ -62,13 +62,6 @@ class GroupChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     name: GroupName | UnsetType = UNSET
     description: FreeText | UnsetType = UNSET
-
-
-class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A direct member of a group."""
-
-    member_kind: Literal["user", "service_principal", "group"]
-    member_id: UUID
 
 
 class Groups(Controller):
@@ -132,40 +125,6 @@ class Groups(Controller):
             require_match(before, if_match)
             await delete_group(change, before)
 
-    @get("/{group_id:uuid}/members", opt=READ, summary="List the direct members of a group")
-    async def list_members(
-        self, admin: NamedDependency[Admin], group_id: FromPath[UUID], after: After = None, size: Size = 50
-    ) -> Page[Member]:
-        """In order of when they became members; `after` takes `next` of the page before."""
-        async with admin.reading() as connection:
-            await current(connection, groups, str(group_id), "group")
-            found, following = await page(
-                connection,
-                memberships,
-                memberships.c.group_id == str(group_id),
-                after=optional_id(after),
-                size=size,
-            )
-        return Page([_member(row) for row in found], following)
-
-    @post("/{group_id:uuid}/members", opt=WRITE, summary="Put a member into a group")
-    async def add(
-        self, admin: NamedDependency[Admin], group_id: FromPath[UUID], data: JSONBody[Member]
-    ) -> Member:
-        """A user, a service principal or another group."""
-        async with admin.change() as change:
-            group = await change.current(groups, str(group_id), "group")
-            return _member(await add_member(change, group, data.member_kind, str(data.member_id)))
-
-    @delete("/{group_id:uuid}/members/{member_id:uuid}", opt=WRITE, summary="Take a member out of a group")
-    async def take_out(
-        self, admin: NamedDependency[Admin], group_id: FromPath[UUID], member_id: FromPath[UUID]
-    ) -> None:
-        """What it had through the group ends within a second."""
-        async with admin.change() as change:
-            await change.current(groups, str(group_id), "group")
-            await remove_member(change, str(group_id), str(member_id))
-
 
 def _view(row: Row) -> GroupView:
     return GroupView(
@@ -175,7 +134,3 @@ def _view(row: Row) -> GroupView:
         managed_by=row["managed_by"],
         updated_at=row["valid_from"],
     )
-
-
-def _member(row: Row) -> Member:
-    return Member(member_kind=row["member_kind"], member_id=UUID(row["member_id"]))

@@ -12,10 +12,12 @@ from gateway.http.admin.declarations import apply_declaration, export_declaratio
 from gateway.http.admin.effective import effective
 from gateway.http.admin.endpoints import Endpoints
 from gateway.http.admin.explain import explain_call
+from gateway.http.admin.grants import Grants, grant_many
 from gateway.http.admin.groups import Groups
 from gateway.http.admin.issuers import Issuers
 from gateway.http.admin.keys import Keys
 from gateway.http.admin.limits import Limits
+from gateway.http.admin.members import Members
 from gateway.http.admin.prices import Prices
 from gateway.http.admin.principals import ServicePrincipals, Users, me
 from gateway.http.admin.sessions import sign_in, sign_out
@@ -36,11 +38,14 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Users,
                 ServicePrincipals,
                 Groups,
+                Members,
                 Keys,
                 Issuers,
                 sign_in,
                 sign_out,
                 Endpoints,
+                Grants,
+                grant_many,
                 Limits,
                 Budgets,
                 Prices,
