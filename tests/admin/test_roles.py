@@ -126,7 +126,9 @@ async def test_an_owner_shares_its_endpoint_by_every_route_and_no_other_endpoint
     grant = {**cast.grantee("member"), "level": "CAN_QUERY"}
     assert (await cast.ask("PUT", mine, grant)).status_code == 200
     assert (await cast.ask("GET", mine)).status_code == 200
-    bulk = [{"endpoint_id": cast.ids["mine"], **cast.grantee("outsider"), "level": "CAN_VIEW"}]
+    bulk: list[dict[str, str | None]] = [
+        {"endpoint_id": cast.ids["mine"], **cast.grantee("outsider"), "level": "CAN_VIEW"}
+    ]
     bulk.append({"endpoint_id": cast.ids["mine"], **cast.grantee("member"), "level": None})
     answer = await cast.ask("POST", "/grants:bulk", {"grants": bulk})
     assert answer.status_code == 200, answer.text

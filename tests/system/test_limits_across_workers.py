@@ -65,7 +65,7 @@ class Crew:
 
     async def run(self, redis: str, between: Between | None = None, **more: Any) -> list[Seen]:
         """What all of them saw of a workload; `between(begin)` runs meanwhile."""
-        given = {"tokens": TOKENS, "window_ms": WINDOW_MS, "seconds": 6.0, **more}
+        given: dict[str, Any] = {"tokens": TOKENS, "window_ms": WINDOW_MS, "seconds": 6.0, **more}
         for number, each in enumerate(self.processes):
             work = Work(redis=redis, worker=number, workers=WORKERS, **given)
             self._write(each, msgspec.json.encode(work))
