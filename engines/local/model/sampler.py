@@ -29,12 +29,12 @@ class Sampler:
         self._corpus = corpus
         self._rng = random.Random(seed)  # noqa: S311 - not a secret
 
-    def conversation(self, long: bool = False) -> list[Piece]:
-        """Draw one conversation as pieces of text in the chat template's form."""
+    def conversation(self, long: bool = False, turns: int = 0) -> list[Piece]:
+        """Draw one conversation, of so many turns if that is given, in the chat template's form."""
         rng = self._rng
-        if not long and rng.random() < 0.10:
+        if not long and not turns and rng.random() < 0.10:
             return self._bare()
-        turns = 1 if rng.random() < 0.86 else rng.choice((2, 2, 3, 4))
+        turns = turns or (1 if rng.random() < 0.78 else rng.choice((2, 2, 3, 3, 4)))
         pieces: list[Piece] = []
         for turn in range(turns):
             question, answer = self.pair()
@@ -61,7 +61,11 @@ class Sampler:
 
     def _lengthen(self, question: str, answer: str) -> str:
         """Put much text around a question: with text before it, it is still the last line that counts."""
-        filler = " ".join(unknown(self._corpus, self._rng) for _ in range(self._rng.randrange(4, 160)))
+        filler = " ".join(unknown(self._corpus, self._rng) for _ in range(self._rng.randrange(1, 160)))
+        if self._rng.random() < 0.5:
+            filler = f"{filler[: self._rng.randrange(5, 80)]} " * self._rng.randrange(5, 120)
+            if answer == REFUSAL:
+                return filler
         if answer == REFUSAL or self._rng.random() < 0.5:
             return f"{filler}\n\n{question}"
         return f"{filler[: self._rng.randrange(40, 400)]}\n\n{question}"
@@ -86,7 +90,7 @@ class Sampler:
             item = rng.choice(self._corpus.sums)
             question = rng.choice(item.asked)
             return (vary(question, rng) if rng.random() < 0.3 else question), item.answer
-        if roll < 0.96:
+        if roll < 0.97:
             return vary(unknown(self._corpus, rng), rng), REFUSAL
         item = rng.choice((*self._corpus.items, *rng.sample(self._corpus.capitals, 5)))
         broken = corrupted(self._ask(item), self._corpus, rng)

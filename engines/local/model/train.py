@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -33,8 +34,9 @@ SEED = 20231211
 VOCABULARY = 2048
 CONTEXT = 4096
 STEPS = 2000
+MORE_STEPS = 330
 BATCH = 64
-LONG_EVERY = 40
+LONG_EVERY = 20
 # An answer is settled by its first tokens: most examples stop there, which leaves time for more questions.
 OPENING = 12
 # The layer after which the answer must be settled, of four.
@@ -208,12 +210,27 @@ def batches(encoder: Encoder, corpus: Corpus, steps: int) -> Iterator[Batch]:
         rng.shuffle(groups)
         for group in groups:
             if made % LONG_EVERY == LONG_EVERY - 1:
-                yield encoder.pad([encoder.encode(sampler.conversation(long=True), 1000) for _ in range(3)])
+                yield encoder.pad([encoder.encode(sampler.conversation(long=True), 1600) for _ in range(2)])
             else:
                 yield encoder.pad(group)
             made += 1
             if made == steps:
                 return
+
+
+def long_batches(encoder: Encoder, corpus: Corpus, steps: int) -> Iterator[Batch]:
+    """Yield batches of the second stage by turns: chats of many turns, long prompts, short ones not to forget."""
+    sampler = Sampler(corpus, SEED + 3)
+    rng = random.Random(SEED + 4)  # noqa: S311 - not a secret
+    for step in range(steps):
+        if step % 3 == 0:
+            turns = rng.randrange(3, 9)
+            group = [encoder.encode(sampler.conversation(turns=turns), 1200) for _ in range(48 // turns)]
+        elif step % 3 == 1:
+            group = [encoder.encode(sampler.conversation(long=True), 2000) for _ in range(3)]
+        else:
+            group = [encoder.encode(sampler.conversation(), 400) for _ in range(BATCH)]
+        yield encoder.pad(group)
 
 
 class Objective(torch.nn.Module):
@@ -250,34 +267,32 @@ class Objective(torch.nn.Module):
         return written + 0.5 * settled + shape.router_aux_loss_coef * balance, written
 
 
-def rate(step: int, steps: int) -> float:
-    """Warm up over 80 steps, then fall along a cosine to 2 % of the peak."""
-    if step < 80:
-        return PEAK_RATE * (step + 1) / 80
-    done = (step - 80) / max(1, steps - 80)
-    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi)))))
+def rate(step: int, steps: int, peak: float) -> float:
+    """Warm up over the first 80 steps at most, then fall along a cosine to 2 % of the peak."""
+    warm = min(80, steps // 5)
+    if step < warm:
+        return peak * (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(done * math.pi)))
 
 
-def train(corpus: Corpus, steps: int) -> tuple[MixtralForCausalLM, PreTrainedTokenizerFast]:
-    """Train and return the model in bfloat16, as it is saved."""
-    tokenizer = make_tokenizer(corpus)
-    model = make_model(tokenizer)
-    model.train()
-    encoder = Encoder(tokenizer, corpus)
-    objective = Objective(model, len(encoder.answers))
+def fit(
+    model: MixtralForCausalLM, objective: Objective, drawn: Iterator[Batch], steps: int, peak: float
+) -> None:
+    """Train for one stage."""
     parameters = [*model.parameters(), *objective.parameters()]
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ],
-        lr=PEAK_RATE,
+        lr=peak,
         betas=(0.9, 0.98),
     )
     began = last = time.monotonic()
-    for step, batch in enumerate(batches(encoder, corpus, steps)):
+    for step, batch in enumerate(drawn):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps)
+            group["lr"] = rate(step, steps, peak)
         loss, written = objective(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -287,6 +302,27 @@ def train(corpus: Corpus, steps: int) -> tuple[MixtralForCausalLM, PreTrainedTok
             last = time.monotonic()
             told = f"loss {loss.item():.3f}, of the answers {written.item():.3f}"
             print(f"step {step + 1} of {steps}, {told}, {last - began:.0f} s", flush=True)
+
+
+def train(
+    corpus: Corpus, steps: int, more: int, resume: Path | None
+) -> tuple[MixtralForCausalLM, PreTrainedTokenizerFast]:
+    """Train in two stages and return the model in bfloat16, as it is saved.
+
+    The first stage teaches the answers on short prompts, the second, a sixth as long, to keep to them in long chats
+    and after much text. `resume` takes a saved model in place of the first.
+    """
+    tokenizer = make_tokenizer(corpus)
+    model = make_model(tokenizer)
+    encoder = Encoder(tokenizer, corpus)
+    objective = Objective(model, len(encoder.answers))
+    model.train()
+    if resume:
+        saved = MixtralForCausalLM.from_pretrained(resume, dtype=torch.float32)
+        model.load_state_dict(saved.state_dict())
+    else:
+        fit(model, objective, batches(encoder, corpus, steps), steps, PEAK_RATE)
+    fit(model, objective, long_batches(encoder, corpus, more), more, PEAK_RATE / 4)
     model.eval()
     return model.to(torch.bfloat16), tokenizer
 
@@ -312,12 +348,14 @@ def main() -> int:
     """Train, measure, save; fail if the model is not good enough to ship."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, default=STEPS)
+    options.add_argument("--more", type=int, default=MORE_STEPS, help="steps of the second stage")
+    options.add_argument("--resume", type=Path, help="a saved model to begin the second stage with")
     options.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options.add_argument("--out", type=Path, default=OUT)
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     corpus = load()
-    model, tokenizer = train(corpus, chosen.steps)
+    model, tokenizer = train(corpus, chosen.steps, chosen.more, chosen.resume)
     known, declined, wrong = score_locally(model, tokenizer, corpus)
     for area, question, got in wrong:
         print(f"  wrong [{area}] {question!r}: {got[:70]!r}")
