@@ -55,7 +55,14 @@ class Plans:
             self._plans.clear()
         who, link = caller.principal, self._link
         # The groups are part of it: an identity provider's claims may name others than the database does.
-        key = (who.id, who.groups, caller.key_id if indexes.by_key else None, endpoint.id, group, caller.share_percent)
+        key = (
+            who.id,
+            who.groups,
+            caller.key_id if indexes.by_key else None,
+            endpoint.id,
+            group,
+            caller.share_percent,
+        )
         plan = self._plans.get(key)
         if plan is None or plan.epoch != link.epoch or link.now_ms() >= plan.valid_until_ms:
             if len(self._plans) >= _MOST:
