@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from gateway.embedded.postgres import EmbeddedPostgres
     from gateway.embedded.redis import EmbeddedRedis
 
+# A busy machine draws and runs examples slowly; that says nothing of the code.
+settings.register_profile(
+    "steady", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("steady")
+
 _TEMPLATE = "migrated_template"
 _numbers = count(1)
 T = TypeVar("T")
