@@ -63,7 +63,19 @@ def load(text: str) -> dict[str, Any]:
 
 def dump(document: dict[str, Any]) -> str:
     """The document as text that `load` reads back."""
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(document, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Writer(yaml.SafeDumper):
+    """Writes texts with line separators of other alphabets in double quotes: plain ones would be folded."""
+
+
+def _text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(each in text for each in "\x85\u2028\u2029\ufeff") else None
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Writer.add_representer(str, _text)
 
 
 def _place(mark: yaml.Mark | None) -> str:

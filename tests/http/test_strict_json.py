@@ -59,6 +59,7 @@ def test_what_two_parsers_could_read_in_two_ways_is_refused(body: bytes, code: s
         b'{"text": "quote \\" colon \\": and more"}',
         b'{"text": "ends with backslash \\\\", "b": 1}',
         b'{"a" : 1, "b"\n:\t2}',
+        b'{"a": "C:\\\\u0000"}',
         b'{"a": ' + b"[" * 62 + b"]" * 62 + b"}",
         '{"a": "\u00e9\U0001f600"}'.encode(),
         b'{"a": -9223372036854775808, "b": 9223372036854775807}',
