@@ -10,7 +10,9 @@ import asyncio
 import random
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -69,6 +71,8 @@ class Player:
     reservations: Reservations
     rng: random.Random
     seen: list[Seen]
+    numbers: Iterator[int] = field(default_factory=count)
+    """No two calls share an id: the second would be answered as a repetition of the first."""
 
     async def call(self, prompt: int, output: int, *, stream: bool = False) -> None:
         """One call whose model would give `output` tokens; a stream reserves in slices and ends where a limit ends it."""
@@ -79,7 +83,7 @@ class Player:
                 _snapshot(work),
                 Caller(Principal("u", PrincipalKind.USER, "alice")),
                 _ENDPOINT,
-                request_id=f"{work.seed:08x}-{work.worker:04x}-7000-8000-{len(self.seen):08x}{self.rng.getrandbits(16):04x}",
+                request_id=f"{work.seed:08x}-{work.worker:04x}-7000-8000-{next(self.numbers):012x}",
                 prompt_tokens=prompt,
                 output_tokens=allowed,
                 least_output=LEAST_STREAM if stream else output,
