@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ SHORTEST_REBUILT_MS = 3_600_000
 _RETRY_SECONDS = 1.0
 
 
-class Errand:
+class Errand(ABC):
     """One call of the settlement script."""
 
     __slots__ = ("home", "in_flight", "memory", "overdue")
@@ -39,9 +40,9 @@ class Errand:
         self.in_flight = False
         self.overdue = False
 
+    @abstractmethod
     def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
         """Keys and entries as of this epoch."""
-        raise NotImplementedError
 
     def done(self, reply: bytes) -> None:
         """Redis took it."""
