@@ -44,7 +44,7 @@ class Errand(ABC):
     def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
         """Keys and entries as of this epoch."""
 
-    def done(self, reply: bytes) -> None:
+    def done(self, reply: bytes) -> None:  # noqa: B027 - most have nothing to do then
         """Redis took it."""
 
     # Asked
