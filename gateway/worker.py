@@ -188,6 +188,9 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         for each in servers:
             for listener in each.servers:
                 listener.close()
+            # An idle connection ends now, a busy one with its answer: nobody's next call meets a worker that leaves.
+            for connection in list(each.server_state.connections):
+                connection.shutdown()
         await plane.drain(DRAIN_SECONDS)
         for each in servers:
             each.should_exit = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from gateway.errors import (
     NotFound,
     TooLarge,
     Unauthenticated,
-    Unavailable,
     UnsupportedMedia,
 )
 from gateway.http.connection import CONNECTION, Connection, answer_whole
@@ -60,7 +60,7 @@ class Api:
 
 
 class DataPlane:
-    """Everything that the handlers share; `closing` turns new work away while streams run out."""
+    """Everything that the handlers share; `closing` makes every answer its connection's last."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
@@ -98,10 +98,9 @@ class DataPlane:
         try:
             if scope.get("method") != "POST":
                 raise MethodNotAllowed("This path takes POST.")
-            if self.closing:
-                raise Unavailable(
-                    "The gateway is shutting down; try again in a moment.", retry_after_seconds=1
-                )
+            if self.closing and isinstance(connection, Connection):
+                # It came before the connection could be closed: it is answered, and is the last one here.
+                connection.shutdown()
             credential, group, batch, idempotency = _head(scope)
             exchange = Exchange(
                 request_id=request_id, id_text=id_text, api=api.name, credential=credential, now_ns=began_ns
@@ -191,11 +190,12 @@ class DataPlane:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def drain(self, seconds: float) -> None:
-        """Turn new work away and wait for running requests; what is left after `seconds` is cut and settled."""
+        """Wait for running requests; what is left after `seconds` is cut and settled."""
         self.closing = True
-        running = {task for task in self.running if task is not asyncio.current_task()}
-        if running:
-            await asyncio.wait(running, timeout=seconds)
+        ends_at = time.monotonic() + seconds
+        # A set may be joined by a request that was on its way, so it is looked at until it is empty.
+        while self.running and (left := ends_at - time.monotonic()) > 0:
+            await asyncio.wait(set(self.running), timeout=left)
         for task in list(self.running):
             task.cancel()
         if self.running:

@@ -101,7 +101,7 @@ async def test_restarting_workers_one_after_the_other_under_load_loses_no_call(
     # A keep-alive connection may close under a request that is on its way: such a call never reached anybody.
     lost = [t for t in transcripts if t.how not in ("complete", "left")]
     assert all(t.how == "unreachable" or t.status == 503 for t in lost), lost
-    assert len(lost) <= len(transcripts) // 20
+    assert len(lost) <= len(transcripts) // 20, lost
     print(f"{len(transcripts)} calls, {len(lost)} had to be repeated")
     await gateway.drained()
     ids = {t.request_id for t in transcripts}
