@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 NANO = 1_000_000_000
 MILLION = 1_000_000
+ENGINE_US_AHEAD = 1_000_000
+"""Time in the engine before the first token that is reserved where engine time costs something."""
+ENGINE_US_PER_TOKEN = 50_000
+"""And for each output token: 20 tokens a second. The settlement corrects both to what it took."""
 _MONEY_SET = METRICS.index(Metric.MONEY) + 1
 
 
@@ -76,11 +80,14 @@ def dearest(endpoint: Endpoint) -> Rates:
     prices = [each.price for each in endpoint.entities]
     if not prices:
         return _FREE
-    output = max(max(each.output, each.reasoning) for each in prices)
+    output = max(
+        max(each.output, each.reasoning) + ENGINE_US_PER_TOKEN * each.per_gpu_second for each in prices
+    )
+    ahead = (-(-ENGINE_US_AHEAD * each.per_gpu_second // MILLION) for each in prices)
     return Rates(
         input_per_million=max(max(each.input, each.cache_read, each.cache_write) for each in prices),
         output_per_token=-(-output // MILLION),
-        per_request=max(each.per_request for each in prices),
+        per_request=max(each.per_request + more for each, more in zip(prices, ahead, strict=True)),
     )
 
 

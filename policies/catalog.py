@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from policies.calling import PLAIN_ENDPOINT, PLAIN_ENTITY, EndpointRules, EntityRules
 from policies.principal import Group, Principal
 
 if TYPE_CHECKING:
@@ -35,11 +36,23 @@ class Price:
     reasoning: int = 0
     per_request: int = 0
     """Nano-dollars a request."""
+    per_gpu_second: int = 0
+    """Nano-dollars for each second that an attempt occupies the local engine; 0 for every other."""
 
     @property
     def priced(self) -> bool:
-        """Whether tokens of any class cost something, so that a cost of nothing would be a surprise."""
-        return bool(self.input or self.cache_read or self.cache_write or self.output or self.reasoning)
+        """Whether anything costs something, so that tokens which cost nothing would be a surprise."""
+        return any(
+            (
+                self.input,
+                self.cache_read,
+                self.cache_write,
+                self.output,
+                self.reasoning,
+                self.per_request,
+                self.per_gpu_second,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,8 @@ class ServedEntity:
     base_url: str | None = None
     """None for the local engine, whose address the deployment knows."""
     credential_id: str | None = None
+    rules: EntityRules = PLAIN_ENTITY
+    """How it is called."""
 
 
 BATCH = ("weighbridge.priority", "batch")
@@ -85,6 +100,21 @@ class Endpoint:
     updated_at_ms: int = 0
     tags: tuple[tuple[str, str], ...] = ()
     description: str = ""
+    ranks: tuple[tuple[str, ...], ...] = ()
+    """The fallbacks by position, where some share one; empty where each has its own."""
+    local_only: bool = False
+    """Requests never leave for another host, whatever the fallbacks say."""
+    rules: EndpointRules = PLAIN_ENDPOINT
+    """How its calls are carried out."""
+    config_version: int = 1
+    """Counts up with each change of what answers for it."""
+
+    def entity(self, name: str) -> ServedEntity | None:
+        """The served entity of that name."""
+        for each in self.entities:
+            if each.name == name:
+                return each
+        return None
 
     @property
     def batch(self) -> bool:
@@ -113,3 +143,5 @@ class Snapshot:
     """(`iss`, subject) -> principal id."""
     group_ids: Mapping[str, str] = field(default_factory=dict[str, str])
     """Group's name in lower case -> its id."""
+    local_groups: frozenset[str] = frozenset()
+    """Groups whose members' requests never leave for another host."""

@@ -98,13 +98,18 @@ def apart(
     return inclusive(prompt, answer + thoughts, cache_read=cache_read, reasoning=thoughts, source=source)
 
 
-def cost_nano_usd(usage: Usage, price: Price) -> int:
-    """Cost of one request: every class at its price, rounded up once at the end, plus the request's own price."""
+def cost_nano_usd(usage: Usage, price: Price, engine_us: int = 0) -> int:
+    """Cost of one request: every class at its price and the engine's time, rounded up once, plus the request's price.
+
+    `engine_us` is how long it occupied the engine, in microseconds: a millionth of a second at a price a second is, as
+    a token at a price a million, a millionth of a nano-dollar's unit.
+    """
     micro = (
         usage.fresh_input * price.input
         + usage.cache_read * price.cache_read
         + usage.cache_write * price.cache_write
         + usage.output * price.output
         + usage.reasoning * price.reasoning
+        + engine_us * price.per_gpu_second
     )
     return -(-micro // MILLION) + price.per_request

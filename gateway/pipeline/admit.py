@@ -12,11 +12,9 @@ from gateway import crashpoints
 from gateway.errors import Unavailable
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
-from gateway.spool.records import Intent
+from gateway.spool.records import Intent, Priced
 from policies.catalog import Endpoint
 from policies.estimate import allowance, prompt_estimate
-
-Prices = list[tuple[str, str, str, int, int, int, int, int, int]]
 
 
 async def admit(line: Line, exchange: Exchange) -> None:
@@ -92,10 +90,9 @@ async def admit(line: Line, exchange: Exchange) -> None:
     line.observer.admitted(exchange)
 
 
-def _prices(endpoint: Endpoint) -> Prices:
-    """What each entity that may answer would cost: a worker's successor settles from these."""
+def _prices(endpoint: Endpoint) -> list[Priced]:
     return [
-        (
+        Priced(
             each.id,
             each.name,
             price.id,
@@ -105,6 +102,7 @@ def _prices(endpoint: Endpoint) -> Prices:
             price.output,
             price.reasoning,
             price.per_request,
+            price.per_gpu_second,
         )
         for each in endpoint.entities
         for price in (each.price,)

@@ -73,6 +73,7 @@ def attempt_record(
     began = exchange.dispatched_ns
     now = line.monotonic_ns()
     billed = usage.total_tokens > 0 or outcome == "ok"
+    took_us = (now - began) // 1000
     return Attempt(
         request_id=exchange.id,
         attempt=exchange.attempt,
@@ -81,7 +82,7 @@ def attempt_record(
         model=entity.model,
         started_at_ms=line.wall_ms() - (now - began) // 1_000_000,
         first_byte_us=_since(began, exchange.first_byte_ns),
-        duration_us=(now - began) // 1000,
+        duration_us=took_us,
         outcome=outcome,
         status=status,
         error_code=error_code,
@@ -92,7 +93,7 @@ def attempt_record(
         reasoning=usage.reasoning,
         usage_source=usage.source.value,
         price_id=entity.price.id,
-        cost_nano_usd=cost_nano_usd(usage, entity.price) if billed else 0,
+        cost_nano_usd=cost_nano_usd(usage, entity.price, took_us) if billed else 0,
     )
 
 

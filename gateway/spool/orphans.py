@@ -68,6 +68,7 @@ def _cut(intent: Intent, progress: Progress, began_ms: int) -> Attempt:
         prompt = progress.prompt_tokens or intent.estimated_prompt_tokens
         read = min(progress.cache_read_tokens, prompt)
         usage = Usage(prompt - read, read, 0, progress.completion_tokens, 0, UsageSource.ESTIMATED)
+    took_us = max(0, progress.at_ms - began_ms) * 1000
     return Attempt(
         intent.request_id,
         progress.attempt,
@@ -76,7 +77,7 @@ def _cut(intent: Intent, progress: Progress, began_ms: int) -> Attempt:
         "",
         began_ms,
         None,
-        max(0, progress.at_ms - began_ms) * 1000,
+        took_us,
         INTERRUPTED,
         None,
         "worker_died",
@@ -87,15 +88,18 @@ def _cut(intent: Intent, progress: Progress, began_ms: int) -> Attempt:
         0,
         usage.source.value,
         price.id,
-        cost_nano_usd(usage, price) if progress.first_byte else 0,
+        cost_nano_usd(usage, price, took_us) if progress.first_byte else 0,
         "the worker died",
     )
 
 
 def _price(intent: Intent, entity_id: str) -> tuple[str, Price]:
-    for entity, name, price_id, fresh, read, write, output, reasoning, per_request in intent.prices:
-        if entity == entity_id:
-            return name, Price(price_id, fresh, read, write, output, reasoning, per_request)
+    for each in intent.prices:
+        if each.entity_id == entity_id:
+            return each.entity_name, Price(
+                each.price_id, each.input, each.cache_read, each.cache_write, each.output, each.reasoning,
+                each.per_request, each.per_gpu_second,
+            )  # fmt: skip
     logger.error(
         "request %s: its intent has no price of %s; charged nothing", intent.request_id.hex(), entity_id
     )

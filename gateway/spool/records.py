@@ -36,6 +36,21 @@ class Charge(msgspec.Struct, array_like=True, frozen=True, gc=False):
     window_ms: int = 0
 
 
+class Priced(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What an entity that may answer costs; nano-dollars, as in the price list."""
+
+    entity_id: str
+    entity_name: str
+    price_id: str
+    input: int
+    cache_read: int
+    cache_write: int
+    output: int
+    reasoning: int
+    per_request: int
+    per_gpu_second: int = 0
+
+
 class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     """A request was admitted and is about to be dispatched."""
 
@@ -59,8 +74,8 @@ class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     estimated_prompt_tokens: int
     granted_output_tokens: int
     charges: list[Charge]
-    prices: list[tuple[str, str, str, int, int, int, int, int, int]]
-    """(entity id, entity name, price id, input, cache_read, cache_write, output, reasoning, per_request)."""
+    prices: list[Priced]
+    """Of each entity that may answer: a worker's successor settles from these."""
     client_request_id: str | None = None
     end_user: str | None = None
     tags: dict[str, str] = {}

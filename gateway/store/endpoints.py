@@ -145,8 +145,14 @@ async def withdraw(change: Change, before: Row) -> None:
 
 async def add_price(change: Change, entity_id: str, values: Mapping[str, Any]) -> Row:
     """Enter a price; `corrects` names the entry that it stands in for."""
-    if not await change.rows(served_entities, served_entities.c.id == entity_id):
+    found = await change.rows(served_entities, served_entities.c.id == entity_id)
+    if not found:
         raise BadRequest(f"There is no served entity with id {entity_id!r}.", param="served_entity_id")
+    if values.get("per_gpu_second") and found[0]["kind"] != "local":
+        raise BadRequest(
+            f"{found[0]['name']!r} is served elsewhere; only the local engine's time has a price.",
+            param="per_gpu_second",
+        )
     for row in standing(await change.rows(prices, prices.c.served_entity_id == entity_id), change.at):
         change.require_own("price", row)
     corrects = values.get("corrects")

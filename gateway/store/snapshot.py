@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -155,6 +155,7 @@ def _prices(rows: Rows, now: datetime, edges: list[datetime]) -> dict[str, Price
             output=row["output"],
             reasoning=row["reasoning"],
             per_request=row["per_request"],
+            per_gpu_second=row["per_gpu_second"],
         )
         for entity, row in chosen.items()
     }
@@ -199,13 +200,17 @@ def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str
 
 
 def _entity(row: Mapping[str, Any], prices: Mapping[str, Price]) -> ServedEntity:
+    kind, price = EntityKind(row["kind"]), prices.get(row["id"]) or Price(id="")
+    if kind is not EntityKind.LOCAL and price.per_gpu_second:
+        # It was the local engine's when the price was entered: other people's processors are not billed by time.
+        price = replace(price, per_gpu_second=0)
     return ServedEntity(
         id=row["id"],
         name=row["name"],
-        kind=EntityKind(row["kind"]),
+        kind=kind,
         provider=row["provider"],
         model=row["model"],
-        price=prices.get(row["id"]) or Price(id=""),
+        price=price,
         base_url=row["base_url"],
         credential_id=row["credential_id"],
     )

@@ -29,7 +29,8 @@ from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import DONE, complete, stream
 from gateway.pipeline.exchange import Exchange
 from gateway.spool.records import Attempt, Intent, Progress, Settlement
-from policies.catalog import EntityKind
+from policies.catalog import EntityKind, Price
+from policies.usage import Usage, cost_nano_usd
 from tests.pipeline.fakes import ENDPOINT, FIRST, SECOND, SNAPSHOT, World, frames, plain_answer
 
 
@@ -66,6 +67,37 @@ async def test_a_plain_call_is_one_intent_and_one_settlement_with_the_upstreams_
     assert (end.last.fresh_input, end.last.output, end.last.usage_source) == (3, 2, "reported")
     assert end.last.cost_nano_usd == 3 * 500 + 2 * 1000
     assert world.reservations.settlements == [(3, 2, 3500)]
+
+
+async def test_the_local_engines_time_is_part_of_the_cost_and_can_be_computed_again_from_the_row() -> None:
+    world = World()
+    price = Price("g", input=500_000_000, per_gpu_second=2_000_000_000)
+    timed = replace(FIRST, kind=EntityKind.LOCAL, price=price)
+    world.catalog.snapshot = replace(
+        SNAPSHOT, endpoints={"chat": replace(ENDPOINT, entities=(timed,), fallbacks=())}
+    )
+    await walk(world, world.exchange(max_tokens=10))
+    (intent,) = world.spool.of(Intent)
+    assert intent.prices[0].per_gpu_second == 2_000_000_000
+    last = settlement(world).last
+    assert last is not None
+    assert last.duration_us > 0
+    usage = Usage(fresh_input=last.fresh_input, output=last.output)
+    assert last.cost_nano_usd == cost_nano_usd(usage, price, last.duration_us)
+    assert last.cost_nano_usd == 3 * 500 + 2_000 * last.duration_us
+    assert world.reservations.settlements == [(3, 2, last.cost_nano_usd)]
+
+
+async def test_an_attempt_that_failed_costs_no_engine_time() -> None:
+    world = World()
+    timed = replace(FIRST, kind=EntityKind.LOCAL, price=Price("g", per_gpu_second=2_000_000_000))
+    world.catalog.snapshot = replace(
+        SNAPSHOT, endpoints={"chat": replace(ENDPOINT, entities=(timed,), fallbacks=())}
+    )
+    world.engines.transports["e1"].answer = TimedOut("first byte")
+    with pytest.raises(UpstreamTimeout):
+        await walk(world, world.exchange(max_tokens=10))
+    assert world.reservations.settlements == [(0, 0, 0)]
 
 
 async def test_the_upstream_gets_its_own_model_name_and_a_bound_on_the_answer() -> None:

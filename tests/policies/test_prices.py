@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engines.messages import WireUsage, believed
 from gateway.telemetry import Telemetry
-from policies.budgets import dearest
+from policies.budgets import ENGINE_US_AHEAD, ENGINE_US_PER_TOKEN, dearest
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity
 from policies.usage import Usage, apart, cost_nano_usd, exclusive, inclusive
 
@@ -20,6 +20,8 @@ M = 1_000_000_000
 # Dollars per million tokens: input 3, cache read 0.30, cache write 3.75, output 15, reasoning 60; a cent a request.
 SONNET = Price("p", 3 * M, 300_000_000, 3_750_000_000, 15 * M, 60 * M, 10_000_000)
 NO_FEE = Price("q", 3 * M, 300_000_000, 3_750_000_000, 15 * M, 60 * M)
+# An H100 at 2.50 dollars an hour, and nothing for tokens.
+BY_TIME = Price("g", per_gpu_second=694_444)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,71 @@ def test_every_convention_comes_out_in_disjoint_classes(
         assert getattr(usage, name) == getattr(expected, name), f"{convention}: {name}"
 
 
+@pytest.mark.parametrize(
+    ("usage", "price", "engine_us", "cost"),
+    [
+        # One second, one microsecond, an hour.
+        (Usage(), BY_TIME, 1_000_000, 694_444),
+        (Usage(), BY_TIME, 1, 1),
+        (Usage(), BY_TIME, 3_600_000_000, 2_499_998_400),
+        # Beside tokens and a fee: 1.5 s, 10 input and 20 output tokens, one request.
+        (
+            Usage(fresh_input=10, output=20),
+            Price("m", input=3 * M, output=15 * M, per_request=7, per_gpu_second=694_444),
+            1_500_000,
+            30_000 + 300_000 + 7 + 1_041_666,
+        ),
+        # Half a nano-dollar of tokens and half of time are one, not two.
+        (Usage(output=1), Price("h", output=500_000, per_gpu_second=500_000), 1, 1),
+        # Time that has no price costs nothing.
+        (Usage(fresh_input=1), NO_FEE, 10**9, 3_000),
+    ],
+)  # fmt: skip
+def test_the_golden_costs_of_the_engines_time(usage: Usage, price: Price, engine_us: int, cost: int) -> None:
+    assert cost_nano_usd(usage, price, engine_us) == cost
+
+
+@pytest.mark.parametrize(
+    ("provider", "told", "usage", "cost"),
+    [
+        (
+            "OpenAI",
+            "prompt_tokens 2006, cached 1920 within them; completion_tokens 300, reasoning 256 within them",
+            inclusive(2006, 300, cache_read=1920, reasoning=256),
+            86 * 3_000 + 1920 * 300 + 44 * 15_000 + 256 * 60_000,
+        ),
+        (
+            "Anthropic",
+            "input_tokens 21, cache_read_input_tokens 188086, cache_creation_input_tokens 456; output_tokens 393",
+            exclusive(21, 393, cache_read=188_086, cache_write=456),
+            21 * 3_000 + 188_086 * 300 + 456 * 3_750 + 393 * 15_000,
+        ),
+        (
+            "Gemini",
+            "promptTokenCount 1500, cachedContentTokenCount 1000 within it; candidates 40, thoughts 600 beside them",
+            apart(1500, 40, cache_read=1000, thoughts=600),
+            500 * 3_000 + 1000 * 300 + 40 * 15_000 + 600 * 60_000,
+        ),
+        (
+            "Bedrock",
+            "inputTokens 12, cacheReadInputTokens 2048, cacheWriteInputTokens 1024; outputTokens 77",
+            exclusive(12, 77, cache_read=2048, cache_write=1024),
+            12 * 3_000 + 2048 * 300 + 1024 * 3_750 + 77 * 15_000,
+        ),
+        (
+            "DeepSeek",
+            "prompt_tokens 500 = prompt_cache_hit_tokens 384 + prompt_cache_miss_tokens 116; completion 90, reasoning 64",
+            inclusive(384 + 116, 90, cache_read=384, reasoning=64),
+            116 * 3_000 + 384 * 300 + 26 * 15_000 + 64 * 60_000,
+        ),
+    ],
+)  # fmt: skip
+def test_the_golden_cost_of_each_providers_own_counts(
+    provider: str, told: str, usage: Usage, cost: int
+) -> None:
+    assert cost_nano_usd(usage, NO_FEE) == cost, f"{provider}: {told}"
+
+
 def test_a_fully_cached_prompt_costs_a_tenth_and_not_eleven_tenths() -> None:
     assert cost_nano_usd(inclusive(1_000_000, 0, cache_read=1_000_000), NO_FEE) == 300_000_000
     assert cost_nano_usd(exclusive(0, 0, cache_read=1_000_000), NO_FEE) == 300_000_000
@@ -122,6 +189,18 @@ def test_what_is_reserved_at_the_dearest_price_covers_every_split_of_the_same_to
     assert cost_nano_usd(usage, price) <= reserved
 
 
+@given(st.integers(0, 100_000), st.integers(0, 100_000), st.integers(0, 10**9))
+def test_what_is_reserved_covers_an_engine_of_twenty_tokens_a_second(
+    prompt: int, completion: int, rate: int
+) -> None:
+    price = Price("g", input=5, output=7, per_gpu_second=rate)
+    entity = ServedEntity("e", "e", EntityKind.LOCAL, "vllm", "m", price)
+    most = dearest(Endpoint("ep", "ep", "llm/v1/chat", (entity,)))
+    took_us = ENGINE_US_AHEAD + completion * ENGINE_US_PER_TOKEN
+    reserved = most.fixed(prompt) + most.output_per_token * completion
+    assert cost_nano_usd(Usage(fresh_input=prompt, output=completion), price, took_us) <= reserved
+
+
 @given(st.tuples(tokens, tokens, tokens, tokens, tokens))
 def test_tokens_are_neither_lost_nor_counted_twice(counts: tuple[int, int, int, int, int]) -> None:
     fresh, read, write, output, reasoning = counts
@@ -136,6 +215,8 @@ def test_tokens_are_neither_lost_nor_counted_twice(counts: tuple[int, int, int, 
         (NO_FEE, 0, Usage(fresh_input=1), 1),
         (Price("c", cache_read=1), 0, Usage(cache_read=5), 1),
         (Price("t", reasoning=1), 0, Usage(reasoning=5), 1),
+        (BY_TIME, 0, Usage(fresh_input=1), 1),
+        (Price("f", per_request=1), 0, Usage(fresh_input=1), 1),
         (NO_FEE, 1, Usage(fresh_input=1), 0),
         (NO_FEE, 0, Usage(), 0),
         (Price("free"), 0, Usage(fresh_input=1), 0),

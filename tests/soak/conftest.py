@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.system.conftest import gateway, homes, people, seed, upstream, workers
+from tests.system.conftest import gateway, homes, module_redis, people, seed, upstream, workers
 
-__all__ = ["gateway", "homes", "people", "seed", "upstream", "workers"]
+__all__ = ["gateway", "homes", "module_redis", "people", "seed", "upstream", "workers"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from gateway.ids import RequestIds
-from gateway.spool.records import Attempt, Charge, Intent, Progress, Settlement
+from gateway.spool.records import Attempt, Charge, Intent, Priced, Progress, Settlement
 
 IDS = RequestIds()
 PRICES = [
-    ("se_1", "mixtral-demo", "price_1", 1_000_000, 500_000, 0, 2_000_000, 2_000_000, 7),
-    ("se_2", "other-model", "price_2", 10_000_000, 10_000_000, 0, 20_000_000, 20_000_000, 0),
+    Priced("se_1", "mixtral-demo", "price_1", 1_000_000, 500_000, 0, 2_000_000, 2_000_000, 7),
+    Priced("se_2", "other-model", "price_2", 10_000_000, 10_000_000, 0, 20_000_000, 20_000_000, 0),
 ]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from gateway.spool.books import Place
 from gateway.spool.joining import Entry, settled
 from gateway.spool.orphans import interrupted
-from gateway.spool.records import Attempt, Charge, Intent, Progress
+from gateway.spool.records import Attempt, Charge, Intent, Priced, Progress
 from tests.spool.making import attempt, intent, progress, settlement
 
 WORKER = b"w" * 16
@@ -131,6 +132,21 @@ def test_an_orphan_is_charged_for_what_its_last_checkpoint_knew() -> None:
     assert [(each.outcome, each.borne, each.price_id) for each in posting.attempts] == [
         ("interrupted", True, "price_1")
     ]
+
+
+def test_an_orphan_is_charged_for_the_engines_time_as_far_as_it_is_known() -> None:
+    by_time = Priced("se_1", "mixtral-demo", "price_3", 0, 0, 0, 0, 0, 0, 694_444)
+    begun = intent(prices=[by_time])
+    first = progress(begun, completion_tokens=1, at_ms=begun.admitted_at_ms + 20)
+    later = progress(begun, completion_tokens=90, at_ms=begun.admitted_at_ms + 1520)
+    posting = interrupted(entry(begun, first, later), WORKER)
+    assert posting.attempts[0].duration_us == 1_500_000
+    assert posting.request.cost_nano_usd == 1_041_666
+
+
+def test_prices_of_segments_that_knew_no_engine_time_are_still_read() -> None:
+    old = msgspec.msgpack.encode(["e", "n", "p", 1, 2, 3, 4, 5, 6])
+    assert msgspec.msgpack.decode(old, type=Priced) == Priced("e", "n", "p", 1, 2, 3, 4, 5, 6, 0)
 
 
 def test_an_orphan_whose_upstream_told_no_prompt_is_charged_the_estimate() -> None:

@@ -36,7 +36,7 @@ def price(
     name: str, cost: int, begins: datetime, ends: datetime | None = None, **more: Any
 ) -> dict[str, Any]:
     classes = dict.fromkeys(
-        ("input", "cache_read", "cache_write", "output", "reasoning", "per_request"), cost
+        ("input", "cache_read", "cache_write", "output", "reasoning", "per_request", "per_gpu_second"), cost
     )
     return {
         "id": name,
@@ -112,6 +112,14 @@ def test_the_price_that_began_last_holds_and_the_next_edge_is_known(
     prices: list[dict[str, Any]], cost: int, changes_at: datetime | None
 ) -> None:
     assert priced(*prices) == (cost, changes_at)
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("local", 5), ("external", 0)])
+def test_only_the_local_engines_time_has_a_price(kind: str, rate: int) -> None:
+    entity = {**ENTITY, "kind": kind}
+    rows = configured(endpoints=[ENDPOINT], served_entities=[entity], prices=[price("1", 5, NOW - HOUR)])
+    found = build(rows, NOW).snapshot.endpoints["chat"].entities[0].price
+    assert (found.per_gpu_second, found.input) == (rate, 5)
 
 
 def test_an_alias_means_the_endpoint_and_never_hides_another() -> None:
