@@ -123,6 +123,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         def cache_salt(subject: str) -> str:
             return hmac.digest(salt_key, subject.encode(), hashlib.sha256).hex()[:32]
 
+        trail = RefusalTrail(telemetry, spool)
         line = Line(
             keys=callers,
             catalog=catalog,
@@ -130,7 +131,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             spool=spool,
             engines=engines,
             observer=telemetry,
-            trail=RefusalTrail(telemetry),
+            trail=trail,
             cache_salt=cache_salt,
             draw=random.random,
             monotonic_ns=time.monotonic_ns,
@@ -178,7 +179,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         chores = [
             asyncio.create_task(sweep(lambda each=each: each.server_state.connections)) for each in servers
         ]
-        chores.append(asyncio.create_task(_report(telemetry, health, settings.spool_dir)))
+        chores.append(asyncio.create_task(_report(telemetry, trail, health, settings.spool_dir)))
         chores.append(asyncio.create_task(revocations.watch()))
         serving = [
             asyncio.create_task(each.serve([sock])) for each, sock in zip(servers, sockets, strict=True)
@@ -197,6 +198,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         await asyncio.gather(*serving, return_exceptions=True)
         for each in [*chores, waiting]:
             each.cancel()
+        trail.tick(last=True)
         telemetry.flush()
 
 
@@ -235,9 +237,12 @@ def _server(app: object) -> _Server:
     return _Server(config)
 
 
-async def _report(telemetry: Telemetry, health: Callable[[], list[Part]], spool_dir: Path) -> None:
+async def _report(
+    telemetry: Telemetry, trail: RefusalTrail, health: Callable[[], list[Part]], spool_dir: Path
+) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
+        trail.tick()
         # The drainer has no page of its own: what it says of itself is shown with what workers count.
         with contextlib.suppress(OSError, ValueError):
             told = json.loads((spool_dir / "drainer.json").read_bytes())

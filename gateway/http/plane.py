@@ -119,7 +119,7 @@ class DataPlane:
             else:
                 await self._plain(exchange, send, api)
         except GatewayError as exc:
-            audit(self.line, exchange, exc)
+            audit(self.line, exchange, exc, _address(scope))
             await _refuse(send, exc, api.dialect, id_text)
         except CancelledError:
             if exchange is not None and exchange.stopped_by == REVOKED:
@@ -228,6 +228,12 @@ def _head(scope: Scope) -> tuple[str, str | None, bool, str | None]:
                     param="x-weighbridge-priority",
                 )
             batch = value == b"batch"
+def _address(scope: Scope) -> str | None:
+    """Where the call came from, as the socket says."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
     return read_credential(headers), group, batch, idempotency

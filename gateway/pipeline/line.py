@@ -32,7 +32,16 @@ class Engines(Protocol):
 class Trail(Protocol):
     """Keeps how refused requests ended; bounded, never fails."""
 
-    def refused(self, principal_id: str | None, model: str | None, code: str) -> None:
+    def refused(
+        self,
+        principal_id: str | None,
+        asked: str | None,
+        code: str,
+        *,
+        limit_id: str | None = None,
+        address: str | None = None,
+        plane: str = "data",
+    ) -> None:
         """A request was refused before admission."""
         ...
 

@@ -145,7 +145,31 @@ class Settlement(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
     last: Attempt | None
 
 
-Record = Intent | Progress | Attempt | Settlement
+class Refusal(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
+    """A call, or many of one kind, that was refused before admission; for the audit, not for the ledger."""
+
+    number: int
+    """Counts up from 1 among this spool's refusals, so that one that is read twice is sealed once."""
+    at_ms: int
+    """When; of a count, when its span began."""
+    span_ms: int
+    """How long the span is that `count` counts; 0 for a single one."""
+    count: int
+    plane: str
+    """`data` or `control`."""
+    code: str
+    """The rule that refused, as the caller was told."""
+    limit_id: str | None
+    """Limit or budget that had no room."""
+    principal_id: str | None
+    """None for a caller that nobody knows."""
+    asked: str | None
+    """Endpoint or route that was asked for."""
+    address: str | None
+    """Where an unknown caller called from."""
+
+
+Record = Intent | Progress | Attempt | Settlement | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -118,7 +118,7 @@ def _no_line() -> Any:
     return SimpleNamespace(
         monotonic_ns=lambda: 0,
         observer=SimpleNamespace(refused=lambda _: None),
-        trail=SimpleNamespace(refused=lambda *_: None),
+        trail=SimpleNamespace(refused=lambda *_, **__: None),
     )
 
 

@@ -231,7 +231,7 @@ class Observer:
     def admitted(self, exchange: Exchange) -> None:
         self.running += 1
 
-    def refused(self, principal_id: str | None, model: str | None, code: str) -> None:
+    def refused(self, principal_id: str | None, model: str | None, code: str, **_: str | None) -> None:
         self.refusals.append((principal_id, model, code))
 
     def settled(
