@@ -47,12 +47,77 @@ def serve() -> None:
     sys.exit(run(_settings()))
 
 
-@main.command()
-def engine() -> None:
-    """Run the local engine under supervision, for instance beside `serve`."""
+@main.group(invoke_without_command=True)
+@click.pass_context
+def engine(context: click.Context) -> None:
+    """Run the local engine under supervision, for instance beside `serve`; or plan one."""
+    if context.invoked_subcommand is not None:
+        return
     from gateway.supervise.engine import engine as run
 
     sys.exit(run(_settings()))
+
+
+@engine.command("plan")
+@click.argument("model", default="Mixtral-8x7B")
+@click.option("--card", help="One kind of card, such as h100 or h200 (default: all that are known).")
+@click.option("--cards", type=click.IntRange(1, 256), help="How many (default: the fewest that fit).")
+@click.option("--precision", type=click.Choice(["bf16", "fp8"]), help="Of the weights (default: both).")
+@click.option(
+    "--context", type=click.IntRange(1), default=32768, show_default=True, help="Longest, in tokens."
+)
+@click.option("--at-once", type=click.IntRange(1), default=32, show_default=True, help="Running requests.")
+@click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
+@click.option("--answer-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--hour-price", type=click.FloatRange(0), default=0.0, help="Dollars an hour of one card.")
+@click.option(
+    "--efficiency",
+    type=click.FloatRange(0.01, 1),
+    default=1.0,
+    help="Share of the roofline that the engine reaches (default: 1, so rates are upper bounds).",
+)
+@click.option("--expert-parallel", is_flag=True, help="Whole experts on each card instead of slices of all.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def engine_plan(
+    model: str,
+    card: str | None,
+    cards: int | None,
+    precision: str | None,
+    context: int,
+    at_once: int,
+    prompt_tokens: int,
+    answer_tokens: int,
+    hour_price: float,
+    efficiency: float,
+    expert_parallel: bool,
+    as_json: bool,
+) -> None:
+    """Which cards serve MODEL, how many, at what rate and price: from its shape and the cards' data sheets.
+
+    MODEL is the name of a known model, or the path of a config.json.
+    """
+    from typing import cast
+
+    from engines.mixture.cards import Precision
+    from engines.mixture.plan import Workload
+    from gateway.cli.engine_plan import planned
+
+    click.echo(
+        _guarded(
+            lambda: planned(
+                model,
+                card=card,
+                cards=cards,
+                precision=cast("Precision | None", precision),
+                context=context,
+                workload=Workload(prompt_tokens, answer_tokens, at_once),
+                hour_price=hour_price,
+                efficiency=efficiency,
+                expert_parallel=expert_parallel,
+                as_json=as_json,
+            )
+        )
+    )
 
 
 @main.command()
