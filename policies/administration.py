@@ -41,9 +41,13 @@ class Permission(StrEnum):
     """List the models that the caller may query."""
     PRICES_READ = "control:prices:read"
     PRICES_WRITE = "control:prices:write"
+    SELF_KEYS = "control:self:keys"
+    """Read, make, rotate and revoke one's own keys."""
     SELF_READ = "control:self:read"
     SELF_SIGN_IN = "control:self:sign-in"
     """Exchange one's own key for a short-lived token, and end all such tokens."""
+    SERVING_LIMIT = "control:serving:limit"
+    """Set the rate limits of endpoints that the caller may manage, as far as administrators have not set them."""
     SERVING_READ = "control:serving:read"
     """List and read endpoints as far as the caller's own grants go."""
     SERVING_SHARE = "control:serving:share"
@@ -56,8 +60,10 @@ OF_EVERYONE = frozenset(
     {
         Permission.GROUPS_MANAGE,
         Permission.MODELS_READ,
+        Permission.SELF_KEYS,
         Permission.SELF_READ,
         Permission.SELF_SIGN_IN,
+        Permission.SERVING_LIMIT,
         Permission.SERVING_READ,
         Permission.SERVING_SHARE,
     }
@@ -96,8 +102,16 @@ def may_administer(caller: Caller, permission: Permission) -> Decision:
     )
 
 
-def may_mint(caller: Caller, planes: frozenset[str], endpoints: frozenset[str] | None) -> Decision:
+def may_mint(
+    caller: Caller, planes: frozenset[str], endpoints: frozenset[str] | None, *, batch: bool = False
+) -> Decision:
     """Whether a key of these scopes may be made: never one that reaches further than the key it is made with."""
+    if caller.batch and not batch:
+        return Deny(
+            "permission_denied",
+            "Your key is for batch work, so it cannot make one whose calls go before; ask for priority 'batch'.",
+            "priority of the API key",
+        )
     if not planes <= caller.planes:
         return Deny(
             "permission_denied",

@@ -132,10 +132,11 @@ def budget_draws(
     own = of(ScopeKind.USER, who.id, endpoint) + of(ScopeKind.SERVICE_PRINCIPAL, who.id, endpoint)
     own += _not_overridden(of(ScopeKind.USER_DEFAULT, None, endpoint), own)
     draws += [_draw(each, who.id, f"{who.kind.value.replace('_', ' ')} {who.name!r}") for each in own]
-    if caller.key_id is not None:
-        for subject in (caller.key_id, None):
+    counted = caller.counted_key
+    if counted is not None:
+        for subject in (counted, None):
             keyed = of(ScopeKind.KEY, subject, endpoint)
-            draws += [_draw(each, caller.key_id, f"API key {caller.key_id!r}") for each in keyed]
+            draws += [_draw(each, counted, f"API key {counted!r}") for each in keyed]
     for each in group_order(who.groups, group):
         shared = of(ScopeKind.GROUP, each, endpoint)
         shared += _not_overridden(of(ScopeKind.GROUP_DEFAULT, None, endpoint), shared)

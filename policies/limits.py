@@ -170,10 +170,11 @@ def applicable(
     custom += [each for each in of(ScopeKind.USER_DEFAULT, None, endpoint) if _span(each) not in settled]
     owner = f"{who.kind.value.replace('_', ' ')} {who.name!r}"
     draws += [_draw(each, who.id, owner) for each in custom]
-    if caller.key_id is not None:
-        for subject in (caller.key_id, None):
+    counted = caller.counted_key
+    if counted is not None:
+        for subject in (counted, None):
             keyed = of(ScopeKind.KEY, subject, endpoint)
-            draws += [_draw(each, caller.key_id, f"API key {caller.key_id!r}") for each in keyed]
+            draws += [_draw(each, counted, f"API key {counted!r}") for each in keyed]
     for number, metric in enumerate(METRICS, 1):
         draws += [
             _draw(limit, each, group_words(snapshot, each), number, each)

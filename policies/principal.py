@@ -73,3 +73,12 @@ class Caller:
     """Issuer of the token it came with; None for a key and for the gateway's own tokens."""
     issued_at: int | None = None
     """Unix seconds at which the token was issued; None for a key."""
+    batch: bool = False
+    """Whether its key is for work that nobody waits for, which gives way where limits are shared."""
+    counts_as: str | None = None
+    """The key whose limits and budgets this one shares; None: its own."""
+
+    @property
+    def counted_key(self) -> str | None:
+        """The key that limits and budgets of keys count: the first of its line."""
+        return self.counts_as or self.key_id

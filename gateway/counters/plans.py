@@ -58,7 +58,7 @@ class Plans:
         key = (
             who.id,
             who.groups,
-            caller.key_id if indexes.by_key else None,
+            caller.counted_key if indexes.by_key else None,
             endpoint.id,
             group,
             caller.share_percent,

@@ -34,11 +34,10 @@ async def admit(line: Line, exchange: Exchange) -> None:
         default_max_tokens=endpoint.default_max_tokens,
         n=request.n,
     )
+    batch = exchange.batch or exchange.caller.batch or endpoint.batch
     asked = line.reservations.reserve(
         exchange.snapshot,
-        replace(exchange.caller, share_percent=line.batch_percent)
-        if exchange.batch or endpoint.batch
-        else exchange.caller,
+        replace(exchange.caller, share_percent=line.batch_percent) if batch else exchange.caller,
         endpoint,
         request_id=exchange.id_text,
         prompt_tokens=prompt,
@@ -80,6 +79,7 @@ async def admit(line: Line, exchange: Exchange) -> None:
                 end_user=request.end_user,
                 tags=request.tags,
                 degraded=reservation.degraded,
+                batch=batch,
             )
         )
     except BaseException:

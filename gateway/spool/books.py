@@ -67,6 +67,7 @@ class RequestRow(NamedTuple):
     cache_hit: bool
     degraded: str | None
     attempts: int
+    batch: bool
 
 
 class AttemptRow(NamedTuple):

@@ -168,6 +168,7 @@ def request_row(
         cache_hit,
         intent.degraded,
         calls,
+        intent.batch,
     )
 
 

@@ -81,6 +81,8 @@ class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     tags: dict[str, str] = {}
     degraded: str | None = None
     """Mode under which it was admitted while Redis was away (`share`, `open`); None in normal operation."""
+    batch: bool = False
+    """Whether it gives way to interactive calls where limits are shared."""
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):

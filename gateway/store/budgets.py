@@ -13,7 +13,7 @@ from typing import Any
 from gateway.errors import BadRequest, Conflict
 from gateway.store.changes import Change
 from gateway.store.reading import Row
-from gateway.store.rules import check_span
+from gateway.store.rules import check_span, of_line
 from gateway.store.snapshot import budget_of
 from gateway.store.tables.rules import budgets
 from policies.limits import LARGEST
@@ -27,7 +27,7 @@ _UNSET: dict[str, Any] = {
 async def create_budget(change: Change, values: Mapping[str, Any]) -> Row:
     """Add a budget; what was spent in its period before counts as well."""
     await _check(change, {"id": change.new_id(), **_UNSET, **values})
-    return await change.add(budgets, "budget", values)
+    return await change.add(budgets, "budget", await of_line(change, values))
 
 
 async def update_budget(change: Change, before: Row, values: Mapping[str, Any]) -> Row:

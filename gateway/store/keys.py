@@ -7,25 +7,23 @@ wrong with a key, the answer is one and the same.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.errors import GatewayError, Unauthenticated, Unavailable
+from gateway.errors import Unauthenticated, Unavailable
 from gateway.security import keys
 from gateway.security.keys import Peppers
 from gateway.store.catalog import FollowedCatalog
+from gateway.store.key_uses import KeyUses
 from gateway.store.reading import translated
-from gateway.store.tables.identity import api_key_uses, api_keys
+from gateway.store.tables.identity import api_keys
 from policies.catalog import Snapshot
 from policies.principal import Caller
 
@@ -33,11 +31,8 @@ LOOKUPS_AT_ONCE = 16
 NEGATIVE_SECONDS = 5.0
 _WAITING_AT_MOST = 512
 _REMEMBERED_AT_MOST = 20_000
-_USES_SECONDS = 60.0
 _LOOKUP_SECONDS = 3.0
 _NEVER = float("inf")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -48,6 +43,8 @@ class _Known:
     principal_id: str
     endpoints: frozenset[str] | None
     planes: frozenset[str]
+    batch: bool
+    counts_as: str | None
     expires_at: float
     snapshot: Snapshot | None
     caller: Caller | None
@@ -74,8 +71,8 @@ class StoredKeys:
         self._under_way: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._turns = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self._changes = 0
-        self._used: set[str] = set()
-        self._writer: asyncio.Task[None] | None = None
+        self.uses = KeyUses(engine, clock)
+        self._note = self.uses.fresh.add
         catalog.subscribe(self._changed)
 
     def known(self, credential: str) -> Caller | None:
@@ -90,7 +87,7 @@ class StoredKeys:
         found = self._known.get(fingerprint)
         if found is None or self._clock() >= found.expires_at:
             return None
-        self._used.add(found.key_id)
+        self._note(found.key_id)
         if found.snapshot is self._catalog.latest:
             return found.caller
         return self._renew(found)
@@ -144,7 +141,7 @@ class StoredKeys:
         if found is None or caller is None or self._clock() >= found.expires_at:
             self._refuse(fingerprint)
             raise Unauthenticated
-        self._used.add(found.key_id)
+        self._note(found.key_id)
         return caller
 
     def _ended(self, fingerprint: bytes, task: asyncio.Task[_Known | None]) -> None:
@@ -155,42 +152,11 @@ class StoredKeys:
 
     def start(self) -> None:
         """Begin to write behind when keys were last used."""
-        self._writer = asyncio.create_task(self._write_uses_for_ever(), name="key uses")
+        self.uses.start()
 
     async def stop(self) -> None:
-        """Write what is left, then stop."""
-        if self._writer is not None:
-            self._writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._writer
-            self._writer = None
-        # What cannot be written in a moment is not worth a slow end.
-        with contextlib.suppress(GatewayError, TimeoutError):
-            async with asyncio.timeout(2.0):
-                await self.write_uses()
-
-    async def write_uses(self) -> None:
-        """Note the keys used since the last time; raises Unavailable and keeps them when PostgreSQL is away."""
-        used, self._used = self._used, set()
-        if not used:
-            return
-        at = datetime.fromtimestamp(int(self._clock()), UTC)
-        try:
-            with translated():
-                async with self._engine.begin() as connection:
-                    for some in _batches(sorted(used)):
-                        statement = insert(api_key_uses).values(
-                            [{"key_id": each, "last_used_at": at} for each in some]
-                        )
-                        latest = func.greatest(api_key_uses.c.last_used_at, statement.excluded.last_used_at)
-                        await connection.execute(
-                            statement.on_conflict_do_update(
-                                index_elements=["key_id"], set_={"last_used_at": latest}
-                            )
-                        )
-        except BaseException:
-            self._used |= used
-            raise
+        """Write what is left of that, then stop."""
+        await self.uses.stop()
 
     def _changed(self, touched: frozenset[str]) -> None:
         self._changes += 1
@@ -287,24 +253,12 @@ class StoredKeys:
             principal_id=row.principal_id,
             endpoints=None if row.endpoints is None else frozenset(row.endpoints),
             planes=frozenset(row.planes),
+            batch=row.priority == "batch",
+            counts_as=row.counts_as,
             expires_at=ends,
             snapshot=None,
             caller=None,
         )
-
-    async def _write_uses_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(_USES_SECONDS)
-            try:
-                await self.write_uses()
-            except GatewayError:
-                log.info("When keys were last used could not be written yet; it is kept.")
-
-
-def _batches(ids: list[str], size: int = 1000) -> Iterator[list[str]]:
-    """A statement takes 32,767 parameters at most."""
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]
 
 
 def _name(key_id: str) -> bytes:
@@ -322,6 +276,8 @@ def _caller_of(found: _Known, snapshot: Snapshot) -> Caller | None:
         endpoints=found.endpoints,
         planes=found.planes,
         expires_at=None if found.expires_at == _NEVER else int(found.expires_at),
+        batch=found.batch,
+        counts_as=found.counts_as,
     )
 
 

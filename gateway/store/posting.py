@@ -23,7 +23,7 @@ _SUMS = (
 _TYPES = {
     "request_id": "uuid",
     "worker_id": "uuid",
-    **dict.fromkeys(("stream", "cache_hit", "borne"), "bool"),
+    **dict.fromkeys(("stream", "cache_hit", "borne", "batch"), "bool"),
     **dict.fromkeys(("http_status", "attempts", "attempt"), "int2"),
     **dict.fromkeys(
         (

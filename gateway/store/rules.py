@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.errors import BadRequest
+from gateway.store.api_keys import line_of
 from gateway.store.changes import Change
 from gateway.store.reading import Row
 from gateway.store.snapshot import limit_of
@@ -28,7 +29,7 @@ _SUBJECTS = {
 async def create_limit(change: Change, values: Mapping[str, Any]) -> Row:
     """Add a rate limit."""
     await _check(change, {"id": change.new_id(), **values})
-    return await change.add(limits, "limit", values)
+    return await change.add(limits, "limit", await of_line(change, values))
 
 
 async def update_limit(change: Change, before: Row, values: Mapping[str, Any]) -> Row:
@@ -50,6 +51,14 @@ async def _check(change: Change, row: Row) -> None:
     except (ValueError, TypeError) as error:
         raise BadRequest(f"The limit cannot be decided with: {error}.") from error
     await check_span(change, row, "limit")
+
+
+async def of_line(change: Change, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rule's values; one that names a key names the first of its line, whose count all of them share."""
+    if values["scope"] != "key" or values.get("subject_id") is None:
+        return values
+    key = await change.current(api_keys, values["subject_id"], "api_key")
+    return {**values, "subject_id": line_of(key)}
 
 
 async def check_span(change: Change, row: Row, what: str) -> None:

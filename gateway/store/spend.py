@@ -17,6 +17,11 @@ from policies.limits import ScopeKind
 from policies.windows import FOREVER_MS
 
 _HOUR_MS = 3_600_000
+# Keys of one line count together; a key that is no part of one is not in that index at all.
+LINE_OF_KEY = (
+    "coalesce((SELECT line.counts_as::text FROM gateway.api_keys AS line WHERE line.id::text = key_id"
+    " AND line.to_change IS NULL AND line.counts_as IS NOT NULL), key_id)"
+)
 _SUBJECTS = {
     ScopeKind.ENDPOINT: "endpoint_id",
     ScopeKind.USER: "principal_id",
@@ -24,7 +29,7 @@ _SUBJECTS = {
     ScopeKind.SERVICE_PRINCIPAL: "principal_id",
     ScopeKind.GROUP: "group_id",
     ScopeKind.GROUP_DEFAULT: "group_id",
-    ScopeKind.KEY: "key_id",
+    ScopeKind.KEY: LINE_OF_KEY,
     ScopeKind.DEPLOYMENT: "''",
 }
 

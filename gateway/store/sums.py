@@ -15,6 +15,7 @@ import asyncpg
 
 from gateway.counters.rebuild import LedgerAway, LedgerSums, Question, Sum
 from gateway.store.database import connect
+from gateway.store.spend import LINE_OF_KEY
 from policies.limits import Metric, ScopeKind
 
 _LOCK = 0x57_42_45_50  # "WBEP"
@@ -27,7 +28,7 @@ _SUBJECTS = {
     ScopeKind.SERVICE_PRINCIPAL: "principal_id",
     ScopeKind.GROUP: "group_id",
     ScopeKind.GROUP_DEFAULT: "group_id",
-    ScopeKind.KEY: "key_id",
+    ScopeKind.KEY: LINE_OF_KEY,
     ScopeKind.DEPLOYMENT: "''",
 }
 _INPUT, _OUTPUT = "fresh_input + cache_read + cache_write", "output + reasoning"

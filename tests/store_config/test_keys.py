@@ -270,7 +270,7 @@ async def test_when_keys_were_last_used_is_written_behind(
     worker = await workers()
     key_id, text = await a_key(configuration, root, peppers, await a_user(configuration, root))
     await worker.ask(text)
-    await worker.keys.write_uses()
+    await worker.keys.uses.write()
     async with configuration.reading() as connection:
         used = (await connection.execute(api_key_uses.select().where(api_key_uses.c.key_id == key_id))).one()
     assert abs(used.last_used_at.timestamp() - time.time()) < 5

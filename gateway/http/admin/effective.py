@@ -5,7 +5,6 @@ The same functions answer here that decide a call. Everybody may ask for themsel
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from gateway.counters.levels import Level as Fill
 from gateway.counters.plans import Indexes, draws_of
 from gateway.errors import Forbidden, NotFound
 from gateway.http.admin.access import Admin
+from gateway.store.api_keys import with_key
 from gateway.store.reading import rows
 from gateway.store.tables.identity import api_keys
 from policies.administration import Permission, may_administer
@@ -158,8 +158,7 @@ async def _caller(admin: Admin, named: str | None, key: str | None) -> Caller:
         ]
     if not keys:
         raise NotFound(f"{who.name!r} has no API key {key!r}.")
-    confined = keys[0]["endpoints"]
-    return replace(Caller(who, key), endpoints=None if confined is None else frozenset(confined))
+    return with_key(Caller(who), keys[0])
 
 
 def _endpoint(admin: Admin, named: str) -> Endpoint:

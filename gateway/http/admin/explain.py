@@ -6,7 +6,6 @@ somebody else's request is as unknown as one that never was.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
@@ -21,6 +20,7 @@ from gateway.counters.plans import Indexes, draws_of, group_named
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.http.admin.access import Admin
 from gateway.http.admin.explained import Explained, happened, happened_lines, shown
+from gateway.store.api_keys import with_key
 from gateway.store.history import rows_of
 from gateway.store.tables.identity import api_keys
 from gateway.store.tables.ledger import attempts, requests
@@ -157,13 +157,7 @@ async def _with_key(
     if not found:
         raise NotFound(f"{who.name!r} has no API key {key!r} in configuration {snapshot.version}.")
     row = found[0]
-    confined = row["endpoints"]
-    keyed = replace(
-        caller,
-        key_id=key,
-        endpoints=None if confined is None else frozenset(confined),
-        planes=frozenset(row["planes"]),
-    )
+    keyed = with_key(caller, row)
     now = moment or datetime.now(UTC)
     if row["revoked_at"] is not None and row["revoked_at"] <= now:
         return keyed, Deny("invalid_api_key", f"API key {key} is revoked.", "revoked API key")

@@ -116,6 +116,18 @@ api_keys = versioned(
     ),
     Column("planes", ARRAY(Text), nullable=False, comment="Planes it may be used on: `data`, `control`."),
     Column(
+        "priority",
+        Text,
+        nullable=False,
+        server_default="interactive",
+        comment="Of its calls: `interactive`, or `batch`, which gives way where limits are shared.",
+    ),
+    Column(
+        "counts_as",
+        UUID(as_uuid=False),
+        comment="Key whose limits and budgets it shares: the first of its line; null: itself.",
+    ),
+    Column(
         "replaces",
         UUID(as_uuid=False),
         comment="Key that it was made to replace; both hold until the old one expires.",
@@ -127,7 +139,14 @@ api_keys = versioned(
     CheckConstraint(
         "planes <@ ARRAY['data', 'control'] AND cardinality(planes) > 0", name="planes_are_known"
     ),
+    one_of("priority", "interactive", "batch"),
     current_unique("api_keys_id_part", "id_part"),
+    # Sums of the ledger name keys as text.
+    Index(
+        "ix_api_keys_line",
+        text("(id::text)"),
+        postgresql_where=text("to_change IS NULL AND counts_as IS NOT NULL"),
+    ),
     Index("ix_api_keys_principal", "principal_id", postgresql_where=text("to_change IS NULL")),
     comment="API keys; a principal may have several.",
 )

@@ -148,8 +148,21 @@ requests = Table(
     Column("cache_hit", Boolean, nullable=False, comment="Whether the gateway's own cache answered."),
     Column("degraded", Text, comment="Mode it was admitted under while Redis was away: `share` or `open`."),
     Column("attempts", SmallInteger, nullable=False, comment="Calls upstream, those that failed included."),
+    Column(
+        "batch",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether it was batch work, which gives way where limits are shared.",
+    ),
     PrimaryKeyConstraint("request_id"),
     Index("ix_requests_admitted_at", "admitted_at", postgresql_using="brin"),
+    Index(
+        "ix_requests_recorded_at",
+        "recorded_at",
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on"},
+    ),
     postgresql_partition_by="RANGE (request_id)",
     comment="One row for each admitted request, however it ended.",
 )

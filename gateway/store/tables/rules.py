@@ -71,6 +71,13 @@ limits = versioned(
     Column(
         "enabled", Boolean, nullable=False, server_default=text("true"), comment="Whether it is in force."
     ),
+    Column(
+        "by_owner",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether an endpoint's managers may change it: it was set on the endpoint's own route.",
+    ),
     one_of("scope", *_SCOPES),
     one_of("metric", "requests", "input_tokens", "output_tokens", "total_tokens", "concurrent_requests"),
     one_of("window_kind", "rolling", "calendar", "none"),
