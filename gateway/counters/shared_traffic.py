@@ -1,0 +1,164 @@
+"""Workers tell each other of circuits and loads, twice a second, off every call's path.
+
+Each writes one field of one hash and reads the others'. Of two opinions the younger holds, so nothing has to be locked
+but the right to make a probe, which Redis gives to one worker. With Redis away each goes by what it sees itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.routing.traffic import Traffic
+from policies.circuits import PROBE_MS, Circuit, State
+
+PERIOD_SECONDS = 0.5
+_QUIET_MS = 3_000
+"""A worker not heard of for longer counts as gone."""
+_MOST_TOLD = 1_000
+
+log = logging.getLogger(__name__)
+
+
+class Told(msgspec.Struct, array_like=True):
+    """What one worker says of one address."""
+
+    key: str
+    calls: int
+    tokens: int
+    state: str
+    until_ms: int
+    opened: int
+    changed_ms: int
+    reason: str
+
+
+class News(msgspec.Struct, array_like=True):
+    """What one worker says of all of them."""
+
+    at_ms: int
+    targets: list[Told]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(News).decode
+
+
+class SharedTraffic:
+    """Keeps one worker's Traffic up to date with the others'."""
+
+    def __init__(self, redis_url: str, worker_id: str, traffic: Traffic, *, deployment: str = "wb") -> None:
+        self._redis = Redis.from_url(redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        self._hash = f"{{{deployment}}}:traffic"
+        self._probe = f"{{{deployment}}}:probe:"
+        self._worker = worker_id.encode()
+        self._traffic = traffic
+        self._complained = False
+
+    async def close(self) -> None:
+        """Say that this worker is gone, and disconnect."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self._redis.hdel(self._hash, self._worker.decode())
+        except (RedisError, OSError, TimeoutError):
+            log.debug("the other workers will find out by themselves")
+        await self._redis.aclose()
+
+    async def follow(self) -> None:
+        """Tell and listen for ever."""
+        while True:
+            try:
+                await self.exchange()
+                self._complained = False
+            except (RedisError, OSError) as error:
+                self._traffic.alone = True
+                if not self._complained:
+                    log.warning("circuits and loads are not shared for now (%s)", type(error).__name__)
+                    self._complained = True
+            await asyncio.sleep(PERIOD_SECONDS)
+
+    async def exchange(self) -> None:
+        """Tell once and listen once; raises RedisError."""
+        traffic = self._traffic
+        traffic.sweep()
+        before = traffic.now_ms()
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hset(self._hash, self._worker.decode(), self._news(before))
+        pipe.pexpire(self._hash, 60_000)
+        pipe.hgetall(self._hash)
+        (seconds, micros), _, _, found = await pipe.execute()
+        now = int(seconds) * 1000 + int(micros) // 1000
+        # Half of the way there is as good as a clock gets here; circuits are a matter of seconds.
+        drift = now - (before + traffic.now_ms()) // 2
+        if abs(drift) > 250:
+            self._shift(drift)
+        self._listen(found, now)
+        traffic.alone = False
+        await self._claim()
+
+    def _shift(self, drift: int) -> None:
+        """Move to the shared clock; what was noted by the old one moves along."""
+        self._traffic.ahead_ms += drift
+        for each in self._traffic.targets.values():
+            circuit = each.circuit
+            if circuit.changed_ms:
+                each.circuit = replace(
+                    circuit, until_ms=circuit.until_ms + drift, changed_ms=circuit.changed_ms + drift
+                )
+            each.used_ms += drift
+            each.measured_ms += drift
+
+    def _news(self, now_ms: int) -> bytes:
+        told = [
+            Told(
+                each.key,
+                each.calls,
+                each.tokens,
+                each.circuit.state.value,
+                each.circuit.until_ms,
+                each.circuit.opened,
+                each.circuit.changed_ms,
+                each.circuit.reason,
+            )
+            for each in self._traffic.targets.values()
+            if each.calls or each.circuit.changed_ms
+        ]
+        return _encode(News(now_ms, told[:_MOST_TOLD]))
+
+    def _listen(self, found: dict[bytes, bytes], now_ms: int) -> None:
+        traffic = self._traffic
+        loads: dict[str, tuple[int, int]] = {}
+        workers = 1
+        for worker, data in found.items():
+            if worker == self._worker:
+                continue
+            try:
+                news = _decode(data)
+            except msgspec.MsgspecError:
+                continue  # another version's
+            if now_ms - news.at_ms > _QUIET_MS:
+                continue
+            workers += 1
+            for told in news.targets:
+                calls, tokens = loads.get(told.key, (0, 0))
+                loads[told.key] = calls + told.calls, tokens + told.tokens
+                if told.changed_ms:
+                    traffic.told(
+                        told.key,
+                        Circuit(State(told.state), told.until_ms, told.opened, told.changed_ms, told.reason),
+                    )
+        traffic.workers = workers
+        for key, target in traffic.targets.items():
+            target.elsewhere = loads.get(key, (0, 0))
+
+    async def _claim(self) -> None:
+        """Get leave for the probes that are due, where no other worker has it."""
+        for target in self._traffic.due_probes():
+            if await self._redis.set(self._probe + target.key, self._worker, nx=True, px=PROBE_MS // 3):
+                target.probe = True

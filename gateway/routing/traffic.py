@@ -1,0 +1,239 @@
+"""What this worker knows of every address that it calls: what is under way, how fast it answers, its circuit.
+
+Other workers' loads and circuits are told to it twice a second (gateway/counters/shared_traffic.py) and are never
+waited for: with Redis away each worker goes by what it sees itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from gateway.routing.places import Places, Share
+from policies.calling import EntityRules
+from policies.catalog import ServedEntity
+from policies.circuits import CLOSED, Circuit, State, due, failed, probing, refusal, succeeded, younger
+from policies.replicas import Load, by_prefix, faded, least_loaded
+from policies.retries import RetryBudget
+
+_FORGET_MS = 3_600_000
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """One address of one entity."""
+
+    key: str
+    address: str
+    calls: int = 0
+    tokens: int = 0
+    elsewhere: tuple[int, int] = (0, 0)
+    """Calls and tokens of other workers, as they last told."""
+    latency_us: dict[bool, float] = field(default_factory=dict[bool, float])
+    """Faded time to the first byte, of plain calls and of streams."""
+    measured_ms: int = 0
+    circuit: Circuit = CLOSED
+    probe: bool = False
+    """This worker may make the probe that is due."""
+    used_ms: int = 0
+
+    def load(self, stream: bool) -> Load:
+        """What there is to do at the address."""
+        calls, tokens = self.elsewhere
+        return Load(self.key, self.calls + calls, self.tokens + tokens, self.latency_us.get(stream, 0.0))
+
+
+class Lease:
+    """One call under way at a target; ended exactly once."""
+
+    __slots__ = (
+        "_began_ms",
+        "_open",
+        "_places",
+        "_rules",
+        "_stream",
+        "_tokens",
+        "_traffic",
+        "_who",
+        "target",
+    )
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        target: Target,
+        rules: EntityRules,
+        *,
+        tokens: int,
+        stream: bool,
+        places: Places | None,
+        who: str,
+    ) -> None:
+        self.target = target
+        self._traffic = traffic
+        self._rules = rules
+        self._tokens = tokens
+        self._stream = stream
+        self._places = places
+        self._who = who
+        self._began_ms = target.used_ms = traffic.now_ms()
+        self._open = True
+        target.calls += 1
+        target.tokens += tokens
+
+    def answered(self, first_byte_us: int) -> None:
+        """The first byte is there."""
+        target, now = self.target, self._traffic.now_ms()
+        target.latency_us[self._stream] = faded(
+            target.latency_us.get(self._stream, 0.0), first_byte_us, (now - target.measured_ms) * 1000.0
+        )
+        target.measured_ms = now
+        self._traffic.put(target, succeeded(target.circuit, self._began_ms, now))
+
+    def end(self, fault: str | None = None, *, rest_ms: int = 0) -> None:
+        """The call has ended; `fault` says what the address did wrong, if it did."""
+        if not self._open:
+            return
+        self._open = False
+        target, now = self.target, self._traffic.now_ms()
+        target.calls -= 1
+        target.tokens -= self._tokens
+        if self._places is not None:
+            self._places.leave(self._who, (now - self._began_ms) / 1000)
+        if fault is not None:
+            self._traffic.put(
+                target, failed(target.circuit, self._began_ms, now, self._rules, fault, rest_ms)
+            )
+
+
+class Traffic:
+    """Targets and places of every entity; `workers` is how many share them now."""
+
+    def __init__(self, clock_ms: Callable[[], int], draw: Callable[[], float]) -> None:
+        self.targets: dict[str, Target] = {}
+        self.workers = 1
+        self.ahead_ms = 0
+        """How far the clock that workers share is ahead of ours."""
+        self.alone = True
+        """Whether no other worker can be asked who makes a probe."""
+        self._clock_ms = clock_ms
+        self._draw = draw
+        self._places: dict[str, Places] = {}
+        self._budgets: dict[str, RetryBudget] = {}
+        self._swept_ms = 0
+
+    def now_ms(self) -> int:
+        """The clock that workers share."""
+        return self._clock_ms() + self.ahead_ms
+
+    def target(self, entity: ServedEntity, address: str) -> Target:
+        """The target of an entity's address."""
+        key = f"{entity.id}@{address}"
+        found = self.targets.get(key)
+        if found is None:
+            found = self.targets[key] = Target(key, address, used_ms=self.now_ms())
+        return found
+
+    def places(self, entity: ServedEntity) -> tuple[Places, Share] | None:
+        """The entity's places and this worker's share of them; None where as many run as come."""
+        if not entity.rules.concurrency:
+            return None
+        found = self._places.get(entity.id)
+        if found is None:
+            found = self._places[entity.id] = Places(lambda: self._clock_ms() / 1000)
+        return found, Share.of(entity.rules, self.workers)
+
+    def budget(self, entity: ServedEntity) -> RetryBudget:
+        """What retries the entity may still get from this worker."""
+        found = self._budgets.get(entity.id)
+        if found is None:
+            found = self._budgets[entity.id] = RetryBudget()
+        return found
+
+    def refusal(self, entity: ServedEntity, addresses: Sequence[str]) -> str | None:
+        """Why none of the addresses should be called now, None where one may."""
+        reason = None
+        for address in addresses:
+            target = self.targets.get(f"{entity.id}@{address}")
+            if target is None or (reason := self._refusal(target)) is None:
+                return None
+        return reason
+
+    def choose(
+        self,
+        entity: ServedEntity,
+        addresses: Sequence[str],
+        *,
+        tried: Collection[str],
+        prefix: bytes | None,
+        tokens: int,
+        stream: bool,
+    ) -> Target:
+        """The address that takes a call: one that was not tried and whose circuit is closed, if there is one."""
+        targets = [self.target(entity, address) for address in addresses]
+        if len(targets) > 1:
+            targets = [each for each in targets if each.address not in tried] or targets
+            targets = [each for each in targets if self._refusal(each) is None] or targets
+        chosen = targets[0]
+        for each in targets:
+            if each.circuit.state is not State.CLOSED and self._refusal(each) is None:
+                # A probe that is due is made by the first call that comes: nothing else would ever close the circuit.
+                chosen = each
+                break
+        else:
+            if len(targets) > 1:
+                loads = [each.load(stream) for each in targets]
+                at = (
+                    least_loaded(loads, self._draw(), self._draw())
+                    if prefix is None
+                    else by_prefix(loads, prefix, tokens)
+                )
+                chosen = targets[at]
+        if chosen.circuit.state is not State.CLOSED and due(chosen.circuit, self.now_ms()):
+            chosen.probe = False
+            self.put(chosen, probing(chosen.circuit, self.now_ms()))
+        return chosen
+
+    def put(self, target: Target, circuit: Circuit) -> None:
+        """Take over what a circuit has become."""
+        target.circuit = circuit
+
+    def told(self, key: str, circuit: Circuit) -> None:
+        """Another worker's opinion of a circuit."""
+        target = self.targets.get(key)
+        if target is None:
+            target = self.targets[key] = Target(key, key.partition("@")[2], used_ms=self.now_ms())
+        newer = younger(target.circuit, circuit)
+        if newer is not target.circuit:
+            target.circuit, target.probe = newer, False
+
+    def due_probes(self) -> list[Target]:
+        """Those for which somebody should get leave to probe."""
+        now = self.now_ms()
+        return [each for each in self.targets.values() if not each.probe and due(each.circuit, now)]
+
+    def sweep(self) -> None:
+        """Forget what was not called for an hour; looked at once a minute."""
+        now = self.now_ms()
+        if now - self._swept_ms < 60_000:
+            return
+        self._swept_ms = now
+        for key, target in list(self.targets.items()):
+            if not target.calls and now - target.used_ms > _FORGET_MS:
+                del self.targets[key]
+        alive = {key.partition("@")[0] for key in self.targets}
+        for entity_id in list(self._places):
+            places = self._places[entity_id]
+            if entity_id not in alive and not places.running and not places.waiting:
+                del self._places[entity_id]
+        for entity_id in [each for each in self._budgets if each not in alive]:
+            del self._budgets[entity_id]
+
+    def _refusal(self, target: Target) -> str | None:
+        circuit = target.circuit
+        if circuit.state is State.CLOSED:
+            return None
+        now = self.now_ms()
+        if due(circuit, now) and (target.probe or self.alone):
+            return None
+        return refusal(circuit, now)
