@@ -67,7 +67,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def chromium() -> AsyncIterator[Browser]:
-    from playwright.async_api import async_playwright  # an import where it is used: it may not be installed
+    # Imports where they are used: it may not be installed.
+    from playwright.async_api import async_playwright, expect
+
+    # A busy machine may take longer than the 5 s that are assumed otherwise; no test passes by waiting.
+    expect.set_options(timeout=30_000)
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=browser_path(), args=list(_FLAGS))

@@ -128,12 +128,14 @@ async def test_markup_in_an_answer_stays_text(page: Page, gateway: FakeGateway) 
 
 
 async def test_a_warming_engine_is_waited_for_with_a_countdown(page: Page, gateway: FakeGateway) -> None:
-    warming = refusal(503, "The engine is loading its model.", "engine_warming_up", {"retry-after": "1"})
-    gateway.replies.extend([warming, warming, answer("Here I am.")])
+    def warming(seconds: str) -> Reply:
+        return refusal(503, "The engine is loading its model.", "engine_warming_up", {"retry-after": seconds})
+
+    gateway.replies.extend([warming("4"), warming("1"), answer("Here I am.")])
     await ready(page)
     await ask(page, "Anyone?")
-    await page.wait_for_selector("text=Trying again in 1 s")
-    assert "The engine is loading its model." in await page.inner_text(".failure")
+    seen = page.locator(".failure", has_text="Trying again in")
+    assert "The engine is loading its model." in await seen.inner_text()
     await page.wait_for_selector("text=Here I am.")
     assert await page.locator(".failure:visible").count() == 0
     assert len(gateway.requests) == 3
