@@ -6,9 +6,10 @@ import msgspec
 
 
 class PromptDetails(msgspec.Struct, gc=False):
-    """Where the prompt's tokens came from."""
+    """Where the prompt's tokens came from, and where they went."""
 
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class CompletionDetails(msgspec.Struct, gc=False):
@@ -18,13 +19,14 @@ class CompletionDetails(msgspec.Struct, gc=False):
 
 
 class WireUsage(msgspec.Struct, gc=False):
-    """OpenAI's `usage`: inclusive counts, the details are parts of them."""
+    """OpenAI's `usage`: inclusive counts, the details are parts of them; and DeepSeek's word for what was cached."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -77,6 +79,9 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
+    cache_write: int = 0
+    exact: bool = True
+    """False where the output was counted here, and only the input upstream."""
 
 
 ABSURD = 50_000_000
@@ -88,11 +93,23 @@ def believed(usage: WireUsage | None) -> Count | None:
     if usage is None or usage.prompt_tokens is None:
         return None
     prompt, completion = usage.prompt_tokens, usage.completion_tokens or 0
-    cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
-    reasoning = (usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens) or 0
-    if not (0 <= cached <= prompt <= ABSURD and 0 <= reasoning <= completion <= ABSURD):
+    cached = written = reasoning = 0
+    details = usage.prompt_tokens_details
+    if details is not None:
+        cached, written = details.cached_tokens or 0, details.cache_write_tokens or 0
+    if not cached and usage.prompt_cache_hit_tokens is not None:
+        cached = usage.prompt_cache_hit_tokens
+    if usage.completion_tokens_details is not None:
+        reasoning = usage.completion_tokens_details.reasoning_tokens or 0
+        if reasoning and usage.total_tokens == prompt + completion + reasoning:
+            # xAI tells its thoughts beside the completion; only the sum says so.
+            completion += reasoning
+    if not (
+        cached >= 0 and written >= 0 and cached + written <= prompt <= ABSURD
+        and 0 <= reasoning <= completion <= ABSURD
+    ):  # fmt: skip
         return None
-    return Count(prompt, completion, cached, reasoning)
+    return Count(prompt, completion, cached, reasoning, written)
 
 
 _decode_answer = msgspec.json.Decoder(Answer).decode

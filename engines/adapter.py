@@ -1,0 +1,109 @@
+"""The port between the line and whatever answers: a call, a whole answer, a stream and who reads it.
+
+An adapter knows nothing of permissions, limits or books; every failure of its upstream is an EngineError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engines.messages import Answer, Count
+from engines.transport import OpenResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call upstream: what the client speaks, by its path; the body without what the adapter sets; its bounds."""
+
+    path: str
+    body: dict[str, Any]
+    model: str
+    max_tokens: int | None
+    headers: Mapping[str, str]
+    cache_salt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A whole answer: its bytes for the client, and what was read of them."""
+
+    body: bytes
+    answer: Answer
+    count: Count | None
+    """The upstream's own count, where it can be believed."""
+
+
+class StreamReader(Protocol):
+    """Takes what arrives of a stream and gives what the client gets; sans-I/O."""
+
+    limit: int
+    """Output tokens that may be passed on; whoever reads raises it."""
+
+    @property
+    def count(self) -> Count | None:
+        """The upstream's own count, the last believable one."""
+        ...
+
+    @property
+    def counted(self) -> int:
+        """Output counted here, where the upstream gives none."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Output tokens so far, by whichever count there is."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, in OpenAI's words."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """What truly answers, as the upstream says."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """The answer is whole."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing more fits below `limit`."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
+        ...
+
+    def ended(self) -> None:
+        """The upstream closed; raises Garbled unless the answer was whole. What is left comes with the next feed."""
+        ...
+
+    def closing_events(self, *, extra: dict[str, object]) -> bytes:
+        """The client's last events when the gateway ends the stream: it ended for its length, then usage if asked."""
+        ...
+
+
+class Adapter(Protocol):
+    """One upstream."""
+
+    async def complete(self, call: Call) -> Completed:
+        """The whole answer, in the client's dialect."""
+        ...
+
+    async def open(self, call: Call) -> OpenResponse:
+        """The head of a streamed answer, which `reader` reads."""
+        ...
+
+    def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:
+        """What turns the stream of this call into the client's dialect."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...

@@ -1,0 +1,341 @@
+"""The one form between any client's dialect and any provider's: a request, the events of an answer, and the answer whole.
+
+Only where the two sides speak different dialects; where they speak the same, bytes pass through and none of this is
+built. One choice an answer: a client that asks for more is served by a provider of its own dialect only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+# -- what is asked -------------------------------------------------------------------------------
+
+
+class Text(msgspec.Struct, frozen=True, gc=False):
+    """Words."""
+
+    text: str
+
+
+class Image(msgspec.Struct, frozen=True, gc=False):
+    """A picture: base64 `data` of a `media_type`, or the https `url` of one."""
+
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+
+
+class Reasoning(msgspec.Struct, frozen=True, gc=False):
+    """What the model thought before it answered; `signature` is the provider's proof, `redacted` its sealed form."""
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True, gc=False):
+    """The model asks for a tool; `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+    signature: str = ""
+    """The provider's proof of the thought behind the call, where it wants that back."""
+
+
+class ToolResult(msgspec.Struct, frozen=True):
+    """What a tool gave."""
+
+    call_id: str
+    content: tuple[Text | Image, ...]
+    is_error: bool = False
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """The model declines, in its own words."""
+
+    text: str
+
+
+Part: TypeAlias = Text | Image | Reasoning | ToolCall | ToolResult | Refusal
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn; results of tools are the user's."""
+
+    role: Literal["user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function that the model may ask for; `parameters` is a JSON schema."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    strict: bool | None = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True, gc=False):
+    """Whether tools may, must or must not be asked for; `name` is the one that must be."""
+
+    mode: Literal["auto", "none", "required", "named"]
+    name: str = ""
+
+
+class Format(msgspec.Struct, frozen=True):
+    """The answer is JSON; of the schema, where there is one."""
+
+    schema: dict[str, Any] | None
+    name: str = "answer"
+    strict: bool | None = None
+    description: str = ""
+
+
+class Thinking(msgspec.Struct, frozen=True, gc=False):
+    """How much to reason: an effort in OpenAI's words (`none` to `max`), or a number of tokens."""
+
+    effort: str | None = None
+    budget: int | None = None
+    shown: bool = True
+    """Whether the client wants to see it."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request to a chat model. `extra` holds what the client sent that has no place here, by its own name."""
+
+    messages: tuple[Message, ...]
+    system: tuple[str, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tools: bool | None = None
+    format: Format | None = None
+    thinking: Thinking | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    extra: dict[str, Any] = {}
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True):
+    """Texts to embed."""
+
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    extra: dict[str, Any] = {}
+
+
+class Embeddings(msgspec.Struct, frozen=True):
+    """Vectors, in the order of the texts; `tokens` of the input, None where the provider does not count."""
+
+    vectors: list[list[float]]
+    tokens: int | None
+    model: str | None = None
+
+
+# -- what is answered ----------------------------------------------------------------------------
+
+
+class Stop(StrEnum):
+    """Why an answer ended."""
+
+    END = "end"
+    LENGTH = "length"
+    TOOLS = "tools"
+    SEQUENCE = "sequence"
+    FILTER = "filter"
+    REFUSAL = "refusal"
+    PAUSE = "pause"
+
+    @property
+    def finish_reason(self) -> str:
+        """In OpenAI's words, which the ledger keeps."""
+        return _FINISH[self]
+
+
+_FINISH = {
+    Stop.END: "stop",
+    Stop.LENGTH: "length",
+    Stop.TOOLS: "tool_calls",
+    Stop.SEQUENCE: "stop",
+    Stop.FILTER: "content_filter",
+    Stop.REFUSAL: "content_filter",
+    Stop.PAUSE: "stop",
+}
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens in disjoint classes: their sum is what was processed, nothing is counted twice."""
+
+    fresh: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    @property
+    def prompt(self) -> int:
+        """All of the input."""
+        return self.fresh + self.cache_read + self.cache_write
+
+    @property
+    def completion(self) -> int:
+        """All of the output."""
+        return self.output + self.reasoning
+
+
+class Began(msgspec.Struct, frozen=True, gc=False):
+    """The answer begins: the provider's id for it and the model that truly answers, where they are told."""
+
+    id: str | None = None
+    model: str | None = None
+
+
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
+    """More words."""
+
+    text: str
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
+    """More of what the model thinks, its proof, or a sealed piece whole."""
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+
+
+class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
+    """More of the words in which the model declines."""
+
+    text: str
+
+
+class ToolCallBegan(msgspec.Struct, frozen=True, gc=False):
+    """A call of a tool begins; `index` counts calls from 0, and a begun call is over when the next one begins."""
+
+    index: int
+    id: str
+    name: str
+    signature: str = ""
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
+    """More of a call's arguments, as JSON text."""
+
+    index: int
+    arguments: str
+
+
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """The provider's count so far; each one stands in for those before."""
+
+    usage: Usage
+    input_only: bool = False
+    """The output is not counted yet."""
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """Nothing more comes but a count. Every stream that is whole has exactly one."""
+
+    stop: Stop
+    sequence: str | None = None
+    """The stop sequence that ended it, where that is known."""
+
+
+Event: TypeAlias = (
+    Began | TextDelta | ReasoningDelta | RefusalDelta | ToolCallBegan | ToolCallDelta | Counted | Ended
+)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer whole."""
+
+    parts: tuple[Text | Reasoning | ToolCall | Refusal, ...]
+    stop: Stop
+    usage: Usage | None = None
+    id: str | None = None
+    model: str | None = None
+    sequence: str | None = None
+
+
+def told(answer: Answer) -> list[Event]:
+    """The events of an answer that came whole."""
+    events: list[Event] = [Began(answer.id, answer.model)]
+    calls = 0
+    for part in answer.parts:
+        match part:
+            case Text(text=text):
+                events.append(TextDelta(text))
+            case Reasoning(text=text, signature=signature, redacted=redacted):
+                events.append(ReasoningDelta(text, signature, redacted))
+            case Refusal(text=text):
+                events.append(RefusalDelta(text))
+            case ToolCall():
+                events.append(ToolCallBegan(calls, part.id, part.name, part.signature))
+                events.append(ToolCallDelta(calls, part.arguments))
+                calls += 1
+    events.append(Ended(answer.stop, answer.sequence))
+    if answer.usage is not None:
+        events.append(Counted(answer.usage))
+    return events
+
+
+def assembled(events: Iterable[Event]) -> Answer:
+    """The answer that a stream of events makes; raises ValueError unless it ends exactly once."""
+    parts: list[Text | Reasoning | ToolCall | Refusal] = []
+    began, ended, usage = Began(), None, None
+    for event in events:
+        last = parts[-1] if parts else None
+        match event:
+            case Began():
+                began = event
+            case TextDelta(text=text):
+                _grow(parts, Text((last.text if isinstance(last, Text) else "") + text), last)
+            case RefusalDelta(text=text):
+                _grow(parts, Refusal((last.text if isinstance(last, Refusal) else "") + text), last)
+            case ReasoningDelta():
+                if event.redacted or not isinstance(last, Reasoning) or last.redacted or last.signature:
+                    parts.append(Reasoning(event.text, event.signature, event.redacted))
+                else:
+                    parts[-1] = Reasoning(last.text + event.text, event.signature)
+            case ToolCallBegan():
+                parts.append(ToolCall(event.id, event.name, "", event.signature))
+            case ToolCallDelta():
+                _argue(parts, event)
+            case Counted():
+                usage = usage if event.input_only else event.usage
+            case Ended():
+                if ended is not None:
+                    raise ValueError("the stream ended twice")
+                ended = event
+    if ended is None:
+        raise ValueError("the stream did not end")
+    return Answer(tuple(parts), ended.stop, usage, began.id, began.model, ended.sequence)
+
+
+def _grow(parts: list[Any], grown: Text | Refusal, last: Any) -> None:
+    if type(last) is type(grown):
+        parts[-1] = grown
+    else:
+        parts.append(grown)
+
+
+def _argue(parts: list[Text | Reasoning | ToolCall | Refusal], event: ToolCallDelta) -> None:
+    index = -1
+    for at, part in enumerate(parts):
+        if isinstance(part, ToolCall):
+            index += 1
+            if index == event.index:
+                parts[at] = msgspec.structs.replace(part, arguments=part.arguments + event.arguments)
+                return
+    raise ValueError("arguments of a call that never began")

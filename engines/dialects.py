@@ -1,0 +1,106 @@
+"""The two sides of a dialect, as ports: what a client speaks, and what a provider does. N + M codecs, no pair.
+
+All of it is sans-I/O: bytes in, canonical values out, and back. A codec that meets what its dialect cannot express
+raises Unsupported and names the field; nothing that a client asked for is dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from engines.canonical import Answer, EmbeddingRequest, Embeddings, Event, Request
+from engines.errors import Reason
+
+
+class EventWriter(Protocol):
+    """One stream in a client's dialect."""
+
+    def write(self, events: Sequence[Event]) -> bytes:
+        """The frames that these events become. Usage is told only where the client asked for it."""
+        ...
+
+    def finish(self) -> bytes:
+        """What follows the last event, before the terminal frame (usage that came late, closing frames)."""
+        ...
+
+    def cut(self, extra: Mapping[str, object]) -> bytes:
+        """The frames that end the answer for its length, when the gateway stops it; `extra` says why."""
+        ...
+
+
+class ClientDialect(Protocol):
+    """What a client speaks; the body was validated when it was read."""
+
+    terminal: bytes
+    """The frame after which nothing comes, written once the settlement is on record."""
+
+    def read_request(self, body: Mapping[str, Any], max_tokens: int | None) -> Request:
+        """The request of a body without what the gateway consumed; raises Unsupported."""
+        ...
+
+    def write_answer(self, answer: Answer, *, model: str, now: int) -> bytes:
+        """The body of a plain answer; `model` answers where the provider did not say."""
+        ...
+
+    def writer(self, *, show_usage: bool, model: str, now: int) -> EventWriter:
+        """A stream's frames."""
+        ...
+
+
+class EventReader(Protocol):
+    """One stream in a provider's dialect."""
+
+    done: bool
+    """Nothing more comes, whatever the connection does; False to the end where only its end says so."""
+
+    def read(self, data: bytes) -> list[Event]:
+        """The events of the frames that are whole by now; raises Garbled, or ErrorEvent where it says that it failed."""
+        ...
+
+    def ended(self) -> list[Event]:
+        """The upstream closed: events that only the end makes sure of; raises Garbled unless the answer was whole."""
+        ...
+
+
+class ProviderDialect(Protocol):
+    """What a provider speaks."""
+
+    stream_type: str
+    """The content type of its streams."""
+
+    def path(self, model: str, *, stream: bool) -> str:
+        """Path of a chat call below the provider's address."""
+        ...
+
+    def write_request(self, request: Request, *, model: str, stream: bool) -> bytes:
+        """The body of a chat call; raises Unsupported."""
+        ...
+
+    def read_answer(self, body: bytes) -> Answer:
+        """A plain answer; raises Garbled."""
+        ...
+
+    def reader(self) -> EventReader:
+        """A stream's events."""
+        ...
+
+    def reason(self, status: int, body: bytes) -> Reason:
+        """Why the provider refused a call, from its status and error body."""
+        ...
+
+
+class EmbeddingDialect(Protocol):
+    """What a provider that embeds speaks."""
+
+    def embedding_path(self, model: str) -> str:
+        """Path of an embedding call."""
+        ...
+
+    def write_embedding(self, request: EmbeddingRequest, *, model: str) -> bytes:
+        """The body of an embedding call; raises Unsupported."""
+        ...
+
+    def read_embeddings(self, body: bytes, headers: Mapping[str, str]) -> Embeddings:
+        """The vectors; raises Garbled."""
+        ...
