@@ -110,7 +110,7 @@ async def page(chromium: Browser, gateway: FakeGateway) -> AsyncIterator[Page]:
             else None
         ),
     )
-    tab.set_default_timeout(5000)
+    tab.set_default_timeout(30_000)
     await tab.goto(gateway.url)
     yield tab
     await context.close()
