@@ -25,9 +25,18 @@ from gateway.store.database import connect, engine
 from gateway.store.tables.base import SCHEMA
 
 APPLICATION_ROLE = "weighbridge_app"
+AUDITOR_ROLE = "weighbridge_auditor"
 VERSION_TABLE = "alembic_version"
 _LOCK = 0x5742_0001
 _MIGRATION_SECONDS = 3600.0
+# What each of its sessions begins with: nobody reads for longer, nor in another time zone than the books'.
+_AUDITOR_SETTINGS = (
+    "statement_timeout = '60s'",
+    "idle_in_transaction_session_timeout = '60s'",
+    "default_transaction_read_only = on",
+    "timezone = 'UTC'",
+    "search_path = billing, serving, access, pg_catalog",
+)
 
 
 class SchemaError(RuntimeError):
@@ -113,6 +122,14 @@ async def owner_connection(
 
 async def _ensure_role(connection: AsyncConnection, application_url: str | None) -> None:
     exists = text("SELECT 1 FROM pg_roles WHERE rolname = :name")
+    if (await connection.execute(exists, {"name": AUDITOR_ROLE})).scalar() is None:
+        # No password: where that is what opens the door, whoever runs the server sets one.
+        await _as_owner(
+            connection,
+            f"CREATE ROLE {AUDITOR_ROLE} LOGIN CONNECTION LIMIT 10",
+            f"a role with CREATEROLE must run: CREATE ROLE {AUDITOR_ROLE} LOGIN CONNECTION LIMIT 10",
+            *(f"ALTER ROLE {AUDITOR_ROLE} SET {each}" for each in _AUDITOR_SETTINGS),
+        )
     if (await connection.execute(exists, {"name": APPLICATION_ROLE})).scalar() is None:
         await _as_owner(
             connection,
@@ -140,10 +157,11 @@ async def _ensure_role(connection: AsyncConnection, application_url: str | None)
         )
 
 
-async def _as_owner(connection: AsyncConnection, statement: str, remedy: str) -> None:
+async def _as_owner(connection: AsyncConnection, statement: str, remedy: str, *then: str) -> None:
     try:
         async with connection.begin_nested():
-            await connection.exec_driver_sql(statement)
+            for each in (statement, *then):
+                await connection.exec_driver_sql(each)
     except DBAPIError as exc:
         state = getattr(exc.orig, "sqlstate", None)
         if state in ("42710", "23505"):
