@@ -6,7 +6,7 @@ RUN := .venv/bin/weighbridge
 PY := PYTHONPATH=. .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run demo test check bench soak model migrate
+.PHONY: help setup setup-dev run demo test check bench soak model figure migrate
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
@@ -42,6 +42,10 @@ soak: setup-dev ## Load with faults for MINUTES=5, then the books
 model: setup ## Train the demo model again from its corpus and print its score
 	@$(PY) -m engines.local.environment "$${WEIGHBRIDGE_HOME:-var}/engine-venv"
 	@PYTHONPATH=. "$${WEIGHBRIDGE_HOME:-var}/engine-venv/bin/python" -m engines.local.model.train $(ARGS)
+
+figure: setup ## Time a sparse layer against the equal dense one, and draw it beside its prediction
+	@$(PY) -m engines.local.environment "$${WEIGHBRIDGE_HOME:-var}/engine-venv"
+	@PYTHONPATH=. "$${WEIGHBRIDGE_HOME:-var}/engine-venv/bin/python" -m bench.layer $(ARGS)
 
 migrate: setup ## Bring the database named by the environment to this version
 	@$(RUN) migrate
