@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -48,11 +48,20 @@ class _AiohttpOpen:
                 raise TimedOut("silence")
         return data
 
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        while data := await self.read():
+            if not take(data):
+                return False
+        return True
+
     async def rest(self) -> bytes:
         data = b""
         while len(data) < 1 << 16 and (piece := await self.read()):
             data += piece
         return data
+
+    def let_go(self) -> None:
+        self.close()
 
     def close(self) -> None:
         self._timer.cancel()

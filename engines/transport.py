@@ -6,7 +6,7 @@ arrive. Every failure is an EngineError; a transport never retries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,8 +42,20 @@ class OpenResponse(Protocol):
         """The next piece as it arrived, b"" at a proper end; raises EngineError."""
         ...
 
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand each piece to `take` as it arrives until that says False; True at a proper end of the body.
+
+        A piece that is there is handed over in the very callback that read it: no task wakes up for it. Raises
+        EngineError, and whatever `take` raises.
+        """
+        ...
+
     async def rest(self) -> bytes:
         """All that is left, capped; for error bodies."""
+        ...
+
+    def let_go(self) -> None:
+        """What matters was read: the connection is kept where the body ends at once, and dropped otherwise."""
         ...
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
-"""One answer as it arrives: the connection fills it, one caller reads it.
+"""One answer as it arrives: the connection fills it, one caller reads it or has it pumped.
 
-It outlives its connection's interest in it: a connection that is reused never touches an earlier answer again.
+A pumped piece goes to its taker inside the callback that read it from the socket. An answer outlives
+its connection's interest in it: a connection that is reused never touches an earlier answer again.
 """
 
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError, TimedOut
@@ -14,9 +15,12 @@ from engines.errors import EngineError, TimedOut
 if TYPE_CHECKING:
     from engines.http1.connection import Connection
 
-READ_AHEAD = 1 << 18
-"""Bytes held for a slow reader before the upstream is made to wait."""
+READ_AHEAD = 1 << 16
+"""Bytes held for a slow reader before the upstream is made to wait; one more read may come on top."""
 _ERROR_BODY = 1 << 16
+_PARTING_BYTES = 1 << 12
+_PARTING_SECONDS = 1.0
+"""How much more may come, and how long, of an answer whose caller has all that matters."""
 
 
 class Answer:
@@ -25,12 +29,16 @@ class Answer:
     __slots__ = (
         "_connection",
         "_loop",
+        "_parted_size",
+        "_take",
+        "_taken",
         "began",
         "done",
         "error",
         "headers",
         "heard",
         "held",
+        "parted_at",
         "parts",
         "paused",
         "size",
@@ -55,6 +63,11 @@ class Answer:
         self.done = False
         self.error: EngineError | None = None
         self.paused = False
+        self.parted_at = 0.0
+        """When the caller let go; 0 until then."""
+        self._parted_size = 0
+        self._take: Callable[[bytes], bool] | None = None
+        self._taken = False
         self.began = self.heard = loop.time()
         self.waiter: Future[None] | None = None
 
@@ -69,6 +82,25 @@ class Answer:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def arrived(self) -> None:
+        """Something came: pump it on, or wake the one who waits for it."""
+        take = self._take
+        if take is None:
+            self.wake()
+            return
+        if not self.parts:
+            return
+        try:
+            if take(self.take()):
+                return
+            self._taken = True
+        except Exception as exc:
+            waiter, self.waiter = self.waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(exc)
+        self._take = None
+        self.wake()
+
     def fail(self, error: EngineError) -> None:
         """Nothing more will come; what has come may still be read."""
         self.error = error
@@ -79,6 +111,8 @@ class Answer:
         """The body is complete."""
         self.done = True
         self._connection = None
+        if self._take is not None:
+            self.arrived()
         self.wake()
 
     def take(self) -> bytes:
@@ -103,6 +137,26 @@ class Answer:
             await self.wait()
         return self.take()
 
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand each piece to `take` as it arrives until that says False; True at a proper end of the body."""
+        while True:
+            if self.parts:
+                if not take(self.take()):
+                    return False
+            elif self.error is not None:
+                raise self.error
+            elif self.done:
+                return True
+            else:
+                self.heard = self._loop.time()
+                self._take, self._taken = take, False
+                try:
+                    await self.wait()
+                finally:
+                    self._take = None
+                if self._taken:
+                    return False
+
     async def rest(self) -> bytes:
         """All that is left, capped; for error bodies."""
         data = b""
@@ -110,16 +164,33 @@ class Answer:
             data += piece
         return data
 
+    def let_go(self) -> None:
+        """What matters was read: the connection is kept where the body ends at once, and dropped otherwise."""
+        if self._connection is None:
+            return
+        self.parted_at = self._loop.time()
+        self._parted_size = self.size
+        self.take()
+
     def close(self) -> None:
         """Drop the connection unless the body was read to its end; may be called twice."""
+        if self.parted_at:
+            return
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
+
+    def overstays(self) -> bool:
+        """Whether more came than an end, after the caller had let go."""
+        self.parts.clear()
+        return self.size - self._parted_size > _PARTING_BYTES
 
     def overdue(self, now: float, first_byte: float, between: float, total: float) -> TimedOut | None:
         """Which limit this answer has passed, if any; only the upstream's own silence counts."""
         if now - self.began > total:
             return TimedOut("total")
+        if self.parted_at:
+            return TimedOut("parting") if now - self.parted_at > _PARTING_SECONDS else None
         if self.waiter is None or self.paused:
             return None
         # Engines send a stream's head at once and its first byte when a place is free: both are "first byte".

@@ -21,11 +21,15 @@ MAX_HEAD = 1 << 16
 MAX_HEADERS = 128
 
 
-class Connection(asyncio.Protocol):
-    """Carries one call at a time; `released` is told when it is free again or gone."""
+class Connection(asyncio.BufferedProtocol):
+    """Carries one call at a time; `released` is told when it is free again or gone.
+
+    It reads into the pool's one buffer, so that no more than that arrives at a time: the event loop's own is 250 KiB.
+    """
 
     __slots__ = (
         "_answer",
+        "_buffer",
         "_complete",
         "_fault",
         "_fields",
@@ -44,9 +48,14 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(
-        self, loop: AbstractEventLoop, released: Callable[[Connection, bool], None], max_answer: int
+        self,
+        loop: AbstractEventLoop,
+        buffer: memoryview,
+        released: Callable[[Connection, bool], None],
+        max_answer: int,
     ) -> None:
         self._loop = loop
+        self._buffer = buffer
         self._released = released
         self._max_answer = max_answer
         self._parser = httptools.HttpResponseParser(self)
@@ -100,16 +109,19 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         answer = self._answer
         if answer is None:
             # Nobody asked: an answer to nothing must never be taken for the next call's.
             self.abort()
             return
         answer.heard = self._loop.time()
-        self._framing += len(data)
+        self._framing += nbytes
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             # An answer that was whole before the nonsense began stands; the connection does not.
             self._surplus = True
@@ -122,11 +134,13 @@ class Connection(asyncio.Protocol):
         elif self._framing > MAX_HEAD:
             self._fail(Garbled(f"over {MAX_HEAD} bytes of head, trailers or chunk framing"))
         elif not answer.whole and answer.status:
+            if answer.waiter is not None:
+                answer.arrived()
+            elif answer.parted_at and answer.overstays():
+                self.abort()
             if answer.held > READ_AHEAD and not answer.paused:
                 answer.paused = True
                 self._transport.pause_reading()
-            if answer.waiter is not None:
-                answer.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone()

@@ -17,6 +17,7 @@ from engines.http1.connection import Connection
 
 IDLE_SECONDS = 15.0
 MOST_IDLE = 256
+READ_BYTES = 1 << 16
 _TRUSTED_SECONDS = 1.0
 """An idle connection is looked at before use when it was idle for longer: upstreams close theirs after seconds."""
 
@@ -34,6 +35,8 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
         self._loop = asyncio.get_running_loop()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        """What all connections read into: it is parsed before the next one reads."""
         self._tls: ssl.SSLContext | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._period = max(0.01, min(1.0, *(each / 8 for each in limits)))
@@ -89,7 +92,7 @@ class Pool:
             self._timer = None
 
     def _make(self) -> Connection:
-        return Connection(self._loop, self._released, self._max_answer)
+        return Connection(self._loop, self._buffer, self._released, self._max_answer)
 
     def _released(self, connection: Connection, reusable: bool) -> None:
         self._busy.discard(connection)

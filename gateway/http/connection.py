@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with what a gateway needs: told of a client that left, bounded heads, deadlines.
 
 A raw ASGI application would learn of a disconnect only by a task that waits on `receive`; here the connection calls
-back, which costs nothing while nothing happens. Slow senders are cut by one sweep a second over all connections.
+back, which costs nothing while nothing happens. Who sends too slowly, or reads nothing, is cut by one sweep a second.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from litestar.types import Send
+from litestar.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 CONNECTION = "weighbridge.connection"
 """Scope key of the connection, on which a handler leaves what to call when the client is gone."""
+Headers = list[tuple[bytes, bytes]]
 MAX_HEADERS = 64
 MAX_HEAD_BYTES = 32 << 10
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0
 BODY_BYTES_A_SECOND = 1024
+STALLED_SECONDS = 30.0
+"""A client that takes nothing at all of its answer for so long is given up."""
 
 
 class Connection(HttpToolsProtocol):
@@ -34,6 +37,9 @@ class Connection(HttpToolsProtocol):
     body_bytes = 0
     in_body = False
     head_overflow = False
+    unread_since: float = 0.0
+    """When the answer's unsent bytes were last seen to change; 0 while the client keeps up."""
+    unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -88,6 +94,16 @@ class Connection(HttpToolsProtocol):
             return waited > HEAD_SECONDS
         return waited > BODY_SECONDS and self.body_bytes < waited * BODY_BYTES_A_SECOND
 
+    def stalled(self, now: float) -> bool:
+        """Whether the client has read nothing for too long while its answer waits."""
+        if not self.flow.write_paused:
+            self.unread_since = 0.0
+            return False
+        unread = self.transport.get_write_buffer_size()
+        if not self.unread_since or unread != self.unread:
+            self.unread_since, self.unread = now, unread
+        return now - self.unread_since > STALLED_SECONDS
+
     def _grow(self, size: int) -> None:
         self.head_bytes += size
         if self.head_bytes > MAX_HEAD_BYTES:
@@ -110,24 +126,27 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def answer_whole(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Write a whole 200 in one piece; False where ASGI must do it: another `send`, or a client that reads slowly.
+def cycle_of(scope: Scope) -> RequestResponseCycle | None:
+    """uvicorn's own state of this request, None where a later one has come or another server runs the application.
 
-    uvicorn takes every header through two regular expressions: 7 us an answer, where this takes 1.6.
+    Through it an answer is written past ASGI: uvicorn takes every header through two regular expressions, 7 us an
+    answer where this takes 1.6, and every piece of a stream through a coroutine.
     """
-    cycle = getattr(send, "__self__", None)
-    if type(cycle) is not RequestResponseCycle or cycle.response_started or cycle.flow.write_paused:
+    connection = scope.get(CONNECTION)
+    cycle = connection.cycle if isinstance(connection, Connection) else None
+    return cycle if cycle is not None and cycle.scope is scope else None  # type: ignore[comparison-overlap]
+
+
+def answer_whole(scope: Scope, headers: Headers, body: bytes) -> bool:
+    """Write a whole 200 in one piece; False where ASGI must do it: another server, or a client that reads slowly."""
+    cycle = cycle_of(scope)
+    if cycle is None or cycle.response_started or cycle.flow.write_paused:
         return False
     if cycle.disconnected:
         return True
-    if not cycle.keep_alive:
-        headers = [*headers, (b"connection", b"close")]
-    head = b"".join([b"%b: %b\r\n" % header for header in headers])
-    if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers) or b"\0" in head:
-        raise ValueError("a header field takes one line")
+    head = _head(cycle, headers)
     cycle.response_started = cycle.response_complete = True
-    cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (head, body))
+    cycle.transport.write(b"%b\r\n%b" % (head, body))
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
@@ -135,11 +154,32 @@ def answer_whole(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) ->
     return True
 
 
+def begin_chunked(cycle: RequestResponseCycle, headers: Headers, first: bytes) -> None:
+    """Write the head of a 200 whose body comes in chunks, and the first of them; ASGI may carry on from there."""
+    head = _head(cycle, headers)
+    cycle.response_started = cycle.chunked_encoding = True
+    cycle.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(first), first))
+
+
+def _head(cycle: RequestResponseCycle, headers: Headers) -> bytes:
+    if not cycle.keep_alive:
+        headers = [*headers, (b"connection", b"close")]
+    head = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers) or b"\0" in head:
+        raise ValueError("a header field takes one line")
+    cycle.waiting_for_100_continue = False
+    return b"HTTP/1.1 200 OK\r\n" + head
+
+
 async def sweep(connections: Callable[[], Any]) -> None:
-    """Close connections of slow senders, once a second, for ever."""
+    """End connections of slow senders and of those who read nothing, once a second, for ever."""
     while True:
         await asyncio.sleep(1.0)
         now = time.monotonic()
         for each in list(connections()):
-            if isinstance(each, Connection) and each.overdue(now):
+            if not isinstance(each, Connection):
+                continue
+            if each.stalled(now):
+                each.transport.abort()
+            elif each.overdue(now):
                 each.transport.close()

@@ -29,6 +29,7 @@ from gateway.errors import (
 from gateway.http.connection import CONNECTION, Connection, answer_whole
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
+from gateway.http.outlet import outlet
 from gateway.http.strict_json import decode_object
 from gateway.ids import RequestIds, text
 from gateway.pipeline.audit import audit
@@ -115,9 +116,9 @@ class DataPlane:
             if idempotency is not None:
                 exchange.idempotency = (idempotency, hashlib.sha256(body).hexdigest())
             if request.stream:
-                await self._stream(exchange, send, api)
+                await self._stream(exchange, scope, send, api)
             else:
-                await self._plain(exchange, send, api)
+                await self._plain(exchange, scope, send, api)
         except GatewayError as exc:
             audit(self.line, exchange, exc, _address(scope))
             await _refuse(send, exc, api.dialect, id_text)
@@ -148,46 +149,40 @@ class DataPlane:
         )
         await _refuse(send, error, dialect, self.new_id()[1])
 
-    async def _plain(self, exchange: Exchange, send: Send, api: Api) -> None:
+    async def _plain(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
         body = await complete(self.line, exchange)
         headers = [_JSON, (b"content-length", b"%d" % len(body)), *_told(exchange, api)]
-        if answer_whole(send, headers, body):
+        if answer_whole(scope, headers, body):
             return
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _stream(self, exchange: Exchange, send: Send, api: Api) -> None:
-        frames = stream(self.line, exchange)
-        begun = False
+    async def _stream(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
+        way = outlet(scope, send, lambda: [*_EVENTS, *_told(exchange, api)])
         try:
-            async for frame in frames:
-                if not begun:
-                    begun = True
-                    headers = [*_EVENTS, *_told(exchange, api)]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await stream(self.line, exchange, way)
         except CancelledError:
-            if not begun or exchange.stopped_by != REVOKED:
+            if not way.begun or exchange.stopped_by != REVOKED:
                 raise
             try:
                 # A client that does not read must not keep a call open that was cut.
                 async with asyncio.timeout(_GOODBYE_SECONDS):
-                    await _tell(send, Unauthenticated(_REVOKED), api, exchange)
+                    way.write(error_frame(Unauthenticated(_REVOKED), api.dialect, exchange.id_text))
+                    await way.end()
             except TimeoutError:
                 raise _Unheard from None
         except Exception as exc:
-            if not begun:
+            if not way.begun:
                 raise
             if isinstance(exc, GatewayError):
                 told = exc
             else:
                 log.exception("request %s failed", exchange.id_text)
                 told = GatewayError(_FAILED)
-            await _tell(send, told, api, exchange)
-        finally:
-            # A cancellation that lands in `send` leaves the generator open: closing it settles the request.
-            await frames.aclose()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            way.write(error_frame(told, api.dialect, exchange.id_text))
+            await way.end()
+        else:
+            await way.end()
 
     async def drain(self, seconds: float) -> None:
         """Wait for running requests; what is left after `seconds` is cut and settled."""
@@ -228,15 +223,15 @@ def _head(scope: Scope) -> tuple[str, str | None, bool, str | None]:
                     param="x-weighbridge-priority",
                 )
             batch = value == b"batch"
+    if media and media.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
+    return read_credential(headers), group, batch, idempotency
+
+
 def _address(scope: Scope) -> str | None:
     """Where the call came from, as the socket says."""
     client = scope.get("client")
     return client[0] if client else None
-
-
-    if media and media.partition(b";")[0].strip().lower() != b"application/json":
-        raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
-    return read_credential(headers), group, batch, idempotency
 
 
 def _short(value: bytes, name: str) -> str:
@@ -286,12 +281,6 @@ _TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
 
 class _Unheard(Exception):
     """The client does not read what it should be told: its connection is to be closed."""
-
-
-async def _tell(send: Send, error: GatewayError, api: Api, exchange: Exchange) -> None:
-    """End a stream that has begun with an error event."""
-    frame = error_frame(error, api.dialect, exchange.id_text)
-    await send({"type": "http.response.body", "body": frame, "more_body": True})
 
 
 async def _refuse(send: Send, error: GatewayError, dialect: Dialect, id_text: str) -> None:

@@ -9,27 +9,22 @@ reads the body, and the last one when a request was refused.
 
 from __future__ import annotations
 
-from asyncio import CancelledError, Future
-from collections.abc import AsyncGenerator
+from asyncio import CancelledError
 
-from engines.chat_stream import ChatStream
 from engines.errors import EngineError, TimedOut
 from gateway import crashpoints
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from gateway.pipeline.admit import admit
 from gateway.pipeline.authorize import authorize
-from gateway.pipeline.dispatch import call_plain, checkpoint, open_stream
+from gateway.pipeline.dispatch import call_plain, open_stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.guard import guard
 from gateway.pipeline.line import Line
+from gateway.pipeline.passage import Passage
+from gateway.pipeline.ports import Outlet
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
-from gateway.spool.records import Progress
-from gateway.spool.running import Seen
-from policies.estimate import STREAM_SLICE
 
-_CHECKPOINT_TOKENS = 64
-_CHECKPOINT_NS = 500_000_000
 DONE = b"data: [DONE]\n\n"
 
 
@@ -54,8 +49,8 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
         settle(line, exchange, "error", error_code="internal_error")
 
 
-async def stream(line: Line, exchange: Exchange) -> AsyncGenerator[bytes, None]:
-    """Carry one streamed call along the line; yields frames, the last one after the settlement.
+async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
+    """Carry one streamed call along the line; its frames go to `outlet`, the last one after the settlement.
 
     A GatewayError before the first frame is the whole answer; after it, it is the stream's terminal error.
     """
@@ -66,32 +61,27 @@ async def stream(line: Line, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         guard(exchange)
         opened, reader, frames = await open_stream(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
-        meter = _Meter(line, exchange, reader)
-        meter.read()
-        while True:
-            if frames:
-                yield frames
-                crashpoints.reach("mid_stream")
-            if reader.exhausted:
-                if not await meter.extend():
-                    opened.close()
-                    yield reader.closing_events(extra={"weighbridge": meter.stopped()})
-                    settle(line, exchange, "cut", error_code="limit_reached")
-                    yield DONE
-                    return
-                frames = reader.feed(b"")
-            elif reader.done:
-                break
-            else:
-                data = await opened.read()
-                if not data:
+        passage = Passage(line, exchange, reader, outlet)
+        passage.pass_on(frames)
+        while not reader.done:
+            await outlet.ready()
+            if not reader.exhausted:
+                # Nearly all of a stream passes in here, one callback of the upstream's connection a piece.
+                if await opened.pump(passage.take):
                     reader.ended()
-                frames = reader.feed(data)
-            meter.read()
+            elif await passage.meter.extend():
+                passage.take(b"")
+            else:
+                opened.close()
+                outlet.write(reader.closing_events(extra={"weighbridge": passage.meter.stopped()}))
+                settle(line, exchange, "cut", error_code="limit_reached")
+                outlet.write(DONE)
+                return
+        opened.let_go()
         crashpoints.reach("after_last_byte")
         settle(line, exchange, "ok")
-        yield DONE
-    except (CancelledError, GeneratorExit):
+        outlet.write(DONE)
+    except CancelledError:
         settle(line, exchange, "cut", error_code=_who_left(exchange))
         raise
     except EngineError as exc:
@@ -111,119 +101,6 @@ def _who_left(exchange: Exchange) -> str:
     """Why a call was cancelled: its client went, unless somebody noted another reason."""
     exchange.stopped_by = exchange.stopped_by or "client"
     return "client_left" if exchange.stopped_by == "client" else exchange.stopped_by
-
-
-class _Meter:
-    """Keeps a stream inside its grant: counts, checkpoints, and asks for more at half use of the last slice."""
-
-    __slots__ = (
-        "_asked",
-        "_checkpoint_ns",
-        "_checkpoint_tokens",
-        "_exchange",
-        "_line",
-        "_most",
-        "_reader",
-        "_recorded",
-        "_refused",
-        "_slice",
-    )
-
-    def __init__(self, line: Line, exchange: Exchange, reader: ChatStream) -> None:
-        self._line = line
-        self._exchange = exchange
-        self._reader = reader
-        self._slice = STREAM_SLICE * exchange.request.n
-        most = exchange.request.max_tokens
-        self._most = None if most is None else most * exchange.request.n
-        self._asked: Future[int] | None = None
-        self._refused = False
-        self._recorded = len(exchange.reservation.charges) if exchange.reservation is not None else 0
-        self._checkpoint_tokens = -_CHECKPOINT_TOKENS
-        self._checkpoint_ns = 0
-        exchange.slot = line.spool.running.begin(exchange.id, exchange.attempt)
-
-    def read(self) -> None:
-        """Take over what the reader has seen; called after every feed."""
-        exchange, reader = self._exchange, self._reader
-        if reader.count is not None:
-            exchange.count, exchange.source = reader.count, "reported"
-        else:
-            exchange.counted, exchange.source = reader.counted, "counted"
-        exchange.finish_reason = reader.finish_reason
-        running = reader.running
-        now = self._line.monotonic_ns()
-        if exchange.slot >= 0:
-            prompt, cached = (0, 0) if reader.count is None else (reader.count.prompt, reader.count.cached)
-            self._line.spool.running.note(exchange.slot, Seen(exchange.attempt, prompt, running, cached))
-        # The first byte is a checkpoint of its own: from it on, an interrupted request costs what is known.
-        if running - self._checkpoint_tokens >= _CHECKPOINT_TOKENS or (
-            now - self._checkpoint_ns >= _CHECKPOINT_NS and running != self._checkpoint_tokens
-        ):
-            checkpoint(self._line, exchange, reader)
-            self._checkpoint_tokens, self._checkpoint_ns = running, now
-        if reader.limit - running <= self._slice // 2:
-            self._ask()
-
-    async def extend(self) -> bool:
-        """The grant is used up: wait for more. False where a limit refuses, or the upstream overran `max_tokens`."""
-        self._ask()
-        if self._asked is None:
-            return False
-        await self._asked
-        return self._granted()
-
-    def stopped(self) -> dict[str, str | None]:
-        """What ended the stream, for its last chunk."""
-        self._exchange.finish_reason = "length"
-        self._exchange.stopped_by = "limit"
-        reservation = self._exchange.reservation
-        refusal = reservation.refusal if reservation is not None else None
-        return {
-            "stopped_by": "limit" if refusal is not None else "max_tokens",
-            "limit": refusal.limit if refusal is not None else None,
-            "scope": refusal.scope if refusal is not None else None,
-        }
-
-    def _ask(self) -> None:
-        if self._asked is not None and self._asked.done():
-            self._granted()
-        if self._asked is not None or self._refused or self._reader.done:
-            return
-        wanted = self._slice if self._most is None else min(self._slice, self._most - self._reader.limit)
-        reservation = self._exchange.reservation
-        if wanted > 0 and reservation is not None:
-            self._asked = self._line.reservations.top_up(reservation, wanted)
-
-    def _granted(self) -> bool:
-        """Take over the answer to the last question; True where it gave tokens."""
-        asked, self._asked = self._asked, None
-        reservation = self._exchange.reservation
-        if asked is None or reservation is None:
-            return False
-        granted = asked.result()
-        if granted <= 0:
-            self._refused = True
-            return False
-        self._reader.limit += granted
-        charges = reservation.charges[self._recorded :]
-        self._recorded += len(charges)
-        entity = self._exchange.entity
-        assert entity is not None
-        self._line.spool.append(
-            Progress(
-                request_id=self._exchange.id,
-                attempt=self._exchange.attempt,
-                at_ms=self._line.wall_ms(),
-                entity_id=entity.id,
-                first_byte=True,
-                prompt_tokens=self._reader.count.prompt if self._reader.count is not None else 0,
-                completion_tokens=self._reader.running,
-                granted_output_tokens=self._reader.limit,
-                charges=charges,
-            )
-        )
-        return True
 
 
 def _mid_stream(exc: EngineError) -> GatewayError:

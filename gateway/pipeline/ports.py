@@ -128,4 +128,16 @@ class Spool(Protocol):
         ...
 
 
-__all__ = ["Catalog", "Intent", "Keys", "Progress", "Reservation", "Reservations", "Spool"]
+class Outlet(Protocol):
+    """Where a stream's frames go: the way to its client."""
+
+    def write(self, frames: bytes) -> bool:
+        """Pass frames on, now or at the next `ready`; False where it should get no more until then."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until it takes more."""
+        ...
+
+
+__all__ = ["Catalog", "Intent", "Keys", "Outlet", "Progress", "Reservation", "Reservations", "Spool"]

@@ -9,28 +9,46 @@ from typing import Any
 import pytest
 import uvicorn
 
-from gateway.http.connection import Connection, answer_whole
+from gateway.http.connection import Connection, answer_whole, sweep
+from gateway.http.outlet import AsgiOutlet, StraightOutlet, outlet
 
+FLOOD_PIECES = 400
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2"), (b"x-request-id", b"abc")]
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     while (await receive()).get("more_body"):
         pass
-    if scope["path"] == "/wrapped":
-
-        async def wrapped(message: Any) -> None:
-            await send(message)
-
-        assert not answer_whole(wrapped, HEADERS, b"{}")
+    if scope["path"] == "/elsewhere":
+        assert not answer_whole({**scope}, HEADERS, b"{}")
+    if scope["path"] == "/elsewhere" or (
+        scope["path"] == "/ahead" and not answer_whole(scope, HEADERS, b"{}")
+    ):
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         await send({"type": "http.response.body", "body": b"{}"})
+    elif scope["path"] == "/ahead":
+        pass
+    elif scope["path"].startswith("/stream"):
+        told = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"abc")]
+        way = outlet({**scope} if scope["path"] == "/stream/asgi" else scope, send, lambda: told)
+        assert type(way) is (AsgiOutlet if scope["path"] == "/stream/asgi" else StraightOutlet)
+        for piece in (b"data: 1\n\n", b"data: 2\n\n"):
+            way.write(piece)
+            await way.ready()
+        way.write(b"data: [DONE]\n\n")
+        await way.end()
+    elif scope["path"] == "/flood":
+        way = outlet(scope, send, list)
+        for _ in range(FLOOD_PIECES):
+            if not way.write(b"x" * 65536):
+                await way.ready()
+        await way.end()
     elif scope["path"] == "/broken":
         with pytest.raises(ValueError, match="one line"):
-            answer_whole(send, [(b"x", b"a\r\nx-evil: 1")], b"")
-        assert answer_whole(send, HEADERS, b"no")
+            answer_whole(scope, [(b"x", b"a\r\nx-evil: 1")], b"")
+        assert answer_whole(scope, HEADERS, b"no")
     else:
-        assert answer_whole(send, HEADERS, b"{}")
+        assert answer_whole(scope, HEADERS, b"{}")
 
 
 @pytest.fixture
@@ -78,12 +96,12 @@ async def test_the_last_answer_of_a_connection_says_so_and_ends_it(port: int) ->
 
 
 async def test_what_goes_through_asgi_reads_the_same(port: int) -> None:
-    plain, wrapped = [await exchanged(port, request(path, close=True)) for path in ("/", "/wrapped")]
+    plain, wrapped = [await exchanged(port, request(path, close=True)) for path in ("/", "/elsewhere")]
     assert plain == wrapped
 
 
 async def test_calls_sent_at_once_are_answered_in_their_order(port: int) -> None:
-    sent = request("/") + request("/wrapped") + request("/") + request("/", close=True)
+    sent = request("/ahead") + request("/elsewhere") + request("/ahead") + request("/ahead", close=True)
     answer = await exchanged(port, sent)
     assert answer.count(OURS) == 4
     assert answer.endswith(b"connection: close\r\n\r\n{}")
@@ -93,3 +111,57 @@ async def test_a_header_of_two_lines_is_never_written(port: int) -> None:
     answer = await exchanged(port, request("/broken", close=True))
     assert b"evil" not in answer
     assert answer.endswith(b"\r\n\r\nno")
+
+
+async def test_a_stream_reads_the_same_straight_and_by_asgi(port: int) -> None:
+    straight, asgi = [
+        await exchanged(port, request(path, close=True)) for path in ("/stream", "/stream/asgi")
+    ]
+    assert straight == asgi
+    assert straight.endswith(
+        b"\r\n\r\n9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+    )
+    assert straight.count(b"transfer-encoding: chunked\r\n") == straight.count(b"connection: close\r\n") == 1
+
+
+async def test_a_connection_carries_the_next_call_after_a_stream(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(2):
+        writer.write(request("/stream"))
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200 OK")
+    writer.write(request("/", close=True))
+    assert await asyncio.wait_for(reader.read(), 5) == OURS + b"connection: close\r\n\r\n{}"
+    writer.close()
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_it(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+    writer.write(request("/flood", close=True))
+    size = 0
+    while piece := await reader.read(1 << 20):
+        size += piece.count(b"x")
+        await asyncio.sleep(0.001)
+    assert size == FLOOD_PIECES * 65536
+    writer.close()
+
+
+async def test_a_client_that_reads_nothing_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.http.connection.STALLED_SECONDS", 0.5)
+    seen: set[Connection] = set()
+    made = Connection.connection_made
+
+    def noted(self: Connection, transport: asyncio.Transport) -> None:
+        seen.add(self)
+        made(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", noted)
+    sweeping = asyncio.create_task(sweep(lambda: seen))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(request("/flood"))
+    gone = asyncio.Event()
+    await reader.readexactly(1)
+    (connection,) = seen
+    connection.on_left = gone.set
+    await asyncio.wait_for(gone.wait(), 10)
+    sweeping.cancel()
+    writer.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,6 +156,7 @@ class Body:
     def __init__(self, pieces: list[Any]) -> None:
         self.pieces = list(pieces)
         self.closed = False
+        self.let_gone = False
 
     async def read(self) -> bytes:
         if not self.pieces:
@@ -168,8 +169,17 @@ class Body:
         await asyncio.sleep(0)
         return piece
 
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        while data := await self.read():
+            if not take(data):
+                return False
+        return True
+
     async def rest(self) -> bytes:
         return b""
+
+    def let_go(self) -> None:
+        self.let_gone = True
 
     def close(self) -> None:
         self.closed = True
@@ -220,6 +230,32 @@ class Engines:
 
     def gone_for_good(self, entity: ServedEntity) -> bool:
         return self.gone
+
+
+class Outlet:
+    """A client that takes `room` frames before it must be waited for; `watch` sees each as it comes."""
+
+    def __init__(self, watch: Callable[[bytes], None] | None = None, room: int = 1_000_000) -> None:
+        self.frames: list[bytes] = []
+        self.watch = watch
+        self.room = self.left = room
+        self.waits = 0
+        self.reads = True
+        """Whether the client ever takes more."""
+
+    def write(self, frames: bytes) -> bool:
+        if self.watch is not None:
+            self.watch(frames)
+        self.frames.append(frames)
+        self.left -= 1
+        return self.left > 0
+
+    async def ready(self) -> None:
+        if self.left <= 0:
+            self.waits += 1
+            if not self.reads:
+                await asyncio.Event().wait()
+            self.left = self.room
 
 
 class Observer:

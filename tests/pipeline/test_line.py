@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.spool.records import Attempt, Intent, Progress, Settlement
 from policies.catalog import EntityKind, Price
 from policies.usage import Usage, cost_nano_usd
-from tests.pipeline.fakes import ENDPOINT, FIRST, SECOND, SNAPSHOT, World, frames, plain_answer
+from tests.pipeline.fakes import ENDPOINT, FIRST, SECOND, SNAPSHOT, Outlet, World, frames, plain_answer
 
 
 async def walk(world: World, exchange: Exchange) -> bytes:
@@ -41,7 +42,9 @@ async def walk(world: World, exchange: Exchange) -> bytes:
 
 async def flow(world: World, exchange: Exchange) -> list[bytes]:
     await authenticate(world.line, exchange)
-    return [frame async for frame in stream(world.line, exchange)]
+    outlet = Outlet()
+    await stream(world.line, exchange, outlet)
+    return outlet.frames
 
 
 def settlement(world: World) -> Settlement:
@@ -119,15 +122,15 @@ async def test_a_stream_is_settled_before_its_last_frame_is_handed_over() -> Non
     world.engines.transports["e1"].pieces = frames(3, running=False)
     exchange = world.exchange(stream=True)
     await authenticate(world.line, exchange)
-    seen: list[bytes] = []
-    async for frame in stream(world.line, exchange):
-        if frame == DONE:
-            assert settlement(world).status == "ok"
-        else:
-            assert not world.spool.of(Settlement)
-        seen.append(frame)
-    assert seen[-1] == DONE
-    assert b"usage" not in b"".join(seen)
+
+    def watch(frame: bytes) -> None:
+        assert [each.status for each in world.spool.of(Settlement)] == (["ok"] if frame == DONE else [])
+
+    outlet = Outlet(watch)
+    await stream(world.line, exchange, outlet)
+    assert outlet.frames[-1] == DONE
+    assert b"usage" not in b"".join(outlet.frames)
+    assert settlement(world).status == "ok"
     assert world.reservations.settlements == [(3, 3, 4500)]
 
 
@@ -211,32 +214,24 @@ async def test_a_caller_that_leaves_a_plain_call_is_settled_once_as_cut_and_not_
     assert world.reservations.settlements == [(0, 0, 0)]
 
 
-@pytest.mark.parametrize("way", ["cancelled", "closed"])
+@pytest.mark.parametrize("reads", [True, False], ids=["while it reads", "while it is waited for"])
 async def test_a_caller_that_leaves_mid_stream_pays_for_the_last_count_and_the_upstream_is_closed(
-    way: str,
+    reads: bool,
 ) -> None:
     world = World()
     transport = world.engines.transports["e1"]
     transport.pieces = [*frames(5, done=False), None]
     exchange = world.exchange(stream=True)
     await authenticate(world.line, exchange)
-    line = stream(world.line, exchange)
-    if way == "closed":
-        for _ in range(6):
-            await anext(line)
-        await line.aclose()
-    else:
-
-        async def read() -> None:
-            async for _ in line:
-                pass
-
-        task = asyncio.create_task(read())
-        for _ in range(50):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    outlet = Outlet(room=1_000_000 if reads else 6)
+    outlet.reads = reads
+    task = asyncio.create_task(stream(world.line, exchange, outlet))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert outlet.waits == (0 if reads else 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     end = settlement(world)
     assert (end.status, end.stopped_by) == ("cut", "client")
     assert world.reservations.settlements == [(3, 5, 6500)]
@@ -309,12 +304,11 @@ async def test_a_failure_mid_stream_is_an_error_after_what_was_delivered_and_is_
     world.engines.transports["e1"].pieces = [*frames(4, done=False), fault]
     exchange = world.exchange(stream=True)
     await authenticate(world.line, exchange)
-    seen: list[bytes] = []
+    outlet = Outlet()
     with pytest.raises((UpstreamFailed, UpstreamTimeout)):
-        async for frame in stream(world.line, exchange):
-            seen.append(frame)
-    assert b" w4" in b"".join(seen)
-    assert DONE not in seen
+        await stream(world.line, exchange, outlet)
+    assert b" w4" in b"".join(outlet.frames)
+    assert DONE not in outlet.frames
     assert settlement(world).status == "error"
     assert world.reservations.settlements == [(3, 4, 5500)]
     assert not world.engines.transports["e2"].sent
@@ -329,6 +323,37 @@ async def test_a_stream_tops_up_at_half_use_and_records_the_new_grant() -> None:
     granted = [each.granted_output_tokens for each in world.spool.of(Progress) if each.granted_output_tokens]
     assert granted[:2] == [512, 768]
     assert world.reservations.settlements[0][1] == 600
+
+
+async def test_a_client_that_takes_no_more_is_waited_for_and_gets_every_frame_once_in_order() -> None:
+    world = World()
+    transport = world.engines.transports["e1"]
+    transport.pieces = frames(300)
+    exchange = world.exchange(stream=True)
+    await authenticate(world.line, exchange)
+    outlet = Outlet(room=3)
+    await stream(world.line, exchange, outlet)
+    words = re.findall(rb" w(\d+)", b"".join(outlet.frames))
+    assert [int(word) for word in words] == list(range(1, 301))
+    assert outlet.frames.count(DONE) == 1
+    assert outlet.waits >= 100
+    assert transport.opened[0].let_gone
+
+
+async def test_a_client_that_cannot_be_written_to_is_a_failure_of_ours_settled_once() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(9)
+    exchange = world.exchange(stream=True)
+    await authenticate(world.line, exchange)
+
+    def watch(frame: bytes) -> None:
+        if b" w4" in frame:
+            raise ValueError("a header field takes one line")
+
+    with pytest.raises(ValueError, match="one line"):
+        await stream(world.line, exchange, Outlet(watch))
+    assert settlement(world).error_code == "internal_error"
+    assert world.engines.transports["e1"].opened[0].closed
 
 
 async def test_a_stream_with_max_tokens_within_its_grant_never_tops_up() -> None:
@@ -429,8 +454,7 @@ async def test_several_choices_are_counted_together_while_they_run() -> None:
     exchange = world.exchange(stream=True, n=2)
     await authenticate(world.line, exchange)
     with pytest.raises(UpstreamFailed):
-        async for _ in stream(world.line, exchange):
-            pass
+        await stream(world.line, exchange, Outlet())
     assert world.reservations.settlements[0][:2] == (3, 20)
 
 
@@ -439,9 +463,12 @@ async def test_every_piece_is_noted_before_it_is_passed_on_and_the_note_ends_wit
     world.engines.transports["e1"].pieces = frames(9)
     exchange = world.exchange(stream=True)
     await authenticate(world.line, exchange)
-    async for frame in stream(world.line, exchange):
+
+    def watch(frame: bytes) -> None:
         if b" w" in frame:
             assert world.spool.seen[-1] == (1, int(frame.rpartition(b" w")[2].partition(b'"')[0]))
+
+    await stream(world.line, exchange, Outlet(watch))
     assert world.spool.ended == [1]
 
 

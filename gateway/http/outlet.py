@@ -1,0 +1,90 @@
+"""The two ways of a stream to its client: straight into the socket's transport, or by ASGI.
+
+The straight one adds nothing to the event loop: a piece is written in the callback that brought it, and the client's
+connection says when it has enough. ASGI serves where another server, or a request sent ahead of its turn, needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from litestar.types import Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from gateway.http.connection import Headers, begin_chunked, cycle_of
+
+Head = Callable[[], Headers]
+"""The headers of the answer, asked for when its first frame is there."""
+
+
+class StraightOutlet:
+    """Frames become chunks of the answer at once."""
+
+    __slots__ = ("_cycle", "_flow", "_head", "_send", "_write", "begun")
+
+    def __init__(self, cycle: RequestResponseCycle, send: Send, head: Head) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._write = cycle.transport.write
+        self._send = send
+        self._head = head
+        self.begun = False
+        """Whether the client has the answer's head."""
+
+    def write(self, frames: bytes) -> bool:
+        if self._cycle.disconnected:
+            # Whoever called is about to be cancelled; nobody reads this.
+            self.begun = True
+        elif self.begun:
+            self._write(b"%x\r\n%b\r\n" % (len(frames), frames))
+        else:
+            begin_chunked(self._cycle, self._head(), frames)
+            self.begun = True
+        return not self._flow.write_paused
+
+    async def ready(self) -> None:
+        if self._flow.write_paused and not self._cycle.disconnected:
+            await self._flow.drain()
+
+    async def end(self) -> None:
+        """Finish the answer."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class AsgiOutlet:
+    """Frames wait for the next `ready`, which sends them."""
+
+    __slots__ = ("_head", "_held", "_send", "_sent_head", "begun")
+
+    def __init__(self, send: Send, head: Head) -> None:
+        self._send = send
+        self._head = head
+        self._held: list[bytes] = []
+        self._sent_head = False
+        self.begun = False
+        """Whether the answer has begun, sent or about to be."""
+
+    def write(self, frames: bytes) -> bool:
+        self.begun = True
+        self._held.append(frames)
+        return False
+
+    async def ready(self) -> None:
+        if self._held:
+            body = b"".join(self._held)
+            self._held.clear()
+            if not self._sent_head:
+                self._sent_head = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._head()})
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """Send what is left and finish the answer."""
+        await self.ready()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def outlet(scope: Scope, send: Send, head: Head) -> StraightOutlet | AsgiOutlet:
+    """The shortest way to this request's client."""
+    cycle = cycle_of(scope)
+    return AsgiOutlet(send, head) if cycle is None else StraightOutlet(cycle, send, head)
