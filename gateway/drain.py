@@ -26,7 +26,7 @@ from gateway.events.opening import Openings
 from gateway.events.sender import WebhookSender
 from gateway.events.thresholds import ThresholdWatch
 from gateway.security.sealing import Sealing
-from gateway.security.secrets import Purpose, SecretError, load_master_key
+from gateway.security.secrets import MasterKey, Purpose, SecretError, load_master_key
 from gateway.settings import Settings, SettingsError
 from gateway.spool.drainer import Drainer, DrainState
 from gateway.spool.poster import now_ms
@@ -35,6 +35,7 @@ from gateway.store.catalog import FollowedCatalog
 from gateway.store.ledger import PostgresBooks
 from gateway.store.migrate import require_current
 from policies.budgets import Budget
+from gateway.store.refusals import RefusalSeals
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,14 @@ async def run(settings: Settings) -> None:
         )
     settler = None if settings.redis_url is None else CounterSettler(settings.redis_url)
     books = PostgresBooks(url, host=socket.gethostname())
-    drainer = Drainer(settings.spool_dir, books, settler)
+    try:
+        master = load_master_key(settings.secret_file)
+    except SecretError as exc:
+        logger.error("no refusal is sealed, no event raised or sent: %s", exc)  # noqa: TRY400 - expected
+        master = None
+    chain = database.engine(url, application_name="weighbridge-audit", size=1)
+    seals = None if master is None else RefusalSeals(chain, master.derive(Purpose.AUDIT_CHAIN))
+    drainer = Drainer(settings.spool_dir, books, settler, seals)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     # Batches are many small objects and no cycles: looking for these at the usual pace costs a third of the time.
@@ -71,6 +79,8 @@ async def run(settings: Settings) -> None:
                 tasks.create_task(_stop_when(stopping, drainer)),
                 tasks.create_task(_raise_and_send(settings, url, drainer.state)),
             ]
+            if master is not None:
+                beside.append(tasks.create_task(_raise_and_send(settings, url, drainer.state, master)))
             await drainer.run()
             for each in beside:
                 each.cancel()
@@ -79,6 +89,7 @@ async def run(settings: Settings) -> None:
         if settler is not None:
             await settler.stop()
         await books.close()
+        await chain.dispose()
 
 
 def read_state(spool_dir: Path) -> DrainState | None:
@@ -107,13 +118,8 @@ async def _stop_when(stopping: asyncio.Event, drainer: Drainer) -> None:
     drainer.stop()
 
 
-async def _raise_and_send(settings: Settings, url: str, state: DrainState) -> None:
+async def _raise_and_send(settings: Settings, url: str, state: DrainState, master: MasterKey) -> None:
     """Raise the events of budgets from what is posted, and send what webhooks are owed, while the drainer runs."""
-    try:
-        master = load_master_key(settings.secret_file)
-    except SecretError as exc:
-        logger.error("no event is raised or sent: %s", exc)  # noqa: TRY400 - expected
-        return
     catalog = FollowedCatalog(url)
     engine = database.engine(url, application_name="weighbridge-events", size=2)
 

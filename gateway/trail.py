@@ -153,7 +153,7 @@ class RefusalTrail:
                 code,
                 limit_id,
                 principal_id,
-                None if asked is None else asked[:_LONGEST],
+                None if asked is None else asked[:_LONGEST].encode(errors="replace").decode(),
                 address,
             )
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from gateway.spool.records import Charge, Record
+from gateway.spool.records import Charge, Record, Refusal
 
 
 class Away(Exception):
@@ -178,4 +178,12 @@ class Settler(Protocol):
         cost_nano_usd: int,
     ) -> None:
         """Correct every charge to what was used; a repetition changes nothing. Raises while the counters are away."""
+        ...
+
+
+class Seals(Protocol):
+    """The audit, for refusals."""
+
+    async def seal(self, refusals: Mapping[UUID, Sequence[Refusal]]) -> int:
+        """Seal each spool's refusals, oldest first, into the chain; how many were new to it. Raises Away."""
         ...

@@ -47,7 +47,7 @@ class Burials:
         if found or not reader.at_end or reader.skip_torn_end():
             reader.at_end = False
             await self._poster.post({reader.spool_id: found}, spools)
-        elif not spool.suspects:
+        elif not spool.suspects and not reader.refusals:
             await self._end_orphans(spool)
         return False
 

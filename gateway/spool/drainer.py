@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from gateway.spool.books import Away, Books, Place, Posting, Settler
+from gateway.spool.books import Away, Books, Place, Posting, Seals, Settler
 from gateway.spool.burial import Burials
 from gateway.spool.poster import CLOCKS_APART_MS, DrainedSpool, Poster, now_ms
 from gateway.spool.quarantine import Quarantine
-from gateway.spool.reader import SpoolReader
+from gateway.spool.reader import MOST_REFUSALS, SpoolReader
 from gateway.spool.retention import CLOSED, drop_old_segments, drop_old_spools, spool_folders
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ PAUSE_SECONDS = 0.08
 """Between batches that were not full: rows are posted this soon, and a busy host posts many at once."""
 BEAT_SECONDS = 2.0
 HOUSE_SECONDS = 3600.0
+SEAL_SECONDS = 1.0
+"""Refusals are sealed into the audit this often."""
 LONGEST_BACKOFF_SECONDS = 2.0
 LAST_SECONDS = 10.0
 
@@ -53,6 +55,8 @@ class DrainState:
     away_since_ms: int | None = None
     """Since when the ledger cannot be written; None while it can."""
     last_error: str | None = None
+    sealed: int = 0
+    """Refusals, and counts of them, that were sealed into the audit since this process began."""
     events: int = 0
     """Events that were raised since this process began."""
     webhooks_given_up: int = 0
@@ -62,18 +66,24 @@ class DrainState:
 class Drainer:
     """Drains every spool under one root."""
 
-    def __init__(self, root: Path, books: Books, settler: Settler | None = None) -> None:
-        """`settler` corrects the counters for dead workers; None leaves that to the counters' expiry."""
+    def __init__(
+        self, root: Path, books: Books, settler: Settler | None = None, seals: Seals | None = None
+    ) -> None:
+        """`settler` corrects the counters for dead workers; None leaves that to the counters' expiry.
+
+        `seals` takes refusals into the audit; None passes them over.
+        """
         self.state = DrainState()
         self._root = root
         self._books = books
+        self._seals = seals
         self._quarantine = Quarantine(root)
         self._poster = Poster(books, self._quarantine)
         self._burials = Burials(books, self._poster, settler)
         self._spools: dict[UUID, DrainedSpool] = {}
         self._lock = -1
         self._stopping = asyncio.Event()
-        self._next_beat = self._next_house = 0.0
+        self._next_beat = self._next_house = self._next_seal = 0.0
 
     def lock(self) -> None:
         """Become this host's drainer; raises AnotherDrainer. Held until `close` or the end of the process."""
@@ -131,6 +141,7 @@ class Drainer:
             await self._find_spools()
             found, left = self._read()
             await self._poster.post(found, self._spools)
+            await self._seal()
             for spool_id, spool in list(self._spools.items()):
                 if spool.suspects:
                     await self._poster.retry(spool)
@@ -144,7 +155,10 @@ class Drainer:
 
     def settled(self) -> bool:
         """Whether all that is written was posted and no dead worker is left."""
-        return all(spool.reader.at_end and spool.burial is None for spool in self._spools.values())
+        return all(
+            spool.reader.at_end and spool.burial is None and not spool.reader.refusals
+            for spool in self._spools.values()
+        )
 
     def _read(self) -> tuple[dict[UUID, list[Posting]], int]:
         found: dict[UUID, list[Posting]] = {}
@@ -160,6 +174,23 @@ class Drainer:
             first = next(iter(found))
             self._spools[first] = self._spools.pop(first)
         return found, left
+
+    async def _seal(self) -> None:
+        """Take the refusals that were read into the audit, when it is time."""
+        now = time.monotonic()
+        full = any(len(spool.reader.refusals) >= MOST_REFUSALS for spool in self._spools.values())
+        if now < self._next_seal and not full:
+            return
+        waiting = {each: spool.reader for each, spool in self._spools.items() if spool.reader.refusals}
+        if not waiting:
+            return
+        if self._seals is not None:
+            self.state.sealed += await self._seals.seal(
+                {each: [refusal for refusal, _ in reader.refusals] for each, reader in waiting.items()}
+            )
+        for reader in waiting.values():
+            reader.refusals.clear()
+        self._next_seal = now + SEAL_SECONDS
 
     async def _find_spools(self) -> None:
         fresh = [

@@ -17,7 +17,7 @@ from gateway.spool.books import Place, Posting
 from gateway.spool.joining import Entry, settled
 from gateway.spool.orphans import interrupted
 from gateway.spool.quarantine import Quarantine
-from gateway.spool.records import Intent, Settlement
+from gateway.spool.records import Intent, Refusal, Settlement
 from gateway.spool.running import read_running
 from gateway.spool.segments import (
     LARGEST_FRAME,
@@ -32,6 +32,8 @@ from gateway.spool.segments import (
 )
 
 _CHUNK = 1 << 18
+MOST_REFUSALS = 5_000
+"""Refusals that may wait to be sealed; beyond, reading waits for it."""
 
 
 class SpoolReader:
@@ -44,6 +46,8 @@ class SpoolReader:
         """Requests without a settlement, in the order of their intents."""
         self.unmatched: list[tuple[Settlement, Place]] = []
         """Settlements whose intent was not read: of requests that were posted before, or of none."""
+        self.refusals: list[tuple[Refusal, Place]] = []
+        """Refusals that were read and are not sealed into the audit yet."""
         self.at_end = False
         """Whether the last reading found nothing more."""
         self.last_admitted_ms = 0
@@ -60,18 +64,19 @@ class SpoolReader:
     def place(self) -> Place:
         """Where reading would have to begin again for what is open; of what was read, the caller knows."""
         first = next(iter(self.open.values()), None)
-        return Place(self._segment, self._offset) if first is None else first.place
+        place = Place(self._segment, self._offset) if first is None else first.place
+        return min(place, self.refusals[0][1]) if self.refusals else place
 
     def read(self, limit: int) -> list[Posting]:
         """Up to `limit` requests that have ended; fewer, or none, when the end of what is written was reached."""
         found: list[Posting] = []
         self.at_end = False
-        while len(found) < limit and self._ready():
+        while len(found) < limit and len(self.refusals) < MOST_REFUSALS and self._ready():
             if not self._take(found, limit, _CHUNK) and not self._advance(found, limit):
                 self.at_end = True
                 break
         else:
-            self.at_end = len(found) < limit
+            self.at_end = len(found) < limit and len(self.refusals) < MOST_REFUSALS
         return found
 
     def owner_is_dead(self) -> bool:
@@ -138,6 +143,8 @@ class SpoolReader:
                 self.unmatched.append((record, place))
             else:
                 found.append(settled(entry, record, self._worker))
+        elif isinstance(record, Refusal):
+            self.refusals.append((record, place))
         else:
             entry = self.open.get(record.request_id)
             if entry is not None:

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.spool.books import Place, Posting
 from gateway.spool.joining import Entry, settled
-from gateway.spool.records import Intent, Settlement
+from gateway.spool.records import Intent, Refusal, Settlement
 from gateway.spool.segments import decode, payloads, read_header, segment_numbers, segment_path
 
 LONGEST_REQUEST_MS = 600_000
@@ -37,7 +37,7 @@ def settled_since(folder: Path, worker_id: bytes, since_ms: int) -> list[Posting
                 entry = open_.pop(record.request_id, None)
                 if entry is not None and record.ended_at_ms >= since_ms:
                     found.append(settled(entry, record, worker_id))
-            elif (entry := open_.get(record.request_id)) is not None:
+            elif not isinstance(record, Refusal) and (entry := open_.get(record.request_id)) is not None:
                 entry.take(record)
     return found
 

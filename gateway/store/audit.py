@@ -1,8 +1,7 @@
-"""The audit of administrative changes: a chain of entries, each appended in the transaction of what it records.
+"""The audit's chain: what is appended to it, in the transaction of what it records.
 
 An entry's digest covers the digest before it and the exact text that is stored, under a key that is not in the
-database: whoever edits, removes, inserts or reorders entries without the key is found by `verify`, which names the
-first bad one. What was cut off the end is found against a head that was exported before.
+database: whoever edits, removes, inserts or reorders entries without the key is found by `audit_check`.
 """
 
 from __future__ import annotations
@@ -15,17 +14,31 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from gateway.store.tables.audit import audit_contents, audit_entries
-
+GENESIS = bytes(32)
+SEAL = "refusals.seal"
+"""Action of an entry that stands for the refusals of a second; their digests are what it digests."""
+ERASE = "audit.erase"
+"""Action of an entry that says that another's contents were erased."""
 _LOCK = 0x5742_0002
-_GENESIS = bytes(32)
-_PAGE = 1000
-_FIELDS = frozenset({"number", "at_us", "actor", "action", "object_kind", "object_id", "content"})
 
 Scope = AsyncConnection | AsyncSession
+
+_HEAD = text("""
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, number, digest
+    FROM (VALUES (true)) AS once LEFT JOIN (
+        SELECT number, digest FROM gateway.audit_entries ORDER BY number DESC LIMIT 1
+    ) AS last ON true
+""")
+_ENTRY = text("INSERT INTO gateway.audit_entries (number, body, digest) VALUES (:number, :body, :digest)")
+_ENTRY_AND_CONTENT = text("""
+    WITH entry AS (
+        INSERT INTO gateway.audit_entries (number, body, digest) VALUES (:number, :body, :digest) RETURNING number
+    )
+    INSERT INTO gateway.audit_contents (number, salt, content) SELECT number, :salt, :content FROM entry
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +47,6 @@ class Head:
 
     number: int
     digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What `verify` found."""
-
-    entries: int
-    """Good ones, from the first on."""
-    erased: int
-    """Entries whose contents were erased, which is allowed."""
-    bad: int | None
-    """Number of the first bad entry; None if all is well."""
-    problem: str | None
-    head: Head
 
 
 async def append(
@@ -66,64 +65,26 @@ async def append(
 
     Others that append wait until that transaction ends, so append last. `before` and `after` hold no secret.
     """
-    await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-    at_us = await connection.scalar(text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"))
-    head = await read_head(connection)
     salt = secrets.token_bytes(16)
     content = canonical({"before": before, "after": after, "reason": reason})
-    number = head.number + 1
-    body = canonical(
-        {
-            "number": number,
-            "at_us": at_us,
-            "actor": actor,
-            "action": action,
-            "object_kind": object_kind,
-            "object_id": object_id,
-            "content": _content_digest(salt, content),
-        }
-    )
-    digest = chained(key, head.digest, body)
-    await connection.execute(insert(audit_entries).values(number=number, body=body, digest=digest))
-    await connection.execute(insert(audit_contents).values(number=number, salt=salt, content=content))
-    return number
+    told = {"actor": actor, "action": action, "object_kind": object_kind, "object_id": object_id}
+    entry = await _next(connection, key, told, salted(salt, content).hex())
+    await connection.execute(_ENTRY_AND_CONTENT, entry | {"salt": salt, "content": content})
+    return int(entry["number"])
+
+
+async def append_seal(connection: Scope, *, key: bytes, seal: str, digests: bytes) -> int:
+    """Add the entry that seals refusals, given their digests one after the other; the same transaction inserts them."""
+    told = {"actor": "weighbridge", "action": SEAL, "object_kind": "refusals", "object_id": seal}
+    entry = await _next(connection, key, told, sha256(digests).hexdigest())
+    await connection.execute(_ENTRY, entry)
+    return int(entry["number"])
 
 
 async def read_head(connection: Scope) -> Head:
     """The last entry's number and digest."""
-    columns = (audit_entries.c.number, audit_entries.c.digest)
-    row = (await connection.execute(select(*columns).order_by(columns[0].desc()).limit(1))).first()
-    return Head(0, _GENESIS) if row is None else Head(row[0], row[1])
-
-
-async def verify(connection: Scope, key: bytes, *, known: Head | None = None) -> Verdict:
-    """Follow the chain from its first entry; `known` is a head that was exported before."""
-    number, digest, erased = 0, _GENESIS, 0
-    entries, contents = audit_entries.c, audit_contents.c
-    chosen = select(
-        entries.number, entries.body, entries.digest, contents.salt, contents.content
-    ).outerjoin_from(audit_entries, audit_contents, entries.number == contents.number)
-    while True:
-        page = (
-            await connection.execute(
-                chosen.where(entries.number > number).order_by(entries.number).limit(_PAGE)
-            )
-        ).all()
-        for row in page:
-            problem = _problem(row, number + 1, digest, key)
-            if problem is None and known is not None and row[0] == known.number and row[2] != known.digest:
-                problem = "is not the one that was exported"
-            if problem is not None:
-                return Verdict(number, erased, number + 1, problem, Head(number, digest))
-            number, digest = row[0], row[2]
-            erased += row[3] is None
-        if len(page) < _PAGE:
-            break
-    if known is not None and number < known.number:
-        return Verdict(
-            number, erased, number + 1, f"is missing, as are all up to {known.number}", Head(number, digest)
-        )
-    return Verdict(number, erased, None, None, Head(number, digest))
+    _, number, digest = (await connection.execute(_HEAD)).one()
+    return Head(0, GENESIS) if number is None else Head(number, bytes(digest))
 
 
 def canonical(value: Any) -> str:
@@ -138,19 +99,19 @@ def chained(key: bytes, previous: bytes, body: str) -> bytes:
     return hmac.digest(key, previous + body.encode(), "sha256")
 
 
-def _content_digest(salt: bytes, content: str) -> str:
-    return sha256(salt + content.encode()).hexdigest()
+def salted(salt: bytes, content: str) -> bytes:
+    """What stands for a content in the chain: it says nothing of it once the salt is gone."""
+    return sha256(salt + content.encode()).digest()
 
 
-def _problem(row: Any, number: int, previous: bytes, key: bytes) -> str | None:
-    found, body, digest, salt, content = row[:5]
-    if found != number:
-        return "is missing"
-    if not hmac.compare_digest(chained(key, previous, body), bytes(digest)):
-        return "does not fit its digest and the entry before it"
-    told = json.loads(body)
-    if told.get("number") != number or told.keys() != _FIELDS:
-        return "says of itself that it is another"
-    if content is not None and _content_digest(salt, content) != told["content"]:
-        return "has contents that are not those recorded"
-    return None
+async def _next(connection: Scope, key: bytes, told: dict[str, str], content: str) -> dict[str, Any]:
+    """The next entry, with the chain held until the transaction ends."""
+    await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    at_us, last, digest = (await connection.execute(_HEAD)).one()
+    number = 1 if last is None else last + 1
+    body = canonical({**told, "number": number, "at_us": at_us, "content": content})
+    return {
+        "number": number,
+        "body": body,
+        "digest": chained(key, GENESIS if last is None else bytes(digest), body),
+    }

@@ -115,7 +115,11 @@ class PostgresBooks:
 
     async def forget(self, spool_id: UUID) -> None:
         """Take out the position of a spool whose folder is gone."""
-        await self._fetch("DELETE FROM gateway.spool_positions WHERE spool_id = $1", spool_id)
+        await self._fetch(
+            "WITH sealed AS (DELETE FROM gateway.refusals_sealed WHERE spool_id = $1)"
+            " DELETE FROM gateway.spool_positions WHERE spool_id = $1",
+            spool_id,
+        )
 
     async def close(self) -> None:
         """Give the connection back."""

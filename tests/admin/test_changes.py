@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.store import audit
+from gateway.store import audit_check
 from gateway.store.changes import Actor
 from gateway.store.endpoints import endpoint_named
 from gateway.store.principals import create_principal
@@ -55,7 +55,7 @@ async def test_every_change_is_one_chained_entry_that_says_who_and_what(deployme
     assert (entries[1]["before"]["description"], entries[1]["after"]["description"]) == ("one", "two")
     assert entries[0]["after"] is None
     async with deployment.configuration.reading() as connection:
-        verdict = await audit.verify(connection, deployment.chain_key)
+        verdict = await audit_check.verify(connection, deployment.chain_key)
     assert verdict.bad is None
     assert verdict.head.number == before + 3
 

@@ -19,7 +19,7 @@ from gateway.events.sender import WebhookSender, seal_subject
 from gateway.events.signature import HEADER, signed, verifies
 from gateway.events.thresholds import ThresholdWatch
 from gateway.security.sealing import Sealing
-from gateway.store import audit
+from gateway.store import audit_check
 from gateway.store.changes import Actor, Configuration
 from gateway.store.spend import spent
 from gateway.store.tables.events import budget_events, webhook_deliveries, webhooks
@@ -52,7 +52,7 @@ async def raised(engine: AsyncEngine, budget: Budget) -> list[tuple[str, int]]:
 
 async def entries(engine: AsyncEngine, budget: Budget) -> int:
     async with engine.connect() as connection:
-        assert (await audit.verify(connection, CHAIN_KEY)).bad is None
+        assert (await audit_check.verify(connection, CHAIN_KEY)).bad is None
         return await connection.scalar(
             text("SELECT count(*) FROM gateway.audit_entries WHERE object_id = :id"), {"id": budget.id}
         )

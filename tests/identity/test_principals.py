@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import Unauthenticated
-from gateway.store import audit
+from gateway.store import audit_check
 from gateway.store.changes import Configuration
 from gateway.store.issuers import delete_issuer, update_issuer
 from gateway.store.principals import (
@@ -93,7 +93,7 @@ async def test_twenty_first_calls_at_once_create_one_principal(
                 audit_entries.select().where(audit_entries.c.object_id == created[0]["id"])
             )
         ).all()
-        assert (await audit.verify(connection, configuration.chain_key)).bad is None
+        assert (await audit_check.verify(connection, configuration.chain_key)).bad is None
     assert [(each.action, each.actor) for each in entries] == [
         ("user.create", f"issuer {issuer.removeprefix('https://')}")
     ]

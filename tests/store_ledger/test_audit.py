@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.store import audit, migrate
+from gateway.store import audit, audit_check, migrate
 from gateway.store.database import engine, sessions
 
 if TYPE_CHECKING:
@@ -63,9 +62,9 @@ async def write(made: AsyncEngine, count: int, **changes: Any) -> None:
             )
 
 
-async def check(made: AsyncEngine, known: audit.Head | None = None) -> audit.Verdict:
+async def check(made: AsyncEngine, known: audit.Head | None = None) -> audit_check.Verdict:
     async with made.connect() as connection:
-        return await audit.verify(connection, KEY, known=known)
+        return await audit_check.verify(connection, KEY, known=() if known is None else (known,))
 
 
 async def test_an_honest_chain_verifies_and_can_be_read(
@@ -111,78 +110,6 @@ async def test_contents_can_be_erased_and_the_chain_still_holds(
     assert (verdict.bad, verdict.erased) == (None, 1)
 
 
-async def test_every_manipulation_is_found_and_the_first_bad_entry_named(
-    made: AsyncEngine, forger: asyncpg.Connection
-) -> None:
-    await write(made, 30)
-    known = (await check(made)).head
-    choice = random.Random(7)
-    for _ in range(60):
-        number = choice.randrange(1, 31)
-        kind = choice.choice(["edit", "delete", "swap", "insert", "content", "salt", "digest", "truncate"])
-        first = number
-        transaction = forger.transaction()
-        await transaction.start()
-        await forger.execute("ALTER TABLE gateway.audit_contents DROP CONSTRAINT fk_audit_contents_number")
-        match kind:
-            case "edit":
-                await forger.execute(
-                    "UPDATE gateway.audit_entries SET body = replace(body, 'u_1', 'u_2') WHERE number = $1",
-                    number,
-                )
-            case "delete":
-                await forger.execute("DELETE FROM gateway.audit_entries WHERE number = $1", number)
-            case "swap":
-                number = first = min(number, 29)
-                await forger.execute("UPDATE gateway.audit_entries SET number = -1 WHERE number = $1", number)
-                await forger.execute(
-                    "UPDATE gateway.audit_entries SET number = $1 WHERE number = $1 + 1", number
-                )
-                await forger.execute(
-                    "UPDATE gateway.audit_entries SET number = $1 + 1 WHERE number = -1", number
-                )
-            case "insert":
-                await forger.execute(
-                    "UPDATE gateway.audit_entries SET number = number + 1000 WHERE number >= $1", number
-                )
-                await forger.execute(
-                    "UPDATE gateway.audit_entries SET number = number - 999 WHERE number >= 1000"
-                )
-                await forger.execute(
-                    "INSERT INTO gateway.audit_entries (number, body, digest) SELECT $1, body, digest FROM gateway.audit_entries"
-                    " WHERE number = $2", number, 1 if number > 1 else 2,
-                )  # fmt: skip
-            case "content":
-                await forger.execute(
-                    "UPDATE gateway.audit_contents SET content = replace(content, 'amount', 'sum') WHERE number = $1",
-                    number,
-                )
-            case "salt":
-                await forger.execute(
-                    "UPDATE gateway.audit_contents SET salt = '\\x00' WHERE number = $1", number
-                )
-            case "digest":
-                await forger.execute(
-                    "UPDATE gateway.audit_entries SET digest = sha256(digest) WHERE number = $1", number
-                )
-            case _:
-                await forger.execute("DELETE FROM gateway.audit_entries WHERE number >= $1", number)
-        await transaction.commit()
-        verdict = await check(made, known)
-        assert verdict.bad == first, (kind, number, verdict)
-        await restore(forger, made)
-        known = (await check(made)).head
-
-
-async def restore(forger: asyncpg.Connection, made: AsyncEngine) -> None:
-    await forger.execute("TRUNCATE gateway.audit_contents, gateway.audit_entries")
-    await forger.execute(
-        "ALTER TABLE gateway.audit_contents ADD CONSTRAINT fk_audit_contents_number FOREIGN KEY (number)"
-        " REFERENCES gateway.audit_entries"
-    )
-    await write(made, 30)
-
-
 async def test_what_was_cut_off_the_end_is_found_against_an_exported_head(
     made: AsyncEngine, forger: asyncpg.Connection
 ) -> None:
@@ -197,7 +124,7 @@ async def test_what_was_cut_off_the_end_is_found_against_an_exported_head(
 async def test_another_key_finds_nothing_right(made: AsyncEngine) -> None:
     await write(made, 2)
     async with made.connect() as connection:
-        assert (await audit.verify(connection, b"x" * 32)).bad == 1
+        assert (await audit_check.verify(connection, b"x" * 32)).bad == 1
 
 
 async def test_the_schema_of_the_chain_is_the_current_one(

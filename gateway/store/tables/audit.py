@@ -1,4 +1,4 @@
-"""The audit's chain: entries that are only ever added, and what they are about, kept apart.
+"""The audit's chain: entries that are only ever added, what they are about, and the refusals that they seal, kept apart.
 
 What was hashed is stored as the text that was hashed; the columns are computed from it, so they cannot be edited
 apart from it. Contents, which may be personal, enter the chain as a salted digest: they can be erased for good
@@ -6,6 +6,8 @@ and the chain still holds.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -15,11 +17,14 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
+    PrimaryKeyConstraint,
     Table,
     Text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.types import TypeEngine
 
 from gateway.store.tables.base import metadata
 
@@ -114,4 +119,85 @@ audit_contents = Table(
     comment="What the entries are about; a row may be erased and the chain still holds.",
 )
 
-__all__ = ["audit_contents", "audit_entries"]
+
+def _read(name: str, kind: TypeEngine[Any], text: str, comment: str) -> Column[Any]:
+    """A column that is read out of the content and cannot be edited apart from it."""
+    return Column(name, kind, Computed(text, persisted=True), comment=comment)
+
+
+audit_refusals = Table(
+    "audit_refusals",
+    metadata,
+    Column(
+        "seal",
+        UUID,
+        nullable=False,
+        comment="The chain's entry that seals it: `object_id` of a `refusals.seal`.",
+    ),
+    Column(
+        "position",
+        Integer,
+        nullable=False,
+        comment="Place among those that this entry seals, from 1 without a gap.",
+    ),
+    Column(
+        "digest",
+        LargeBinary,
+        nullable=False,
+        comment="SHA-256 of the salt followed by the content; the entry holds the digest of all of them.",
+    ),
+    Column(
+        "salt",
+        LargeBinary,
+        comment="Random bytes that make the digest say nothing of the content; null: erased.",
+    ),
+    Column("content", Text, comment="Canonical JSON, as it was digested; null: erased."),
+    _read(
+        "at",
+        DateTime(timezone=True),
+        "to_timestamp(((content)::jsonb ->> 'at_ms')::bigint / 1000.0::double precision)",
+        "When; of a count, when its span began.",
+    ),
+    _read(
+        "span_ms",
+        BigInteger(),
+        "((content)::jsonb ->> 'span_ms')::bigint",
+        "Milliseconds that `count` counts over; 0 for a single refusal.",
+    ),
+    _read("count", BigInteger(), "((content)::jsonb ->> 'count')::bigint", "How many calls were refused."),
+    _read("plane", Text(), "(content)::jsonb ->> 'plane'", "`data` or `control`."),
+    _read("code", Text(), "(content)::jsonb ->> 'code'", "The rule that refused, as the caller was told."),
+    _read("limit_id", Text(), "(content)::jsonb ->> 'limit_id'", "Limit or budget that had no room."),
+    _read(
+        "principal_id",
+        Text(),
+        "(content)::jsonb ->> 'principal_id'",
+        "Who asked; null for a caller that nobody knows.",
+    ),
+    _read(
+        "asked",
+        Text(),
+        "(content)::jsonb ->> 'asked'",
+        "Endpoint or route that was asked for; null for a count.",
+    ),
+    _read(
+        "address",
+        Text(),
+        "(content)::jsonb ->> 'address'",
+        "Where unknown callers called from: an IPv4 address or an IPv6 network of 64 bits.",
+    ),
+    CheckConstraint("octet_length(digest) = 32", name="digest_is_whole"),
+    PrimaryKeyConstraint("seal", "position"),
+    Index("ix_audit_refusals_at", "at"),
+    comment="Calls that were refused before admission: the first ten a second of a principal and rule, the rest as counts.",
+)
+
+refusals_sealed = Table(
+    "refusals_sealed",
+    metadata,
+    Column("spool_id", UUID, primary_key=True, comment="A worker's spool."),
+    Column("number", BigInteger, nullable=False, comment="The last of its refusals that is sealed."),
+    comment="How far each spool's refusals are sealed, so that none is sealed twice.",
+)
+
+__all__ = ["audit_contents", "audit_entries", "audit_refusals", "refusals_sealed"]
