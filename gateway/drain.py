@@ -34,9 +34,9 @@ from gateway.store import database
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.ledger import PostgresBooks
 from gateway.store.migrate import require_current
-from policies.budgets import Budget
 from gateway.store.refusals import RefusalSeals
 
+from policies.budgets import Budget
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "drainer.json"
@@ -77,7 +77,6 @@ async def run(settings: Settings) -> None:
             beside = [
                 tasks.create_task(_tell(settings.spool_dir / STATE_FILE, drainer.state)),
                 tasks.create_task(_stop_when(stopping, drainer)),
-                tasks.create_task(_raise_and_send(settings, url, drainer.state)),
             ]
             if master is not None:
                 beside.append(tasks.create_task(_raise_and_send(settings, url, drainer.state, master)))
