@@ -153,7 +153,7 @@ def build_line(home: Path, spool: SpoolWriter) -> Line:
         spool=spool,
         engines=_Engines(),
         observer=telemetry,
-        trail=RefusalTrail(telemetry),
+        trail=RefusalTrail(telemetry, spool),
         cache_salt=lambda subject: hmac.digest(salt, subject.encode(), hashlib.sha256).hex()[:32],
         draw=random.random,
         monotonic_ns=time.monotonic_ns,

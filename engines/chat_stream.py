@@ -10,11 +10,14 @@ from __future__ import annotations
 import msgspec
 
 from engines.errors import EngineError, Garbled
+from engines.likeness import NO_COUNT, Likeness
 from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
 
 MAX_EVENT = 8 << 20
 _DONE = b"[DONE]"
 _USAGE = b',"usage":'
+_LESSONS = 8
+"""How many decoded events are learnt from: a stream whose events are never alike must not pay for each."""
 # Reads past a value without making anything of it: a third of the cost of decoding it.
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -31,6 +34,8 @@ class ChatStream:
     __slots__ = (
         "_buffer",
         "_each",
+        "_lessons",
+        "_likeness",
         "_sample",
         "count",
         "counted",
@@ -68,9 +73,17 @@ class ChatStream:
         self._buffer = b""
         self._sample = b""
         self._each: dict[int, int] = {}
+        self._likeness: Likeness | None = None
+        self._lessons = _LESSONS
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
+        if not self._buffer and data.endswith(b"\n\n") and not self.done:
+            # One whole event like the last, as a paced stream brings them: nothing to cut.
+            passed = self._alike(data[:-2])
+            if passed is not None:
+                self.exhausted = False
+                return passed
         if b"\r" in data or self._buffer[-1:] == b"\r":
             data = self._unified(data)
         elif self._buffer:
@@ -84,11 +97,10 @@ class ChatStream:
         for end in range(0 if self.done else len(lines) - 1):
             if lines[end]:
                 continue
-            if end == start + 1 and lines[start].startswith(b"data: "):
-                payload = lines[start][6:]
-            else:
-                payload = _data_of(lines[start:end])
-            shown = self._event(payload)
+            line = lines[start] if end == start + 1 else b""
+            shown = self._alike(line)
+            if shown is None:
+                shown = self._event(line if line.startswith(b"data: ") else _canonical(lines[start:end]))
             if self.exhausted:
                 break
             start = end + 1
@@ -139,8 +151,29 @@ class ChatStream:
             data = data[:-1]
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
 
-    def _event(self, payload: bytes) -> bytes:
-        """One event's data: what the client gets of it, b"" for nothing."""
+    def _alike(self, line: bytes) -> bytes | None:
+        """What the client gets of an event like the last one; None where it must be decoded."""
+        likeness = self._likeness
+        found = None if likeness is None else likeness.read(line)
+        if likeness is None or found is None:
+            return None
+        running, usage_at = found
+        if running == NO_COUNT:
+            if self.running >= self.limit:
+                return None
+            self.running += 1
+            self.counted += 1
+            return b"%b\n\n" % line
+        if running > self.limit:
+            return None
+        self.running = running
+        self.count = Count(likeness.prompt, running)
+        self.counted += 1
+        return b"%b\n\n" % line if self.show_running else b"%b}\n\n" % line[:usage_at]
+
+    def _event(self, line: bytes) -> bytes:
+        """One event as a line of data: what the client gets of it, b"" for nothing."""
+        payload = line[6:]
         if not payload:
             return b""
         if payload == _DONE:
@@ -154,7 +187,13 @@ class ChatStream:
             raise Garbled("an event is not JSON of the expected shape") from exc
         if answer.error is not NO_ERROR and answer.failed:
             raise ErrorEvent("the upstream reported an error in its stream")
-        return self._passed(payload, answer)
+        shown = self._passed(payload, answer)
+        if self._each:
+            self._likeness = None
+        elif self._lessons and not self.exhausted:
+            self._lessons -= 1
+            self._likeness = Likeness.of(line, answer) or self._likeness
+        return shown
 
     def _passed(self, payload: bytes, answer: Answer) -> bytes:
         choices, usage = answer.choices, answer.usage
@@ -201,9 +240,11 @@ class ChatStream:
         return sum(self._each.values())
 
 
-def _data_of(lines: list[bytes]) -> bytes:
-    """The data of an event written with other fields, comments or several data lines (the SSE rules)."""
-    return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
+def _canonical(lines: list[bytes]) -> bytes:
+    """An event written with other fields, comments or several data lines, as one line of data (the SSE rules)."""
+    return b"data: " + b"\n".join(
+        [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    )
 
 
 def _without_usage(payload: bytes) -> bytes:

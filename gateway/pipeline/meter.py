@@ -12,7 +12,6 @@ from gateway.pipeline.dispatch import checkpoint
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.spool.records import Progress
-from gateway.spool.running import Seen
 from policies.estimate import STREAM_SLICE
 
 _CHECKPOINT_TOKENS = 64
@@ -26,9 +25,11 @@ class Meter:
         "_asked",
         "_checkpoint_ns",
         "_checkpoint_tokens",
+        "_clock",
         "_exchange",
         "_line",
         "_most",
+        "_note",
         "_reader",
         "_recorded",
         "_refused",
@@ -47,21 +48,24 @@ class Meter:
         self._recorded = len(exchange.reservation.charges) if exchange.reservation is not None else 0
         self._checkpoint_tokens = -_CHECKPOINT_TOKENS
         self._checkpoint_ns = 0
+        self._note = line.spool.running.note
+        self._clock = line.monotonic_ns
         exchange.slot = line.spool.running.begin(exchange.id, exchange.attempt)
 
     def read(self) -> None:
         """Take over what the reader has seen; called after every feed."""
         exchange, reader = self._exchange, self._reader
-        if reader.count is not None:
-            exchange.count, exchange.source = reader.count, "reported"
+        count, running = reader.count, reader.running
+        prompt = cached = 0
+        if count is not None:
+            prompt, cached = count.prompt, count.cached
+            exchange.count, exchange.source = count, "reported"
         else:
             exchange.counted, exchange.source = reader.counted, "counted"
         exchange.finish_reason = reader.finish_reason
-        running = reader.running
-        now = self._line.monotonic_ns()
         if exchange.slot >= 0:
-            prompt, cached = (0, 0) if reader.count is None else (reader.count.prompt, reader.count.cached)
-            self._line.spool.running.note(exchange.slot, Seen(exchange.attempt, prompt, running, cached))
+            self._note(exchange.slot, exchange.attempt, prompt, running, cached)
+        now = self._clock()
         # The first byte is a checkpoint of its own: from it on, an interrupted request costs what is known.
         if running - self._checkpoint_tokens >= _CHECKPOINT_TOKENS or (
             now - self._checkpoint_ns >= _CHECKPOINT_NS and running != self._checkpoint_tokens

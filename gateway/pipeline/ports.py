@@ -10,7 +10,6 @@ from typing import Protocol, TypeVar
 
 from gateway.errors import LimitDetail
 from gateway.spool.records import Charge, Intent, Progress, Record
-from gateway.spool.running import Seen
 from policies.catalog import Endpoint, Snapshot
 from policies.principal import Caller
 
@@ -102,7 +101,7 @@ class Running(Protocol):
         """Take a slot; -1 where none is left."""
         ...
 
-    def note(self, slot: int, seen: Seen) -> None:
+    def note(self, slot: int, attempt: int, prompt: int, completion: int, cache_read: int) -> None:
         """Write the tokens so far."""
         ...
 

@@ -54,9 +54,9 @@ class RunningTable:
         _SLOT.pack_into(self._map, slot * _SLOT.size, request_id, attempt, 0, 0, 0)
         return slot
 
-    def note(self, slot: int, seen: Seen) -> None:
+    def note(self, slot: int, attempt: int, prompt: int, completion: int, cache_read: int) -> None:
         """Write the tokens so far."""
-        _COUNTS.pack_into(self._map, slot * _SLOT.size + 16, *seen)
+        _COUNTS.pack_into(self._map, slot * _SLOT.size + 16, attempt, prompt, completion, cache_read)
 
     def end(self, slot: int) -> None:
         """Give the slot back: the request is settled."""

@@ -106,6 +106,73 @@ def test_output_stops_before_the_event_over_the_limit_and_goes_on_when_it_is_rai
     assert stream.done
 
 
+WORDS = st.sampled_from(
+    [" w", "a\\\\b", '\\"', "\\n", "\u00e9", "\\u00e9", "", "}]", '"content":"', '"},"x":{"content":"y', "\t"]
+)
+MEMBERS = st.sampled_from(["", ',"logprobs":null', ',"finish_reason":null', ',"finish_reason":"stop"'])
+ENDS = st.sampled_from(
+    [
+        "}}", "}}", "}}", ',"completion_tokens_details":null}}', '},"system_fingerprint":"x"}', "}}}", "} }", "}}\n",
+        '},"usage":{"prompt_tokens":1,"total_tokens":1,"completion_tokens":9}}',
+    ]
+)  # fmt: skip
+COUNTS = st.sampled_from(["0", "1", "7", "07", "-1", "1.0", "9999999", "99999999", "999999999999", "null"])
+
+
+@st.composite
+def events(draw: st.DrawFn) -> bytes:
+    """One event, mostly of one kind, sometimes of any."""
+    head = draw(st.sampled_from(['data: {"id":"x"', 'data: {"id":"x"', 'data:{"id":"x"', 'data: {"id":"y"']))
+    words, member, end = draw(WORDS), draw(MEMBERS), draw(ENDS)
+    index = draw(st.sampled_from(["0", "0", "0", "1"]))
+    choice = f'{{"index":{index},"delta":{{"content":"{words}"}}{member}}}'
+    usage = f',"usage":{{"prompt_tokens":{draw(COUNTS)},"total_tokens":{draw(COUNTS)},"completion_tokens":{draw(COUNTS)}'
+    tail = draw(st.sampled_from([usage + end, usage + end, usage + end, ',"usage":null}', "}"]))
+    return f'{head},"choices":[{choice}]{tail}\n\n'.encode()
+
+
+@given(st.lists(events(), max_size=12), st.data())
+def test_an_event_that_is_like_the_last_one_is_read_as_if_it_were_decoded(
+    found: list[bytes], data: st.DataObject
+) -> None:
+    usual = data.draw(st.integers(0, len(found)))
+    found[usual:usual] = frames(data.draw(st.integers(0, 6)), done=False)
+    whole = b"".join(found)
+    if whole and data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole = whole[:at] + data.draw(st.binary(max_size=2)) + whole[at + data.draw(st.integers(0, 2)) :]
+    pieces = found if data.draw(st.booleans()) and b"".join(found) == whole else [whole]
+    running, limit = data.draw(st.booleans()), data.draw(st.sampled_from([0, 1, 3, 10**9]))
+    outcomes: list[object] = []
+    for lessons in (8, 0):
+        stream = ChatStream(show_usage=running, show_running=running, limit=limit)
+        stream._lessons = lessons
+        shown: list[bytes] = []
+        fault = None
+        try:
+            for piece in pieces:
+                shown.append(stream.feed(piece))
+                while stream.exhausted and stream.limit < 50:
+                    stream.limit += 10
+                    shown.append(stream.feed(b""))
+        except EngineError as error:
+            fault = type(error)
+        outcomes.append(
+            (
+                b"".join(shown),
+                fault,
+                stream.running,
+                stream.counted,
+                stream.count,
+                stream.finish_reason,
+                stream.exhausted,
+                stream.distrusted,
+                stream._buffer,
+            )
+        )
+    assert outcomes[0] == outcomes[1]
+
+
 def test_without_running_usage_events_with_content_are_counted() -> None:
     stream = ChatStream(show_usage=False, show_running=False, limit=5)
     stream.feed(b"".join(frames(20, running=False)))

@@ -19,7 +19,6 @@ from gateway.ids import RequestIds, text
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.spool.records import Charge, Record
-from gateway.spool.running import Seen
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.permissions import Level
 from policies.principal import Caller, Principal, PrincipalKind
@@ -125,8 +124,8 @@ class Spool:
         self.slots += 1
         return self.slots
 
-    def note(self, slot: int, seen: Seen) -> None:
-        self.seen.append((slot, seen.completion_tokens))
+    def note(self, slot: int, attempt: int, prompt: int, completion: int, cache_read: int) -> None:
+        self.seen.append((slot, completion))
 
     def end(self, slot: int) -> None:
         self.ended.append(slot)

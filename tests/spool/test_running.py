@@ -10,9 +10,9 @@ from gateway.spool.running import NO_SLOT, RunningTable, Seen, read_running
 def test_what_was_noted_last_is_found_and_what_has_ended_is_not(tmp_path: Path) -> None:
     table = RunningTable(tmp_path)
     first, second = table.begin(b"a" * 16, 1), table.begin(b"b" * 16, 2)
-    table.note(first, Seen(1, 10, 5, 2))
-    table.note(first, Seen(1, 10, 6, 2))
-    table.note(second, Seen(2, 7, 1, 0))
+    table.note(first, 1, 10, 5, 2)
+    table.note(first, 1, 10, 6, 2)
+    table.note(second, 2, 7, 1, 0)
     table.end(second)
     assert read_running(tmp_path) == {b"a" * 16: Seen(1, 10, 6, 2)}
 

@@ -225,6 +225,54 @@ async def test_a_stream_read_to_its_end_keeps_its_connection(make: Make) -> None
         assert server.connections == 1
 
 
+async def test_a_pumped_stream_is_the_same_stream_and_stops_where_its_taker_says(make: Make) -> None:
+    async with ByteServer([chunked(*[b"%03d" % each for each in range(200)])]) as server:
+        opened = await make(server.url).open("/v1", b"{}", {})
+        taken: list[bytes] = []
+
+        def some(data: bytes) -> bool:
+            taken.append(data)
+            return len(taken) % 3 != 0
+
+        rounds = 0
+        while not await opened.pump(some):
+            rounds += 1
+        assert b"".join(taken) == b"".join(b"%03d" % each for each in range(200))
+        assert rounds == len(taken) // 3
+
+
+@pytest.mark.parametrize("late", [0.0, 0.1])
+async def test_what_a_taker_raises_reaches_the_one_who_pumps(make: Make, late: float) -> None:
+    async with ByteServer([CHUNKED, late, b"5\r\nhello\r\n", HOLD]) as server:
+        opened = await make(server.url).open("/v1", b"{}", {})
+
+        def refuse(data: bytes) -> bool:
+            raise LookupError(data)
+
+        with pytest.raises(LookupError):
+            await asyncio.wait_for(opened.pump(refuse), 3)
+        opened.close()
+        await asyncio.wait_for(server.gone.wait(), 2)
+
+
+async def test_a_pumped_stream_that_breaks_off_gives_what_had_come(make: Make) -> None:
+    async with ByteServer([CHUNKED + b"5\r\nhello\r\n", 0.1, b"5\r\nwor", FIN]) as server:
+        opened = await make(server.url).open("/v1", b"{}", {})
+        taken: list[bytes] = []
+        with pytest.raises(EngineError):
+            await asyncio.wait_for(opened.pump(lambda data: taken.append(data) is None), 3)
+        assert b"".join(taken).startswith(b"hello")
+        opened.close()
+
+
+async def test_a_pumped_stream_that_falls_silent_is_given_up(make: Make) -> None:
+    async with ByteServer([CHUNKED + b"5\r\nhello\r\n", HOLD]) as server:
+        opened = await make(server.url).open("/v1", b"{}", {})
+        with pytest.raises(TimedOut):
+            await asyncio.wait_for(opened.pump(lambda _: True), 3)
+        opened.close()
+
+
 async def test_pieces_of_a_stream_are_handed_over_as_they_come(make: Make) -> None:
     async with ByteServer([CHUNKED + b"5\r\nhello\r\n", 0.1, b"5\r\nworld\r\n", 0.1, b"0\r\n\r\n"]) as server:
         opened = await make(server.url).open("/v1", b"{}", {})

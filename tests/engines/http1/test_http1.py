@@ -17,7 +17,7 @@ from engines.http1.address import Address
 from engines.http1.answer import READ_AHEAD
 from engines.http1.transport import Http1Transport
 from engines.transport import Timeouts
-from tests.engines.http1.byte_server import FIN, HOLD, ByteServer, answer, chunked
+from tests.engines.http1.byte_server import FIN, HOLD, ByteServer, Step, answer, chunked
 from tests.engines.http1.test_agreement import CHUNKED, CORPUS, outcome, posted, streamed
 from tests.faults.upstream import Upstream
 
@@ -77,6 +77,39 @@ async def test_a_slow_reader_holds_the_upstream_back() -> None:
         assert size == 65536 * 200
         opened.close()
         assert open_connections(transport) == (0, 1)
+        await transport.aclose()
+
+
+async def pumped_to(transport: Http1Transport, end: bytes) -> None:
+    """Take a stream until its last event, and let go."""
+    opened = await transport.open("/v1", b"{}", {})
+    assert not await opened.pump(lambda data: not data.endswith(end))
+    opened.let_go()
+    opened.close()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.05])
+async def test_an_answer_that_was_let_go_keeps_its_connection_where_it_ends_at_once(late: float) -> None:
+    steps = [CHUNKED, 0.02, b"3\r\none\r\n", 0.02, b"3\r\nend\r\n", late, b"0\r\n\r\n"]
+    async with ByteServer(steps) as server:
+        transport = Http1Transport(server.url, timeouts=QUICK)
+        for _ in range(3):
+            await pumped_to(transport, b"end")
+            async with asyncio.timeout(2):
+                while open_connections(transport) != (0, 1):
+                    await asyncio.sleep(0.005)
+        assert server.connections == 1
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("more", [[HOLD], [b"1000\r\n" + b"x" * 4096 + b"\r\n", b"5\r\nhello\r\n", HOLD]])
+async def test_an_answer_that_was_let_go_and_does_not_end_is_dropped(more: list[Step]) -> None:
+    async with ByteServer([CHUNKED, 0.02, b"3\r\nend\r\n", 0.02, *more]) as server:
+        transport = Http1Transport(server.url)
+        await pumped_to(transport, b"end")
+        assert open_connections(transport) == (1, 0)
+        await asyncio.wait_for(server.gone.wait(), 5)
+        assert open_connections(transport) == (0, 0)
         await transport.aclose()
 
 
