@@ -8,51 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
-import hashlib
-import hmac
 import json
 import logging
-import random
-import signal
 import socket
-import sys
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import uvicorn
-import uvloop
 
-from engines.http1.transport import Http1Transport
-from engines.transport import Transport
 from gateway.app import Front, create_app
-from gateway.counters.levels import CounterLevels
-from gateway.counters.rebuild import Rebuild
-from gateway.counters.reservations import Reservations
-from gateway.engine_watch import EngineWatch
 from gateway.http.admin.access import ControlPlane
 from gateway.http.connection import Connection, sweep
 from gateway.http.hot_calls import HotCalls
 from gateway.http.operations import Part
 from gateway.http.plane import DataPlane
-from gateway.pipeline.line import Line
+from gateway.parts import asked_to_end, built, run_process
 from gateway.pipeline.revocation import Revocations
-from gateway.security.jwks import fetch
-from gateway.security.keys import Peppers
-from gateway.security.sealing import Sealing
-from gateway.security.secrets import Purpose, load_master_key
-from gateway.security.sessions import Sessions
-from gateway.security.tokens import TokenVerifier
 from gateway.settings import Settings
-from gateway.spool.writer import SpoolWriter
-from gateway.store import database
-from gateway.store.callers import Callers
-from gateway.store.catalog import FollowedCatalog
-from gateway.store.changes import Configuration
-from gateway.store.keys import StoredKeys
-from gateway.store.sums import PostgresSums
 from gateway.telemetry import FLUSH_SECONDS, Telemetry
 from gateway.trail import RefusalTrail
 from policies.catalog import Endpoint
@@ -63,81 +36,17 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings, index: int, fd: int, admin_fd: int | None = None) -> int:
     """Serve until asked to stop; the exit status."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, index, fd, admin_fd))
-    return 0
+    return run_process(lambda: serve(settings, index, fd, admin_fd))
 
 
 async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = None) -> None:
     """Build the parts, serve, and let go of them in order."""
-    if settings.database_url is None or settings.redis_url is None:
-        raise ValueError(
-            "a worker needs WEIGHBRIDGE_DATABASE_URL and WEIGHBRIDGE_REDIS_URL; 'weighbridge up' sets them"
-        )
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    master = load_master_key(settings.secret_file)
-    peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
-    telemetry = Telemetry(settings.home / "run" / "metrics")
-    async with contextlib.AsyncExitStack() as parts:
-        spool = SpoolWriter(settings.spool_dir, cap_bytes=settings.spool_max_mb << 20)
-        parts.callback(spool.close)
-        engine = database.engine(
-            settings.database_url, application_name=f"weighbridge-worker-{index}", size=4
-        )
-        parts.push_async_callback(engine.dispose)
-        catalog = FollowedCatalog(settings.database_url)
-        keys = StoredKeys(engine, peppers, catalog)
-        configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
-        sealing = Sealing(master.derive_all(Purpose.CREDENTIALS))
-        sessions = Sessions(master.derive_all(Purpose.SESSIONS), time.time)
-        verifier = TokenVerifier(sealing, fetch=fetch, clock=time.time, monotonic=time.monotonic)
-        callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
-        await catalog.start()
-        parts.push_async_callback(catalog.stop)
-        keys.start()
-        parts.push_async_callback(keys.stop)
-        parts.push_async_callback(verifier.close)
-        reservations = await Reservations.connect(
-            settings.redis_url,
-            str(spool.worker_id),
-            # 20 ms is enough on a machine of one's own; beside an engine that saturates its cores Redis waits longer.
-            timeout_seconds=0.05,
-            opener=Rebuild(settings.redis_url, PostgresSums(settings.database_url), lambda: catalog.snapshot),
-        )
-        parts.push_async_callback(reservations.close)
-        levels = CounterLevels(settings.redis_url)
-        parts.push_async_callback(levels.close)
-        engines = EngineWatch(settings.engine_url, settings.home / "run", transport=_client(settings))
-        await engines.start()
-        parts.push_async_callback(engines.stop)
-        salt_key = master.derive(Purpose.CACHE_SALT)
-
-        # Kept for those who call often: it never changes, and each making of it takes 1.8 us.
-        @functools.lru_cache(maxsize=4096)
-        def cache_salt(subject: str) -> str:
-            return hmac.digest(salt_key, subject.encode(), hashlib.sha256).hex()[:32]
-
-        trail = RefusalTrail(telemetry, spool)
-        line = Line(
-            keys=callers,
-            catalog=catalog,
-            reservations=reservations,
-            spool=spool,
-            engines=engines,
-            observer=telemetry,
-            trail=trail,
-            cache_salt=cache_salt,
-            draw=random.random,
-            monotonic_ns=time.monotonic_ns,
-            wall_ms=lambda: time.time_ns() // 1_000_000,
-            batch_percent=settings.batch_percent,
-        )
+    asked = asked_to_end()
+    async with built(settings, f"worker-{index}") as parts:
+        line, catalog, engines = parts.line, parts.catalog, parts.engines
+        reservations, spool = parts.reservations, parts.spool
+        telemetry, trail = parts.telemetry, parts.trail
         plane = DataPlane(line)
         revocations = Revocations(line, plane.exchanges)
         catalog.subscribe(revocations.changed)
@@ -162,7 +71,14 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         front = Front(
             plane,
             ControlPlane(
-                callers, catalog, configuration, peppers, sealing, sessions, levels, settings.webhook_hosts
+                parts.callers,
+                catalog,
+                parts.configuration,
+                parts.peppers,
+                parts.sealing,
+                parts.sessions,
+                parts.levels,
+                settings.webhook_hosts,
             ),
             ready,
             health,
@@ -200,15 +116,6 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             each.cancel()
         trail.tick(last=True)
         telemetry.flush()
-
-
-def _client(settings: Settings) -> Callable[[str], Transport]:
-    if settings.upstream_client == "http1":
-        return Http1Transport
-    # Only where it is asked for: aiohttp takes memory and start-up time that nobody else needs.
-    from engines.aiohttp_client import AiohttpTransport
-
-    return AiohttpTransport
 
 
 class _Server(uvicorn.Server):

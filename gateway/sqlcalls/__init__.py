@@ -1,0 +1,1 @@
+"""Calls to models from SQL: claimed from their queue, carried along the line, answered."""
