@@ -15,7 +15,8 @@ from msgspec import Meta, Struct, field
 from gateway.http.admin.budgets import ModeName as BudgetMode
 from gateway.http.admin.budgets import Period, Thresholds, Zone
 from gateway.http.admin.budgets import Scope as BudgetScope
-from gateway.http.admin.endpoints import DefaultTokens, EndpointName, Estimate, Level, Tags, Task
+from gateway.http.admin.calling import EndpointCalling, EntityCalling, listed
+from gateway.http.admin.endpoints import DefaultTokens, EndpointName, Estimate, Level, Options, Tags, Task
 from gateway.http.admin.issuers import Address, Age, Audience, Claim, KeySet, Leeway, Planes
 from gateway.http.admin.limits import Amount, LimitName, MetricName, ModeName, Scope, WindowText
 from gateway.http.admin.principals import Email, Issuer, Subject
@@ -79,6 +80,7 @@ class GroupSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Name
     description: FreeText = ""
+    local_only: bool = False
     users: Names = []
     service_principals: Names = []
     groups: Names = []
@@ -94,6 +96,8 @@ class EntitySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     base_url: Annotated[str, Meta(max_length=512, pattern=r"^https?://[!-~]+$")] | None = None
     traffic_percent: Annotated[int, Meta(ge=0, le=100)] = 100
     fallback_position: Annotated[int, Meta(ge=1, le=100)] | None = None
+    calling: EntityCalling = EntityCalling()
+    options: Options = {}
 
 
 class EndpointSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +109,8 @@ class EndpointSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tags: Tags = {}
     estimate_milli: Estimate = 500
     default_max_tokens: DefaultTokens = 1024
+    local_only: bool = False
+    calling: EndpointCalling = EndpointCalling()
     served_entities: Annotated[list[EntitySpec], Meta(min_length=1, max_length=32)]
 
 
@@ -233,6 +239,8 @@ def settle(kind: str, spec: dict[str, Any]) -> list[tuple[str, str]]:
             spec["planes"] = sorted(set(spec["planes"]))
         case "endpoint":
             spec["served_entities"] = sorted(spec["served_entities"], key=lambda each: each["name"])
+            for each in spec["served_entities"]:
+                each["calling"] = listed(each["calling"])
         case "grant" if sum(spec[each] is not None for each in GRANTEES) != 1:
             return [("level", "a grant names exactly one of user, service_principal and group")]
         case "limit":

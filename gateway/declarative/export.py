@@ -46,6 +46,8 @@ def _brief(struct: type[msgspec.Struct], spec: Spec | Mapping[str, Any]) -> dict
         default = field.default
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
+        if isinstance(default, msgspec.Struct):
+            default = msgspec.to_builtins(default)
         if field.required or value != default:
             entry[field.encode_name] = value
     return entry

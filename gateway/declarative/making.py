@@ -78,11 +78,13 @@ class Making:
                 await set_roles(change, row, step.kind, frozenset(spec["roles"]))
                 self._ids[step.kind, spec["name"].lower()] = row["id"]
             case "group":
-                row = await create_group(change, spec["name"], spec["description"])
+                row = await create_group(
+                    change, spec["name"], spec["description"], local_only=spec["local_only"]
+                )
                 self._ids["group", spec["name"].lower()] = row["id"]
                 await self._members(row, spec)
             case "endpoint":
-                row = await create_endpoint(change, _without(spec, "served_entities"), _entities(spec))
+                row = await create_endpoint(change, _endpoint(spec, {}), _entities(spec))
                 self._ids["endpoint", spec["name"].lower()] = row["id"]
             case "grant":
                 await self._grant(spec)
@@ -111,12 +113,12 @@ class Making:
             case "user" | "service_principal":
                 await self._principal(step.kind, before, spec)
             case "group":
-                row = await change.revise(
-                    groups, "group", before, name=spec["name"], description=spec["description"]
-                )
+                own = {name: spec[name] for name in ("name", "description", "local_only")}
+                row = await change.revise(groups, "group", before, **own)
                 await self._members(row, spec)
             case "endpoint":
-                await update_endpoint(change, before, _without(spec, "served_entities"), _entities(spec))
+                values = _endpoint(spec, before["settings"])
+                await update_endpoint(change, before, values, _entities(spec))
             case "grant":
                 await self._grant(spec)
             case "limit":
@@ -224,7 +226,16 @@ def _without(spec: Spec, *names: str) -> Mapping[str, Any]:
 
 
 def _entities(spec: Spec) -> list[EntitySpec]:
-    return [EntitySpec(**each) for each in spec["served_entities"]]
+    return [
+        EntitySpec(**_without(each, "calling"), rules=each["calling"]) for each in spec["served_entities"]
+    ]
+
+
+def _endpoint(spec: Spec, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An endpoint's columns; what other features keep in its settings stays."""
+    kept = {name: value for name, value in settings.items() if name != "rules"}
+    rules = {"rules": spec["calling"]} if spec["calling"] else {}
+    return {**_without(spec, "served_entities", "calling"), "settings": {**kept, **rules}}
 
 
 def _moment(text: str | None) -> datetime | None:

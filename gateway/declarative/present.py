@@ -44,7 +44,7 @@ _ISSUER = (
     "leeway_seconds", "enabled",
 )  # fmt: skip
 _ENTITY = ("name", "kind", "provider", "model", "base_url", "traffic_percent", "fallback_position")
-_ENDPOINT = ("name", "task", "description", "tags", "estimate_milli", "default_max_tokens")
+_ENDPOINT = ("name", "task", "description", "tags", "estimate_milli", "default_max_tokens", "local_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,7 @@ def _group(row: Row, members: Mapping[str, Sequence[str]]) -> Spec:
     return {
         "name": row["name"],
         "description": row["description"],
+        "local_only": row["local_only"],
         "users": sorted(members.get("user", ())),
         "service_principals": sorted(members.get("service_principal", ())),
         "groups": sorted(members.get("group", ())),
@@ -145,7 +146,15 @@ def _endpoint(row: Row, serving: Sequence[Row]) -> Spec:
     )
     return {
         **{name: row[name] for name in _ENDPOINT},
-        "served_entities": [{name: each[name] for name in _ENTITY} for each in own],
+        "calling": row["settings"].get("rules", {}),
+        "served_entities": [
+            {
+                **{name: each[name] for name in _ENTITY},
+                "calling": each["settings"].get("rules", {}),
+                "options": each["settings"].get("options", {}),
+            }
+            for each in own
+        ],
     }
 
 

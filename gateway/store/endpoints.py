@@ -32,6 +32,14 @@ class EntitySpec:
     base_url: str | None = None
     traffic_percent: int = 100
     fallback_position: int | None = None
+    rules: Mapping[str, Any] | None = None
+    """How it is called, without defaults; None: as it is."""
+    options: Mapping[str, Any] | None = None
+    """What its provider needs beside the address (region, deployment, ...), no secret among it; None: as it is."""
+    credential_id: str | None = None
+    """A credential to call it with from now on; None: the one it has, unless its address or provider changes."""
+    id: str | None = None
+    """The id that it had before, where it comes back."""
 
 
 async def create_endpoint(change: Change, values: Mapping[str, Any], entities: Sequence[EntitySpec]) -> Row:
@@ -57,10 +65,9 @@ async def update_endpoint(
     """Change an endpoint's own values and, where given, the whole set of its entities."""
     if "name" in values:
         await _name_is_free(change, values["name"], before["id"])
-    row = await change.revise(endpoints, "endpoint", before, **values)
-    if entities is not None and await set_entities(change, row, entities):
-        row = await change.renew(endpoints, row)
-    return row
+    if entities is not None and await set_entities(change, before, entities):
+        values = {**values, "config_version": before["config_version"] + 1}
+    return await change.revise(endpoints, "endpoint", before, **values)
 
 
 async def delete_endpoint(change: Change, before: Row) -> None:
@@ -100,16 +107,44 @@ async def set_entities(change: Change, endpoint: Row, wanted: Sequence[EntitySpe
             "fallback_position": each.fallback_position,
         }
         old = there.get(each.name)
+        values["settings"] = _settings({} if old is None else old["settings"], each)
+        if each.credential_id is not None:
+            values["credential_id"] = each.credential_id
         if old is None:
+            if each.id is not None:
+                values["id"] = each.id
             await change.add(
                 served_entities, "served_entity", {**values, "name": each.name, "endpoint_id": endpoint["id"]}
             )
         else:
-            if old["base_url"] != each.base_url or old["provider"] != each.provider:
+            if each.credential_id is None and addresses_of(old) != _addresses(
+                each.base_url, each.provider, values["settings"]
+            ):
                 # A credential is for one address: it must never follow to another.
                 values["credential_id"] = None
             await change.revise(served_entities, "served_entity", old, **values)
     return len(change.touched) > before
+
+
+def addresses_of(entity: Row) -> tuple[str, ...]:
+    """Everything that decides where a call of a stored entity goes, and as whose."""
+    return _addresses(entity["base_url"], entity["provider"], entity["settings"])
+
+
+def _addresses(base_url: str | None, provider: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    replicas: Sequence[str] = settings.get("rules", {}).get("replicas", ())
+    options: Mapping[str, Any] = settings.get("options", {})
+    return provider, base_url or "", *replicas, *(f"{name}={options[name]}" for name in sorted(options))
+
+
+def _settings(old: Mapping[str, Any], wanted: EntitySpec) -> dict[str, Any]:
+    settings = dict(old)
+    for name, value in (("rules", wanted.rules), ("options", wanted.options)):
+        if value:
+            settings[name] = dict(value)
+        elif value is not None:
+            settings.pop(name, None)
+    return settings
 
 
 async def grant(change: Change, endpoint: Row, kind: MemberKind, grantee_id: str, level: LevelName) -> Row:
@@ -212,5 +247,10 @@ def _check_entities(wanted: Sequence[EntitySpec]) -> None:
         if each.kind == "local" and each.base_url is not None:
             raise BadRequest(
                 f"Entity {each.name!r} is local: the deployment knows its engine's address; leave base_url out.",
+                param="served_entities",
+            )
+        if each.kind == "local" and each.rules and each.rules.get("replicas"):
+            raise BadRequest(
+                f"Entity {each.name!r} is local: the deployment knows its engines' addresses; leave replicas out.",
                 param="served_entities",
             )

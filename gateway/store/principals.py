@@ -51,9 +51,10 @@ async def delete_principal(change: Change, before: Row) -> None:
     await change.remove(principals, before["kind"], before)
 
 
-async def create_group(change: Change, name: str, description: str) -> Row:
-    """Add an empty group."""
-    return await change.add(groups, "group", {"name": name, "description": description})
+async def create_group(change: Change, name: str, description: str, *, local_only: bool = False) -> Row:
+    """Add an empty group; of a `local_only` one no member's request leaves for another host."""
+    values = {"name": name, "description": description, "local_only": local_only}
+    return await change.add(groups, "group", values)
 
 
 async def delete_group(change: Change, before: Row) -> None:

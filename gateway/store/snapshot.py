@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from policies.budgets import Budget
+from policies.calling import endpoint_rules, entity_rules
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.limits import Limit, Metric, Mode, ScopeKind
 from policies.permissions import Level
@@ -87,6 +88,7 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
             (row["issuer"], row["subject"]): row["id"] for row in rows.principals if row["issuer"] is not None
         },
         group_ids={row["name"].lower(): row["id"] for row in rows.groups},
+        local_groups=frozenset(row["id"] for row in rows.groups if row["local_only"]),
     )
     return Built(snapshot, min(edges, default=None))
 
@@ -172,17 +174,15 @@ def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str
     found: dict[str, Endpoint] = {}
     for row in rows.endpoints:
         own = entities.get(row["id"], [])
-        fallbacks = sorted(
-            (each for each in own if each["fallback_position"] is not None),
-            key=lambda each: each["fallback_position"],
-        )
+        rules = endpoint_rules(row["settings"].get("rules", {}))
+        ranks = _ranks(own, rules.fallback)
         endpoint = Endpoint(
             id=row["id"],
             name=row["name"],
             task=row["task"],
             entities=tuple(_entity(each, prices) for each in own),
             split=tuple((each["name"], each["traffic_percent"]) for each in own if each["traffic_percent"]),
-            fallbacks=tuple(each["name"] for each in fallbacks),
+            fallbacks=tuple(name for names in ranks for name in names),
             estimate_milli=row["estimate_milli"],
             default_max_tokens=row["default_max_tokens"],
             creator=row["creator"],
@@ -190,6 +190,10 @@ def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str
             updated_at_ms=int(row["valid_from"].timestamp() * 1000),
             tags=tuple(sorted((str(key), str(value)) for key, value in row["tags"].items())),
             description=row["description"],
+            ranks=ranks if any(len(names) > 1 for names in ranks) else (),
+            local_only=row["local_only"],
+            rules=rules,
+            config_version=row["config_version"],
         )
         found[row["name"]] = endpoint
     for row in rows.endpoints:
@@ -197,6 +201,21 @@ def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str
             # An alias never stands in for an endpoint that has the name.
             found.setdefault(alias, found[row["name"]])
     return found
+
+
+def _ranks(entities: Rows, enabled: bool | None) -> tuple[tuple[str, ...], ...]:
+    """The names of the fallbacks by position; with fallback for all, those without a position come last, in order."""
+    if enabled is False:
+        return ()
+    by_position: dict[int, list[str]] = {}
+    last: list[str] = []
+    for row in entities:
+        if row["fallback_position"] is not None:
+            by_position.setdefault(row["fallback_position"], []).append(row["name"])
+        elif enabled:
+            last.append(row["name"])
+    ranks = [tuple(by_position[position]) for position in sorted(by_position)]
+    return (*ranks, *((name,) for name in last))
 
 
 def _entity(row: Mapping[str, Any], prices: Mapping[str, Price]) -> ServedEntity:
@@ -213,6 +232,7 @@ def _entity(row: Mapping[str, Any], prices: Mapping[str, Price]) -> ServedEntity
         price=price,
         base_url=row["base_url"],
         credential_id=row["credential_id"],
+        rules=entity_rules(row["settings"].get("rules", {})),
     )
 
 

@@ -53,10 +53,12 @@ def price(
 ENDPOINT = {
     "id": "e", "name": "chat", "aliases": ["talk"], "task": "llm/v1/chat", "description": "", "creator": "", "created_at": NOW,
     "valid_from": NOW, "tags": {"team": "a"}, "estimate_milli": 500, "default_max_tokens": 64,
+    "local_only": False, "settings": {}, "config_version": 3,
 }  # fmt: skip
 ENTITY = {
     "id": "m", "endpoint_id": "e", "name": "one", "kind": "local", "provider": "vllm", "model": "one", "base_url": None,
     "credential_id": None, "traffic_percent": 100, "fallback_position": None,
+    "settings": {"rules": {"concurrency": 9, "replicas": ["http://two"]}, "options": {"region": "x"}},
 }  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def priced(*prices: dict[str, Any]) -> tuple[int, datetime | None]:
 
 
 def test_groups_are_followed_through_every_nesting_even_a_loop() -> None:
-    groups = [{"id": each, "name": each} for each in "abcd"]
+    groups = [{"id": each, "name": each, "local_only": each == "b"} for each in "abcd"]
     memberships = [member("a", "u"), member("b", "a"), member("c", "b"), member("a", "c")]
     snapshot = build(
         configured(principals=[principal("u")], groups=groups, memberships=memberships), NOW
@@ -84,7 +86,7 @@ def test_roles_come_from_the_principal_and_its_groups() -> None:
     snapshot = build(
         configured(
             principals=[principal("u"), principal("v")],
-            groups=[{"id": each, "name": each} for each in "ab"],
+            groups=[{"id": each, "name": each, "local_only": each == "b"} for each in "ab"],
             memberships=[member("a", "u"), member("b", "a")],
             roles=roles,
         ),
@@ -173,3 +175,34 @@ def test_grants_are_by_endpoint_and_grantee() -> None:
 def test_a_row_that_cannot_be_read_fails_the_whole_build() -> None:
     with pytest.raises((ValueError, KeyError)):
         build(configured(grants=[{"endpoint_id": "e", "grantee_id": "u", "level": "CAN_DANCE"}]), NOW)
+
+
+def test_how_things_are_called_comes_from_their_settings() -> None:
+    rows = configured(
+        endpoints=[ENDPOINT], served_entities=[ENTITY], groups=[{"id": "g", "name": "g", "local_only": True}]
+    )
+    snapshot = build(rows, NOW).snapshot
+    endpoint = snapshot.endpoints["chat"]
+    rules = endpoint.entities[0].rules
+    assert (rules.concurrency, rules.replicas, rules.principal_percent) == (9, ("http://two",), 80)
+    assert (endpoint.rules.retries, endpoint.config_version) == (1, 3)
+    assert snapshot.local_groups == {"g"}
+
+
+@pytest.mark.parametrize(
+    ("fallback", "names", "ranks"),
+    [
+        (None, ("two", "three", "four"), (("two", "three"), ("four",))),
+        (True, ("two", "three", "four", "one"), (("two", "three"), ("four",), ("one",))),
+        (False, (), ()),
+    ],
+)
+def test_fallbacks_are_ranked_by_position(fallback: bool | None, names: object, ranks: object) -> None:
+    positions = {"one": None, "two": 1, "three": 1, "four": 2}
+    entities = [
+        {**ENTITY, "id": name, "name": name, "fallback_position": position}
+        for name, position in positions.items()
+    ]
+    chat = {**ENDPOINT, "settings": {"rules": {"fallback": fallback}}}
+    endpoint = build(configured(endpoints=[chat], served_entities=entities), NOW).snapshot.endpoints["chat"]
+    assert (endpoint.fallbacks, endpoint.ranks) == (names, ranks)

@@ -5,6 +5,7 @@ An endpoint is read and written whole: its version covers its entities, traffic 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -16,6 +17,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.http.admin.access import Admin
+from gateway.http.admin.calling import (
+    EndpointCalling,
+    EntityCalling,
+    shown_endpoint,
+    shown_entity,
+    stored,
+)
 from gateway.http.admin.versions import (
     After,
     Filter,
@@ -28,6 +36,7 @@ from gateway.http.admin.versions import (
     set_fields,
     versioned,
 )
+from gateway.store.endpoint_versions import Version, roll_back, versions
 from gateway.store.endpoints import (
     EntitySpec,
     create_endpoint,
@@ -59,6 +68,15 @@ DefaultTokens = Annotated[
 ]
 
 
+Options = Annotated[
+    dict[
+        Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$")],
+        Annotated[str, Meta(max_length=512, pattern=r"^[^\x00-\x1f\x7f]*$")],
+    ],
+    Meta(max_length=16),
+]
+
+
 class EntityView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that answers for an endpoint; by name the same from version to version."""
 
@@ -70,6 +88,10 @@ class EntityView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """None for the local engine, whose address the deployment knows."""
     traffic_percent: Annotated[int, Meta(ge=0, le=100)] = 100
     fallback_position: Annotated[int, Meta(ge=1, le=100)] | None = None
+    calling: EntityCalling = EntityCalling()
+    """Time limits, places, replicas, circuit."""
+    options: Options = {}
+    """What its provider needs beside the address, no secret among it."""
     id: UUID | None = None
     """Set in answers; ignored in requests."""
 
@@ -84,7 +106,10 @@ class EndpointView(Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
     estimate_milli: int
     default_max_tokens: int
+    local_only: bool
+    calling: EndpointCalling
     served_entities: list[EntityView]
+    config_version: int
     creator: str
     created_at: datetime
     managed_by: str | None
@@ -100,6 +125,10 @@ class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tags: Tags = {}
     estimate_milli: Estimate = 500
     default_max_tokens: DefaultTokens = 1024
+    local_only: bool = False
+    """Requests never leave for another host, whatever the fallbacks say."""
+    calling: EndpointCalling = EndpointCalling()
+    """Stickiness, deadline, retries, fallback."""
     served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)]
 
 
@@ -110,7 +139,23 @@ class EndpointChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tags: Tags | UnsetType = UNSET
     estimate_milli: Estimate | UnsetType = UNSET
     default_max_tokens: DefaultTokens | UnsetType = UNSET
+    local_only: bool | UnsetType = UNSET
+    calling: EndpointCalling | UnsetType = UNSET
     served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)] | UnsetType = UNSET
+
+
+class ConfigurationView(Struct, frozen=True, kw_only=True):
+    """What answered for an endpoint from some moment on."""
+
+    config_version: int
+    began_at: datetime
+    served_entities: list[EntityView]
+
+
+class RollBack(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The version of the configuration to go back to."""
+
+    config_version: Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
 class Endpoints(Controller):
@@ -142,6 +187,7 @@ class Endpoints(Controller):
         """Nobody but administrators may use it until it is granted."""
         values = set_fields(data)
         entities = values.pop("served_entities")
+        values["settings"] = _settings({}, values.pop("calling"))
         async with admin.change() as change:
             row = await create_endpoint(change, values, [_spec(each) for each in entities])
             view = (await _views(change.connection, [row]))[0]
@@ -172,6 +218,8 @@ class Endpoints(Controller):
         async with admin.change() as change:
             before = await change.current(endpoints, str(endpoint_id), "endpoint")
             require_match(before, if_match)
+            if "calling" in values:
+                values["settings"] = _settings(before["settings"], values.pop("calling"))
             specs = None if entities is None else [_spec(each) for each in entities]
             row = await update_endpoint(change, before, values, specs)
             view = (await _views(change.connection, [row]))[0]
@@ -189,6 +237,41 @@ class Endpoints(Controller):
             require_match(before, if_match)
             await delete_endpoint(change, before)
 
+    @get(
+        "/{endpoint_id:uuid}/versions",
+        opt={"permission": Permission.ENDPOINTS_READ},
+        summary="What answered for an endpoint, version by version",
+    )
+    async def list_versions(
+        self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID]
+    ) -> Page[ConfigurationView]:
+        """The newest first."""
+        async with admin.reading() as connection:
+            await current(connection, endpoints, str(endpoint_id), "endpoint")
+            found = await versions(connection, str(endpoint_id))
+        return Page([_configuration(each) for each in found])
+
+    @post(
+        "/{endpoint_id:uuid}/rollback",
+        opt={"permission": Permission.ENDPOINTS_WRITE},
+        status_code=200,
+        summary="Go back to an earlier version of what answers",
+    )
+    async def roll_back(
+        self,
+        admin: NamedDependency[Admin],
+        endpoint_id: FromPath[UUID],
+        data: JSONBody[RollBack],
+        if_match: IfMatch = None,
+    ) -> Response[EndpointView]:
+        """It becomes a new version; prices and credentials that still belong to it are its own again."""
+        async with admin.change() as change:
+            before = await change.current(endpoints, str(endpoint_id), "endpoint")
+            require_match(before, if_match)
+            row = await roll_back(change, before, data.config_version)
+            view = (await _views(change.connection, [row]))[0]
+        return versioned(row, view)
+
 
 def _spec(entity: EntityView) -> EntitySpec:
     return EntitySpec(
@@ -199,6 +282,38 @@ def _spec(entity: EntityView) -> EntitySpec:
         base_url=entity.base_url,
         traffic_percent=entity.traffic_percent,
         fallback_position=entity.fallback_position,
+        rules=stored(entity.calling),
+        options=entity.options,
+    )
+
+
+def _settings(before: Mapping[str, Any], calling: EndpointCalling) -> dict[str, Any]:
+    """An endpoint's settings with these rules; what belongs to other features stays."""
+    kept = {name: value for name, value in before.items() if name != "rules"}
+    rules = stored(calling)
+    return {**kept, "rules": dict(rules)} if rules else kept
+
+
+def _entity(row: Row) -> EntityView:
+    return EntityView(
+        id=UUID(row["id"]),
+        name=row["name"],
+        kind=row["kind"],
+        provider=row["provider"],
+        model=row["model"],
+        base_url=row["base_url"],
+        traffic_percent=row["traffic_percent"],
+        fallback_position=row["fallback_position"],
+        calling=shown_entity(row["settings"]),
+        options=row["settings"].get("options", {}),
+    )
+
+
+def _configuration(version: Version) -> ConfigurationView:
+    return ConfigurationView(
+        config_version=version.number,
+        began_at=version.endpoint["valid_from"],
+        served_entities=[_entity(each) for each in version.entities],
     )
 
 
@@ -206,18 +321,7 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Endpoint
     ids = [row["id"] for row in found]
     entities: dict[str, list[EntityView]] = {}
     for row in await rows(connection, served_entities, served_entities.c.endpoint_id.in_(ids)):
-        entities.setdefault(row["endpoint_id"], []).append(
-            EntityView(
-                id=UUID(row["id"]),
-                name=row["name"],
-                kind=row["kind"],
-                provider=row["provider"],
-                model=row["model"],
-                base_url=row["base_url"],
-                traffic_percent=row["traffic_percent"],
-                fallback_position=row["fallback_position"],
-            )
-        )
+        entities.setdefault(row["endpoint_id"], []).append(_entity(row))
     return [
         EndpointView(
             id=row["id"],
@@ -227,7 +331,10 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Endpoint
             tags=row["tags"],
             estimate_milli=row["estimate_milli"],
             default_max_tokens=row["default_max_tokens"],
+            local_only=row["local_only"],
+            calling=shown_endpoint(row["settings"]),
             served_entities=entities.get(row["id"], []),
+            config_version=row["config_version"],
             creator=row["creator"],
             created_at=row["created_at"],
             managed_by=row["managed_by"],

@@ -48,6 +48,9 @@ class GroupView(Struct, frozen=True, kw_only=True):
     description: str
     managed_by: str | None
     updated_at: datetime
+    local_only: bool
+    roles: list[str]
+    """What its members hold by being in it, those of groups within it included."""
 
 
 class NewGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +60,10 @@ class NewGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     description: FreeText = ""
 
 
+    local_only: bool = False
+    """Requests of its members never leave for another host."""
+    roles: list[Role] = []
+    """What its members hold by being in it."""
 class GroupChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to change of a group; what is left out stays."""
 
@@ -64,6 +71,8 @@ class GroupChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     description: FreeText | UnsetType = UNSET
 
 
+    local_only: bool | UnsetType = UNSET
+    roles: list[Role] | UnsetType = UNSET
 class Groups(Controller):
     """Groups."""
 
@@ -90,8 +99,9 @@ class Groups(Controller):
     async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewGroup]) -> Response[GroupView]:
         """It begins empty."""
         async with admin.change() as change:
-            row = await create_group(change, data.name, data.description)
-        return versioned(row, _view(row), status_code=201)
+            row = await create_group(change, data.name, data.description, local_only=data.local_only)
+            await set_roles(change, row, "group", frozenset(each.value for each in data.roles))
+            return versioned(row, (await _views(change.connection, [row]))[0], status_code=201)
 
     @get("/{group_id:uuid}", opt=READ, summary="Read a group")
     async def read(self, admin: NamedDependency[Admin], group_id: FromPath[UUID]) -> Response[GroupView]:
@@ -126,11 +136,17 @@ class Groups(Controller):
             await delete_group(change, before)
 
 
-def _view(row: Row) -> GroupView:
-    return GroupView(
-        id=row["id"],
-        name=row["name"],
-        description=row["description"],
-        managed_by=row["managed_by"],
-        updated_at=row["valid_from"],
-    )
+async def _views(connection: AsyncConnection, found: list[Row]) -> list[GroupView]:
+    held = await roles_of(connection, [row["id"] for row in found])
+    return [
+        GroupView(
+            id=row["id"],
+            name=row["name"],
+            description=row["description"],
+            local_only=row["local_only"],
+            roles=held.get(row["id"], []),
+            managed_by=row["managed_by"],
+            updated_at=row["valid_from"],
+        )
+        for row in found
+    ]

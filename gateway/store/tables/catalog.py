@@ -73,6 +73,13 @@ endpoints = versioned(
         server_default=text("'{}'"),
         comment="Gateway features by name (guardrails, payload logging, cache, retries, time limits).",
     ),
+    Column(
+        "config_version",
+        Integer,
+        nullable=False,
+        server_default="1",
+        comment="Counts up with each change of what answers for it.",
+    ),
     one_of("task", "llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings"),
     CheckConstraint("estimate_milli BETWEEN 1 AND 10000", name="estimate_is_sane"),
     CheckConstraint("default_max_tokens BETWEEN 1 AND 1000000", name="default_is_sane"),

@@ -56,6 +56,13 @@ groups = versioned(
     "groups",
     Column("name", Text, nullable=False, comment="Unique among groups, whatever the case."),
     Column("description", Text, nullable=False, server_default="", comment="What the group is for."),
+    Column(
+        "local_only",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Requests of its members never leave for another host.",
+    ),
     current_unique("groups_name", "lower(name)"),
     comment="Groups of principals and of other groups.",
 )
