@@ -31,8 +31,6 @@ class Completed:
 
     body: bytes
     answer: Answer
-    count: Count | None
-    """The upstream's own count, where it can be believed."""
 
 
 class StreamReader(Protocol):

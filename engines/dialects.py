@@ -10,7 +10,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from engines.canonical import Answer, EmbeddingRequest, Embeddings, Event, Request
-from engines.errors import Reason
+from engines.errors import Reason, Unsupported
+
+_OPENAI_ONLY = (
+    "n", "logprobs", "top_logprobs", "logit_bias", "min_p", "repetition_penalty", "min_tokens", "ignore_eos",
+    "stop_token_ids", "skip_special_tokens", "functions", "function_call", "prediction", "modalities", "audio",
+    "web_search_options", "verbosity", "service_tier",
+)  # fmt: skip
+
+
+def other_fields(request: Request, *unsaid: str) -> dict[str, Any]:
+    """What the client sent beyond the one form, for a provider of another dialect; raises Unsupported.
+
+    `unsaid` are fields of the form itself that the provider has no word for. What is no field of OpenAI's passes on
+    under its own name: it was meant for this provider, who refuses what it does not know.
+    """
+    for name in unsaid:
+        if getattr(request, name) not in (None, 0, ()):
+            raise Unsupported(name)
+    for name in _OPENAI_ONLY:
+        if name in request.extra:
+            raise Unsupported(name)
+    return request.extra
 
 
 class EventWriter(Protocol):

@@ -1,51 +1,50 @@
 """The adapter to upstreams that speak OpenAI's HTTP: the local vLLM and every compatible provider.
 
-The request is written from the validated object; for vLLM it carries what makes counts exact and callers separate.
+The request is written from the validated object, in the words that the provider's entry in engines/providers.py names;
+for vLLM it carries what makes counts exact and callers separate. Clients of OpenAI's dialect get the answer's own bytes;
+for others it is translated.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from engines.adapter import Call, Completed, StreamReader
+from engines.answer_json import decoded
+from engines.chat_stream import ChatStream
+from engines.clients import CHAT, EMBEDDINGS, client_of
 from engines.errors import Garbled, Refused
-from engines.messages import Answer, decode_answer
+from engines.messages import Answer, Choice, decode_answer
+from engines.native import retry_after
+from engines.openai_chat.provider import ChatReader, chat_body, chat_reason, context_limit, read_chat_answer
+from engines.providers import PROVIDERS, Provider
+from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
 
 _encode = msgspec.json.Encoder().encode
 _USAGE_AT_END = {"include_usage": True}
 _USAGE_ALWAYS = {"include_usage": True, "continuous_usage_stats": True}
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call upstream: path below the address, the body without what the adapter sets, and its bounds."""
-
-    path: str
-    body: dict[str, Any]
-    model: str
-    max_tokens: int | None
-    headers: Mapping[str, str]
-    cache_salt: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A whole answer: its bytes as they came, and what was read of them."""
-
-    body: bytes
-    answer: Answer
+_ERROR_BODY = 1 << 16
+_SPOKEN = frozenset({CHAT, "/v1/completions", EMBEDDINGS})
+"""Paths that mean the same to the client and to the provider."""
 
 
 class OpenAIEngine:
-    """One upstream address behind the adapter."""
+    """One upstream address behind the adapter; `below` is what of a call's path the address holds already."""
 
-    def __init__(self, transport: Transport, *, is_vllm: bool) -> None:
+    def __init__(
+        self, transport: Transport, *, is_vllm: bool, provider: Provider | None = None, below: str = ""
+    ) -> None:
         self.transport = transport
         self.is_vllm = is_vllm
+        self._provider = provider or PROVIDERS["openai-compatible"]
+        self._below = below
+        # What has another name there, and what we are asked to send under that of OpenAI's.
+        self._renamed = self._provider.renamed
 
     @property
     def counts_while_running(self) -> bool:
@@ -54,26 +53,30 @@ class OpenAIEngine:
 
     async def complete(self, call: Call) -> Completed:
         """The whole answer; raises EngineError."""
-        response = await self.transport.post(call.path, self._body(call, stream=False), call.headers)
+        path, sent = self._asked(call)
+        body = self._body(call, sent, stream=False)
+        response = await self.transport.post(path.removeprefix(self._below), body, call.headers)
         if response.status != 200:
-            raise Refused(response.status, response.body[: 1 << 16], _retry_after(response.headers))
-        body = response.body
-        try:
-            if not body.isascii():
-                body.decode()
-            answer = decode_answer(body)
-        except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
-            raise Garbled("the answer is not JSON of the expected shape") from exc
+            raise _refused(response.status, response.body, response.headers)
+        answer = decoded(decode_answer, response.body)
         if answer.failed or not answer.choices:
-            raise Garbled("the answer has no choices")
-        return Completed(body, answer)
+            if path != EMBEDDINGS or answer.failed:
+                raise Garbled("the answer has no choices")
+            answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
+        if call.path in _SPOKEN:
+            return Completed(response.body, answer)
+        client = client_of(call.path)
+        whole = read_chat_answer(response.body)
+        return Completed(client.write_answer(whole, model=call.model, now=int(time.time())), answer)
 
     async def open(self, call: Call) -> OpenResponse:
         """The head of a streamed answer; raises EngineError."""
-        opened = await self.transport.open(call.path, self._body(call, stream=True), call.headers)
+        path, sent = self._asked(call)
+        body = self._body(call, sent, stream=True)
+        opened = await self.transport.open(path.removeprefix(self._below), body, call.headers)
         if opened.status != 200:
             try:
-                raise Refused(opened.status, await opened.rest(), _retry_after(opened.headers))
+                raise _refused(opened.status, await opened.rest(), opened.headers)
             finally:
                 opened.close()
         if not opened.headers.get("content-type", "").startswith("text/event-stream"):
@@ -81,22 +84,46 @@ class OpenAIEngine:
             raise Garbled("the answer is no event stream")
         return opened
 
+    def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:
+        """What passes the stream of this call on, or turns it into the client's dialect."""
+        if call.path in _SPOKEN:
+            return ChatStream(show_usage=show_usage, show_running=show_running, limit=limit)
+        writer = client_of(call.path).writer(show_usage=show_usage, model=call.model, now=int(time.time()))
+        return TranslatedStream(
+            ChatReader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
+        )
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.transport.aclose()
 
-    def _body(self, call: Call, *, stream: bool) -> bytes:
-        body = {"model": call.model, **call.body}
-        if call.max_tokens is not None:
-            body["max_tokens"] = call.max_tokens
+    def _asked(self, call: Call) -> tuple[str, dict[str, Any]]:
+        """Path and body as this dialect has them."""
+        if call.path in _SPOKEN:
+            return call.path, call.body
+        return CHAT, chat_body(client_of(call.path).read_request(call.body, call.max_tokens))
+
+    def _body(self, call: Call, sent: dict[str, Any], *, stream: bool) -> bytes:
+        provider = self._provider
+        body = {"model": call.model, **sent}
+        if call.max_tokens is not None and call.path != EMBEDDINGS:
+            # Text completions are older than the newer word.
+            named = "max_tokens" if call.path == "/v1/completions" else provider.max_tokens
+            body[named] = call.max_tokens
+        for name, there in self._renamed:
+            if name in body:
+                body[there] = body.pop(name)
         if stream:
             body["stream"] = True
-            body["stream_options"] = _USAGE_ALWAYS if self.is_vllm else _USAGE_AT_END
+            if self.is_vllm:
+                body["stream_options"] = _USAGE_ALWAYS
+            elif provider.asks_usage:
+                body["stream_options"] = _USAGE_AT_END
         if self.is_vllm and call.cache_salt is not None:
             body["cache_salt"] = call.cache_salt
         return _encode(body)
 
 
-def _retry_after(headers: Mapping[str, str]) -> int | None:
-    value = headers.get("retry-after", "")
-    return int(value) if value.isdecimal() and len(value) < 6 else None
+def _refused(status: int, body: bytes, headers: Mapping[str, str]) -> Refused:
+    body = body[:_ERROR_BODY]
+    return Refused(status, body, retry_after(headers), chat_reason(status, body), context_limit(body))

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from engines.answer_json import decoded
 from engines.canonical import (
     Answer,
     Began,
@@ -231,12 +232,7 @@ def usage_of(wire: WireUsage | None) -> Usage | None:
 
 
 def _decoded(payload: bytes) -> _Chunk:
-    try:
-        if not payload.isascii():
-            payload.decode()
-        chunk = _decode(payload)
-    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
-        raise Garbled("an answer is not JSON of the expected shape") from exc
+    chunk = decoded(_decode, payload)
     if bytes(chunk.error) not in (b"", b"null"):
         raise Reported(chat_reason(500, bytes(chunk.error)))
     return chunk

@@ -1,0 +1,19 @@
+"""What clients speak, by the path of their calls."""
+
+from __future__ import annotations
+
+from engines.dialects import ClientDialect
+from engines.errors import Unsupported
+from engines.openai_chat.writing import ChatClient
+
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+_CLIENTS: dict[str, ClientDialect] = {CHAT: ChatClient()}
+
+
+def client_of(path: str) -> ClientDialect:
+    """The dialect of a call that is to be translated; raises Unsupported for one that no other provider can answer."""
+    client = _CLIENTS.get(path)
+    if client is None:
+        raise Unsupported("model", "this model's provider answers chat only")
+    return client

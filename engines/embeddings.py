@@ -1,0 +1,51 @@
+"""OpenAI's embeddings: a client's request read, and its answer written, for providers of other dialects."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from engines.canonical import EmbeddingRequest, Embeddings
+from engines.errors import Garbled, Unsupported
+
+_encode = msgspec.json.Encoder().encode
+_OWN = frozenset({"input", "dimensions", "encoding_format"})
+
+
+def read_embedding(body: Mapping[str, Any]) -> EmbeddingRequest:
+    """The texts of a request; raises Unsupported for token ids, which are another tokenizer's."""
+    given = body.get("input")
+    texts = [given] if type(given) is str else given
+    if type(texts) is not list or not texts or not all(type(each) is str for each in texts):
+        raise Unsupported("input", "this provider takes a text or a list of texts")
+    return EmbeddingRequest(
+        tuple(texts),
+        body.get("dimensions"),
+        {name: value for name, value in body.items() if name not in _OWN and value is not None},
+    )
+
+
+def write_embeddings(found: Embeddings, body: Mapping[str, Any], *, model: str, tokens: int) -> bytes:
+    """The answer, as floats or as base64 of 32-bit ones, as the client asked; raises Garbled."""
+    given = body.get("input")
+    if len(found.vectors) != (1 if type(given) is str else len(given or ())):
+        raise Garbled("there are not as many vectors as texts")
+    packed = body.get("encoding_format") == "base64"
+    data = [
+        {"object": "embedding", "index": at, "embedding": _packed(each) if packed else each}
+        for at, each in enumerate(found.vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return _encode({"object": "list", "data": data, "model": found.model or model, "usage": usage})
+
+
+def _packed(vector: list[float]) -> str:
+    floats = array("f", vector)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return base64.b64encode(floats.tobytes()).decode()

@@ -1,0 +1,1 @@
+"""Google's Gemini API (generateContent), as the provider speaks it."""

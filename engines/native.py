@@ -1,0 +1,124 @@
+"""The adapter to providers with a dialect of their own: every call is translated, there and back.
+
+What reaches the provider is written from the one form, field by field; what it answers is read into it. Its words about a
+failure stay here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from engines.adapter import Call, Completed, StreamReader
+from engines.canonical import Embeddings, Usage
+from engines.clients import EMBEDDINGS, client_of
+from engines.dialects import EmbeddingDialect, ProviderDialect
+from engines.embeddings import read_embedding, write_embeddings
+from engines.errors import Garbled, Refused, Unsupported
+from engines.messages import Answer, Choice, CompletionDetails, PromptDetails, WireUsage
+from engines.openai_chat.provider import context_limit
+from engines.translated_stream import TranslatedStream
+from engines.transport import OpenResponse, Transport
+
+_ERROR_BODY = 1 << 16
+_BYTES_A_TOKEN = 4
+
+
+class NativeEngine:
+    """One provider's address behind the adapter."""
+
+    def __init__(
+        self, transport: Transport, dialect: ProviderDialect, *, embedding: EmbeddingDialect | None = None
+    ) -> None:
+        self.transport = transport
+        self._dialect = dialect
+        self._embedding = embedding
+
+    @property
+    def counts_while_running(self) -> bool:
+        """Whether every event of a stream tells the tokens so far."""
+        return False
+
+    async def complete(self, call: Call) -> Completed:
+        """The whole answer in the client's dialect; raises EngineError."""
+        if call.path == EMBEDDINGS:
+            return await self._embed(call)
+        client = client_of(call.path)
+        request = client.read_request(call.body, call.max_tokens)
+        body = self._dialect.write_request(request, model=call.model, stream=False)
+        response = await self.transport.post(self._dialect.path(call.model, stream=False), body, call.headers)
+        if response.status != 200:
+            raise self._refused(response.status, response.body, response.headers)
+        answer = self._dialect.read_answer(response.body)
+        written = client.write_answer(answer, model=call.model, now=int(time.time()))
+        read = Answer(
+            choices=[Choice(finish_reason=answer.stop.finish_reason)],
+            usage=None if answer.usage is None else _wire(answer.usage),
+            model=answer.model or call.model,
+        )
+        return Completed(written, read)
+
+    async def open(self, call: Call) -> OpenResponse:
+        """The head of a streamed answer; raises EngineError."""
+        request = client_of(call.path).read_request(call.body, call.max_tokens)
+        body = self._dialect.write_request(request, model=call.model, stream=True)
+        opened = await self.transport.open(self._dialect.path(call.model, stream=True), body, call.headers)
+        if opened.status != 200:
+            try:
+                raise self._refused(opened.status, await opened.rest(), opened.headers)
+            finally:
+                opened.close()
+        if not opened.headers.get("content-type", "").startswith(self._dialect.stream_type):
+            opened.close()
+            raise Garbled("the answer is no event stream")
+        return opened
+
+    def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:
+        """What turns the stream of this call into the client's dialect."""
+        del show_running  # Only an engine that counts every token could tell.
+        writer = client_of(call.path).writer(show_usage=show_usage, model=call.model, now=int(time.time()))
+        return TranslatedStream(
+            self._dialect.reader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.transport.aclose()
+
+    async def _embed(self, call: Call) -> Completed:
+        if self._embedding is None:
+            raise Unsupported("model", "this provider has no embeddings")
+        request = read_embedding(call.body)
+        body = self._embedding.write_embedding(request, model=call.model)
+        response = await self.transport.post(self._embedding.embedding_path(call.model), body, call.headers)
+        if response.status != 200:
+            raise self._refused(response.status, response.body, response.headers)
+        found: Embeddings = self._embedding.read_embeddings(response.body, response.headers)
+        counted = found.tokens is not None and found.tokens >= 0
+        size = sum(len(text.encode()) for text in request.texts)
+        tokens = found.tokens if counted and found.tokens is not None else -(-size // _BYTES_A_TOKEN)
+        written = write_embeddings(found, call.body, model=call.model, tokens=tokens)
+        usage = WireUsage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens) if counted else None
+        return Completed(written, Answer(choices=[Choice(finish_reason="stop")], usage=usage))
+
+    def _refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> Refused:
+        body = body[:_ERROR_BODY]
+        return Refused(
+            status, body, retry_after(headers), self._dialect.reason(status, body), context_limit(body)
+        )
+
+
+def retry_after(headers: Mapping[str, str]) -> int | None:
+    """Whole seconds that an upstream asks for."""
+    value = headers.get("retry-after", "")
+    return int(value) if value.isdecimal() and len(value) < 6 else None
+
+
+def _wire(usage: Usage) -> WireUsage:
+    return WireUsage(
+        prompt_tokens=usage.prompt,
+        completion_tokens=usage.completion,
+        total_tokens=usage.prompt + usage.completion,
+        prompt_tokens_details=PromptDetails(usage.cache_read, usage.cache_write),
+        completion_tokens_details=CompletionDetails(usage.reasoning),
+    )
