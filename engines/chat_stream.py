@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from engines.errors import EngineError, Garbled
-from engines.likeness import NO_COUNT, Likeness
+from engines.likeness import Likeness
 from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
 
 MAX_EVENT = 8 << 20
@@ -158,7 +158,8 @@ class ChatStream:
         if likeness is None or found is None:
             return None
         running, usage_at = found
-        if running == NO_COUNT:
+        count = likeness.count
+        if count is None:
             if self.running >= self.limit:
                 return None
             self.running += 1
@@ -167,7 +168,7 @@ class ChatStream:
         if running > self.limit:
             return None
         self.running = running
-        self.count = Count(likeness.prompt, running)
+        self.count = Count(count.prompt, running, count.cached)
         self.counted += 1
         return b"%b\n\n" % line if self.show_running else b"%b}\n\n" % line[:usage_at]
 

@@ -9,36 +9,37 @@ from __future__ import annotations
 
 import re
 
-from engines.messages import ABSURD, Answer
+import msgspec
 
-NO_COUNT = -1
+from engines.messages import Answer, Count, believed
+
 # All that a JSON string may hold in ASCII as it stands: no quote, no backslash, no control character.
 _PLAIN = bytes(each for each in range(0x20, 0x7F) if each not in b'"\\')
 _CONTENT = b'"content":"'
-_TOTAL = re.compile(rb',"usage":\{"prompt_tokens":\d+,"total_tokens":')
+_COUNTS = re.compile(rb',"usage":(\{"prompt_tokens":\d+,"total_tokens":)\d+,"completion_tokens":\d+')
 _COMPLETION = b',"completion_tokens":'
 _DIGITS = 7
 """Of a count: below what is absurd."""
+_one_value = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Likeness:
-    """What stays the same: all before the words, and all between the words and the counts, or the end."""
+    """What stays the same: before the words, between them and the counts, and after the counts."""
 
-    __slots__ = ("_counts", "_head", "_middle", "_start", "_usage_at", "prompt")
+    __slots__ = ("_head", "_middle", "_start", "_tail", "_usage_at", "count")
 
-    def __init__(self, head: bytes, middle: bytes, usage_at: int, prompt: int, *, counts: bool) -> None:
+    def __init__(self, head: bytes, middle: bytes, tail: bytes, usage_at: int, count: Count | None) -> None:
         self._head = head
         self._start = len(head)
         self._middle = middle
+        self._tail = tail
         self._usage_at = usage_at
-        self._counts = counts
-        self.prompt = prompt
-        """The prompt's tokens, the same in every frame."""
+        self.count = count
+        """The count that it was learnt with; None where frames carry none."""
 
     @classmethod
     def of(cls, line: bytes, answer: Answer) -> Likeness | None:
         """The likeness of a decoded `data: {...}` line; None for a frame that is not of the usual kind."""
-        usage = answer.usage
         if len(answer.choices) != 1 or line.count(_CONTENT) != 1:
             return None
         choice = answer.choices[0]
@@ -52,20 +53,24 @@ class Likeness:
         words = line[start:end]
         if not words or words.translate(None, _PLAIN) or delta.content != words.decode():
             return None
-        if usage is None:
-            return cls(line[:start], line[end:], len(line) - end, 0, counts=False)
-        found = _TOTAL.search(line, end)
-        if found is None or usage.prompt_tokens is None or usage.prompt_tokens > ABSURD:
+        if answer.usage is None:
+            return cls(line[:start], line[end:], b"", len(line) - end, None)
+        count, found = believed(answer.usage), _COUNTS.search(line, end)
+        if count is None or count.reasoning or found is None:
             return None
-        made = cls(
-            line[:start], line[end : found.end()], found.start() - end, usage.prompt_tokens, counts=True
-        )
-        # Held against the very frame it was learnt from: a usage with more members does not fit.
+        try:
+            _one_value(line[found.start(1) : -1])
+        except msgspec.MsgspecError:
+            return None  # the usage is not the last member
+        made = cls(line[:start], line[end : found.end(1)], line[found.end() :], found.start() - end, count)
         read = made.read(line)
-        return made if read is not None and read[0] == usage.completion_tokens else None
+        return made if read is not None and read[0] == count.completion else None
 
     def read(self, line: bytes) -> tuple[int, int] | None:
-        """(completion tokens or NO_COUNT, where the usage begins) of a line that is alike, None of any other."""
+        """(completion tokens, where the usage begins) of a line that is alike, None of any other.
+
+        Where frames carry no count it is (0, the end).
+        """
         start, middle = self._start, self._middle
         if not line.startswith(self._head):
             return None
@@ -73,11 +78,12 @@ class Likeness:
         if end <= start or line[start:end].translate(None, _PLAIN):
             return None
         rest = line[end + len(middle) :]
-        if not self._counts:
-            return None if rest else (NO_COUNT, end + self._usage_at)
+        if self.count is None:
+            return None if rest else (0, end + self._usage_at)
         total, _, rest = rest.partition(_COMPLETION)
-        completion = rest[:-2]
-        if not (completion.isdigit() and total.isdigit() and rest.endswith(b"}}")):
+        tail = self._tail
+        completion = rest[: -len(tail)]
+        if not (completion.isdigit() and total.isdigit() and rest.endswith(tail)):
             return None
         if len(total) > _DIGITS or len(completion) > _DIGITS or total[0] == 48 or completion[0] == 48:
             return None

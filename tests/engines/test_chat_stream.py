@@ -112,7 +112,8 @@ WORDS = st.sampled_from(
 MEMBERS = st.sampled_from(["", ',"logprobs":null', ',"finish_reason":null', ',"finish_reason":"stop"'])
 ENDS = st.sampled_from(
     [
-        "}}", "}}", "}}", ',"completion_tokens_details":null}}', '},"system_fingerprint":"x"}', "}}}", "} }", "}}\n",
+        "}}", "}}", "}}", ',"completion_tokens_details":null}}', ',"prompt_tokens_details":{"cached_tokens":1}}}',
+        ',"completion_tokens_details":{"reasoning_tokens":1}}}', "},\"a\":{}}", '},"system_fingerprint":"x"}', "}}}", "} }", "}}\n",
         '},"usage":{"prompt_tokens":1,"total_tokens":1,"completion_tokens":9}}',
     ]
 )  # fmt: skip
@@ -136,7 +137,11 @@ def test_an_event_that_is_like_the_last_one_is_read_as_if_it_were_decoded(
     found: list[bytes], data: st.DataObject
 ) -> None:
     usual = data.draw(st.integers(0, len(found)))
-    found[usual:usual] = frames(data.draw(st.integers(0, 6)), done=False)
+    alike = frames(data.draw(st.integers(0, 6)), done=False)
+    if data.draw(st.booleans()):
+        ending = data.draw(ENDS).encode()
+        alike = [each.replace(b"}}\n\n", ending + b"\n\n") for each in alike]
+    found[usual:usual] = alike
     whole = b"".join(found)
     if whole and data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(whole) - 1))
