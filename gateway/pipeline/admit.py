@@ -55,6 +55,7 @@ async def admit(line: Line, exchange: Exchange) -> None:
     exchange.queue_ns = line.monotonic_ns() - exchange.received_ns
     caller = exchange.caller
     crashpoints.reach("before_intent")
+    number = line.spool.numbered + 1
     try:
         line.spool.append(
             Intent(
@@ -80,12 +81,14 @@ async def admit(line: Line, exchange: Exchange) -> None:
                 tags=request.tags,
                 degraded=reservation.degraded,
                 batch=batch,
+                number=number,
             )
         )
     except BaseException:
         line.reservations.settle(reservation, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0)
         exchange.reservation = None
         raise
+    line.spool.numbered = number
     crashpoints.reach("after_intent")
     line.observer.admitted(exchange)
 

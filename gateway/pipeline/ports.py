@@ -113,6 +113,9 @@ class Running(Protocol):
 class Spool(Protocol):
     """The worker's own append-only file. Appending is a write to the page cache: it survives the process."""
 
+    numbered: int
+    """How many intents and settlements were appended; whoever appends one counts it here, so that none goes missing unseen."""
+
     @property
     def running(self) -> Running:
         """The streams that run now."""

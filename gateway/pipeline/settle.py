@@ -25,38 +25,54 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
     exchange.settled = True
     now = line.monotonic_ns()
     usage = _usage(exchange)
-    last = None
-    cost = sum(each.cost_nano_usd for each in exchange.attempts)
-    prompt = sum(each.fresh_input + each.cache_read + each.cache_write for each in exchange.attempts)
-    completion = sum(each.output + each.reasoning for each in exchange.attempts)
-    if exchange.entity is not None and exchange.dispatched:
-        last = attempt_record(line, exchange, exchange.entity, usage, outcome=status, error_code=error_code)
-        cost += last.cost_nano_usd
-        prompt += usage.prompt_tokens
-        completion += usage.completion_tokens
-    line.spool.append(
-        Settlement(
-            request_id=exchange.id,
-            ended_at_ms=line.wall_ms(),
-            status=status,
-            http_status=exchange.http_status,
-            error_code=error_code,
-            finish_reason=exchange.finish_reason,
-            stopped_by=exchange.stopped_by,
-            first_byte_us=_since(exchange.received_ns, exchange.first_byte_ns),
-            duration_us=(now - exchange.received_ns) // 1000,
-            queue_us=exchange.queue_ns // 1000,
-            cache_hit=False,
-            last=last,
-        )
-    )
+    number = line.spool.numbered + 1
+    end = settlement(line, exchange, status, error_code=error_code, usage=usage, number=number)
+    line.spool.append(end)
+    line.spool.numbered = number
     if exchange.slot >= 0:
         line.spool.running.end(exchange.slot)
     crashpoints.reach("after_settle")
     line.reservations.settle(
         reservation, prompt_tokens=prompt, completion_tokens=completion, cost_nano_usd=cost
     )
-    line.observer.settled(exchange, status, usage, cost, now - exchange.received_ns)
+    line.observer.settled(exchange, status, usage, cost, line.monotonic_ns() - exchange.received_ns)
+
+
+def settlement(
+    line: Line,
+    exchange: Exchange,
+    status: str,
+    *,
+    error_code: str | None = None,
+    usage: Usage | None = None,
+    number: int = 0,
+) -> Settlement:
+    """How the request ends, if it ends now."""
+    last = None
+    if exchange.entity is not None and exchange.dispatched:
+        last = attempt_record(
+            line,
+            exchange,
+            exchange.entity,
+            _usage(exchange) if usage is None else usage,
+            outcome=status,
+            error_code=error_code,
+        )
+    return Settlement(
+        request_id=exchange.id,
+        ended_at_ms=line.wall_ms(),
+        status=status,
+        http_status=exchange.http_status,
+        error_code=error_code,
+        finish_reason=exchange.finish_reason,
+        stopped_by=exchange.stopped_by,
+        first_byte_us=_since(exchange.received_ns, exchange.first_byte_ns),
+        duration_us=(line.monotonic_ns() - exchange.received_ns) // 1000,
+        queue_us=exchange.queue_ns // 1000,
+        cache_hit=False,
+        last=last,
+        number=number,
+    )
 
 
 def attempt_record(

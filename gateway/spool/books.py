@@ -68,6 +68,8 @@ class RequestRow(NamedTuple):
     degraded: str | None
     attempts: int
     batch: bool
+    begun_number: int | None
+    ended_number: int | None
 
 
 class AttemptRow(NamedTuple):

@@ -20,7 +20,7 @@ _CERTAINTY = {"none": 0, "reported": 1, "counted": 2, "estimated": 3}
 _json = msgspec.json.Encoder()
 
 
-class Charged(msgspec.Struct, frozen=True, gc=False):
+class Charged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A limit or budget that was charged, as the ledger shows it."""
 
     limit: str
@@ -28,6 +28,8 @@ class Charged(msgspec.Struct, frozen=True, gc=False):
     metric: str
     reserved: int
     actual: int
+    period_ms: int = 0
+    """Start of the calendar period that was charged; left out where there is none."""
 
 
 class Entry:
@@ -88,6 +90,7 @@ def settled(entry: Entry, end: Settlement, worker_id: bytes) -> Posting:
         duration_us=end.duration_us,
         queue_us=end.queue_us,
         cache_hit=end.cache_hit,
+        number=end.number,
     )
     return Posting(request, rows, entry.place, (entry.intent, *(entry.attempts or ()), end), entry.charges)
 
@@ -107,6 +110,7 @@ def request_row(
     duration_us: int,
     queue_us: int,
     cache_hit: bool,
+    number: int = 0,
 ) -> RequestRow:
     """The request's row over its attempts'."""
     intent = entry.intent
@@ -169,6 +173,8 @@ def request_row(
         intent.degraded,
         calls,
         intent.batch,
+        intent.number or None,
+        number or None,
     )
 
 
@@ -232,10 +238,14 @@ def _charged(entry: Entry, prompt: int, completion: int, cost: int) -> str:
     reserved: dict[tuple[str, str, str], int] = {}
     for each in (*entry.intent.charges, *(entry.added or ())):
         if each.kind != "i":
-            place = each.limit_id, each.subject, each.metric
+            # A top-up draws from the period of the admission.
+            place = each.limit_id, each.subject, each.metric, each.position if each.kind == "p" else 0
             reserved[place] = reserved.get(place, 0) + each.fixed
     return _json.encode(
-        [Charged(*place, amount, used.get(place[2], amount)) for place, amount in reserved.items()]
+        [
+            Charged(*place[:3], amount, used.get(place[2], amount), place[3])
+            for place, amount in reserved.items()
+        ]
     ).decode()
 
 

@@ -83,6 +83,10 @@ class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     """Mode under which it was admitted while Redis was away (`share`, `open`); None in normal operation."""
     batch: bool = False
     """Whether it gives way to interactive calls where limits are shared."""
+    number: int = 0
+    """Counts up from 1 over this spool's intents and settlements, so that a missing one is seen; 0: not numbered."""
+    admitted_by: bytes = b""
+    """The worker that admitted it and was killed, where this one goes on with it; empty: this worker."""
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
@@ -145,6 +149,8 @@ class Settlement(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
     queue_us: int
     cache_hit: bool
     last: Attempt | None
+    number: int = 0
+    """As an intent's: one count over both."""
 
 
 class Refusal(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):

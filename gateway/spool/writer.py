@@ -64,6 +64,8 @@ class SpoolWriter:
         """`root` is the host's folder of spools; `cap_bytes` bounds what is not yet in the ledger."""
         self.worker_id = worker_id or uuid4()
         self.folder = root / str(self.worker_id)
+        self.numbered = 0
+        """How many intents and settlements were appended, as their numbers say."""
         self._segment_bytes = segment_bytes
         self._cap_bytes = cap_bytes
         self._reserve_bytes = reserve_bytes

@@ -1,7 +1,7 @@
 """The statements that post a batch of rows, and their arguments: one array a column, as text.
 
-A statement inserts the rows that are not there yet and, from those alone, changes the sums by hour and by day, keys
-in order. All of it follows from the rows' own fields.
+A statement inserts the rows that are not there yet and, from those alone, changes the sums by hour and by day and the
+budgets' balances, keys in order. All of it follows from the rows' own fields.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ import asyncpg
 import msgspec
 
 from gateway.spool.books import AttemptRow, Posting, RequestRow
+from gateway.store.tables.ledger import SUMS, SUMS_KEY
 
-_KEY = "period, principal_id, key_id, group_id, endpoint_id, entity_id, api, status"
-_SUMS = (
-    "requests", "attempts", "streams", "cache_hits", "not_reported", "fresh_input", "cache_read", "cache_write",
-    "output", "reasoning", "cost_nano_usd", "duration_us", "queue_us", "first_bytes", "first_byte_us",
-)  # fmt: skip
+_KEY = ", ".join(SUMS_KEY)
 _TYPES = {
     "request_id": "uuid",
     "worker_id": "uuid",
@@ -29,7 +26,7 @@ _TYPES = {
         (
             "sequence", "snapshot_version", "fresh_input", "cache_read", "cache_write", "output", "reasoning",
             "cost_nano_usd", "estimated_prompt_tokens", "granted_output_tokens", "first_byte_us", "duration_us",
-            "queue_us", "admitted_at_ms", "ended_at_ms", "started_at_ms",
+            "queue_us", "admitted_at_ms", "ended_at_ms", "started_at_ms", "begun_number", "ended_number",
         ),
         "int8",
     ),
@@ -91,9 +88,9 @@ def _given(fields: tuple[str, ...]) -> tuple[str, str, str]:
 
 
 def _sums_statement(table: str, unit: str) -> str:
-    changed = ", ".join(f"{name} = held.{name} + excluded.{name}" for name in _SUMS)
+    changed = ", ".join(f"{name} = held.{name} + excluded.{name}" for name in SUMS)
     return f"""
-        INSERT INTO gateway.{table} AS held ({_KEY}, {", ".join(_SUMS)})
+        INSERT INTO gateway.{table} AS held ({_KEY}, {", ".join(SUMS)})
         SELECT date_trunc('{unit}', admitted_at, 'UTC'), principal_id, coalesce(key_id, ''), coalesce(group_id, ''),
                endpoint_id, coalesce(entity_id, ''), api, status,
                count(*), sum(attempts), count(*) FILTER (WHERE stream), count(*) FILTER (WHERE cache_hit),
@@ -105,6 +102,17 @@ def _sums_statement(table: str, unit: str) -> str:
     """  # noqa: S608 - made of this module's own names
 
 
+_BALANCES = """
+        INSERT INTO gateway.balances AS held (limit_id, subject, period, requests, nano_usd)
+        SELECT charge ->> 'limit', charge ->> 'subject', to_timestamp((charge ->> 'period_ms')::int8 / 1000.0::float8),
+               count(*), sum((charge ->> 'actual')::int8)
+        FROM posted, jsonb_array_elements(charges) AS charge
+        WHERE charge ->> 'metric' = 'money' AND charge ? 'period_ms' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ON CONFLICT (limit_id, subject, period)
+        DO UPDATE SET requests = held.requests + excluded.requests, nano_usd = held.nano_usd + excluded.nano_usd
+"""
+
+
 def _requests_statement() -> str:
     columns, chosen, arrays = _given(RequestRow._fields)
     return f"""
@@ -113,8 +121,9 @@ def _requests_statement() -> str:
             ON CONFLICT (request_id) DO NOTHING
             RETURNING request_id, admitted_at, principal_id, key_id, group_id, endpoint_id, entity_id, api, status,
                 attempts, stream, cache_hit, usage_source, fresh_input, cache_read, cache_write, output, reasoning,
-                cost_nano_usd, duration_us, queue_us, first_byte_us
-        ), hours AS ({_sums_statement("usage_hour", "hour")}), days AS ({_sums_statement("usage_day", "day")})
+                cost_nano_usd, duration_us, queue_us, first_byte_us, charges
+        ), hours AS ({_sums_statement("usage_hour", "hour")}), days AS ({_sums_statement("usage_day", "day")}),
+        budgets AS ({_BALANCES})
         SELECT request_id FROM posted
     """  # noqa: S608 - made of this module's own names
 

@@ -114,6 +114,7 @@ class Reservations:
 class Spool:
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.numbered = 0
         self.slots = 0
         self.seen: list[tuple[int, int]] = []
         self.ended: list[int] = []

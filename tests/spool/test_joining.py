@@ -32,7 +32,14 @@ def test_an_ordinary_request_is_one_row_and_one_attempt() -> None:
     assert json.loads(row.tags or "") == {"team": "search"}
     assert json.loads(row.charges) == [
         {"limit": "lim_1", "subject": "u_1", "metric": "total_tokens", "reserved": 120 + 256, "actual": 150},
-        {"limit": "bud_1", "subject": "u_1", "metric": "money", "reserved": 500 + 2 * 256, "actual": 207},
+        {
+            "limit": "bud_1",
+            "subject": "u_1",
+            "metric": "money",
+            "reserved": 500 + 2 * 256,
+            "actual": 207,
+            "period_ms": begun.admitted_at_ms,
+        },
     ]
     assert [each.borne for each in posting.attempts] == [True]
 

@@ -7,12 +7,14 @@ that posting it twice meets the same row, over any edge. Periods are decided by 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
     Computed,
+    Date,
     DateTime,
     Index,
     Integer,
@@ -155,6 +157,16 @@ requests = Table(
         server_default=text("false"),
         comment="Whether it was batch work, which gives way where limits are shared.",
     ),
+    Column(
+        "begun_number",
+        BigInteger,
+        comment="Number of its intent among the intents and settlements of its worker's spool; null: written before they were numbered.",
+    ),
+    Column(
+        "ended_number",
+        BigInteger,
+        comment="Number of its settlement there; null: its worker died, or as above.",
+    ),
     PrimaryKeyConstraint("request_id"),
     Index("ix_requests_admitted_at", "admitted_at", postgresql_using="brin"),
     Index(
@@ -209,8 +221,14 @@ attempts = Table(
 )
 
 
+SUMS_KEY = ("period", "principal_id", "key_id", "group_id", "endpoint_id", "entity_id", "api", "status")
+SUMS = (
+    "requests", "attempts", "streams", "cache_hits", "not_reported", "fresh_input", "cache_read", "cache_write",
+    "output", "reasoning", "cost_nano_usd", "duration_us", "queue_us", "first_bytes", "first_byte_us",
+)  # fmt: skip
+
+
 def _sums(name: str, period: str) -> Table:
-    key = ("period", "principal_id", "key_id", "group_id", "endpoint_id", "entity_id", "api", "status")
     return Table(
         name,
         metadata,
@@ -248,13 +266,127 @@ def _sums(name: str, period: str) -> Table:
             "first_bytes", BigInteger, nullable=False, comment="Number of requests that had a first byte."
         ),
         Column("first_byte_us", BigInteger, nullable=False, comment="Sum of their times to it."),
-        PrimaryKeyConstraint(*key),
+        PrimaryKeyConstraint(*SUMS_KEY),
         comment=f"Sums of `requests` by {period}, changed in the transaction that posts the rows.",
     )
 
 
 usage_hour = _sums("usage_hour", "hour")
 usage_day = _sums("usage_day", "day")
+
+
+def _balance() -> list[Column[Any]]:
+    return [
+        Column("limit_id", Text, nullable=False, comment="The budget."),
+        Column("subject", Text, nullable=False, comment="Whose spend it is; empty for the deployment."),
+        Column(
+            "period",
+            DateTime(timezone=True),
+            nullable=False,
+            comment="Start of the budget's period, by `admitted_at`.",
+        ),
+        Column("requests", BigInteger, nullable=False, comment="Requests that it was charged for."),
+        Column("nano_usd", BigInteger, nullable=False, comment="What they cost, in 1e-9 dollars."),
+    ]
+
+
+def _week() -> Column[Any]:
+    return Column("week", Date, nullable=False, comment="The dropped week.")
+
+
+balances = Table(
+    "balances",
+    metadata,
+    *_balance(),
+    PrimaryKeyConstraint("limit_id", "subject", "period"),
+    comment="What each budget was charged, by subject and period: changed in the transaction that posts the rows.",
+)
+
+ledger_closings = Table(
+    "ledger_closings",
+    metadata,
+    Column(
+        "week",
+        Date,
+        nullable=False,
+        comment="Monday of the week, UTC, whose requests and attempts were dropped.",
+    ),
+    Column("low", UUID, nullable=False, comment="The least request id of that week."),
+    Column(
+        "high",
+        UUID,
+        nullable=False,
+        comment="The least request id after it: no row below it is taken in any more.",
+    ),
+    Column(
+        "closed_at", DateTime(timezone=True), nullable=False, server_default=text("now()"), comment="When."
+    ),
+    Column("requests", BigInteger, nullable=False, comment="Requests that it held."),
+    Column("attempts", BigInteger, nullable=False, comment="Attempts that it held."),
+    Column("prompt_tokens", BigInteger, nullable=False, comment="Sum of its requests' input."),
+    Column("completion_tokens", BigInteger, nullable=False, comment="Sum of its requests' output."),
+    Column(
+        "cost_nano_usd",
+        BigInteger,
+        nullable=False,
+        comment="Sum of what its requests' callers bear, in 1e-9 dollars.",
+    ),
+    Column(
+        "attempts_nano_usd",
+        BigInteger,
+        nullable=False,
+        comment="Sum of what its attempts cost, in 1e-9 dollars.",
+    ),
+    Column(
+        "requests_digest",
+        Text,
+        nullable=False,
+        comment="SHA-256 of the SHA-256s of its requests as text, by id.",
+    ),
+    Column("attempts_digest", Text, nullable=False, comment="The same of its attempts."),
+    PrimaryKeyConstraint("week"),
+    comment="Weeks of the ledger that retention has dropped; the audit's chain has the same, and digests of their sums.",
+)
+
+closed_usage = Table(
+    "closed_usage",
+    metadata,
+    _week(),
+    Column(
+        "period",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="Start of the hour, UTC, by `admitted_at`.",
+    ),
+    *(Column(name, Text, nullable=False, comment="As in `usage_hour`.") for name in SUMS_KEY[1:]),
+    *(Column(name, BigInteger, nullable=False, comment="As in `usage_hour`.") for name in SUMS),
+    PrimaryKeyConstraint("week", *SUMS_KEY),
+    comment="What a dropped week added to `usage_hour` and `usage_day`.",
+)
+
+closed_balances = Table(
+    "closed_balances",
+    metadata,
+    _week(),
+    *_balance(),
+    PrimaryKeyConstraint("week", "limit_id", "subject", "period"),
+    comment="What a dropped week added to `balances`.",
+)
+
+closed_spools = Table(
+    "closed_spools",
+    metadata,
+    _week(),
+    Column("worker_id", UUID, nullable=False, comment="A worker's spool."),
+    Column(
+        "records",
+        BigInteger,
+        nullable=False,
+        comment="Its numbered intents and settlements that the week held.",
+    ),
+    PrimaryKeyConstraint("week", "worker_id"),
+    comment="What a dropped week held of each spool's records.",
+)
 
 spool_positions = Table(
     "spool_positions",
@@ -286,4 +418,18 @@ spool_positions = Table(
     comment="How far each spool has been posted.",
 )
 
-__all__ = ["attempts", "is_partition", "requests", "spool_positions", "usage_day", "usage_hour"]
+__all__ = [
+    "SUMS",
+    "SUMS_KEY",
+    "attempts",
+    "balances",
+    "closed_balances",
+    "closed_spools",
+    "closed_usage",
+    "is_partition",
+    "ledger_closings",
+    "requests",
+    "spool_positions",
+    "usage_day",
+    "usage_hour",
+]
