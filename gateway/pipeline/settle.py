@@ -23,7 +23,6 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
     if exchange.settled or reservation is None:
         return
     exchange.settled = True
-    now = line.monotonic_ns()
     usage = _usage(exchange)
     number = line.spool.numbered + 1
     end = settlement(line, exchange, status, error_code=error_code, usage=usage, number=number)
@@ -32,6 +31,13 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
     if exchange.slot >= 0:
         line.spool.running.end(exchange.slot)
     crashpoints.reach("after_settle")
+    cost = prompt = completion = 0
+    for each in (*exchange.attempts, *(() if end.last is None else (end.last,))):
+        # What a kill of ours cut short and was made again is not the caller's to bear.
+        if each.outcome != "interrupted":
+            cost += each.cost_nano_usd
+            prompt += each.fresh_input + each.cache_read + each.cache_write
+            completion += each.output + each.reasoning
     line.reservations.settle(
         reservation, prompt_tokens=prompt, completion_tokens=completion, cost_nano_usd=cost
     )

@@ -235,7 +235,7 @@ def _charged(entry: Entry, prompt: int, completion: int, cost: int) -> str:
         "total_tokens": prompt + completion,
         "money": cost,
     }
-    reserved: dict[tuple[str, str, str], int] = {}
+    reserved: dict[tuple[str, str, str, int], int] = {}
     for each in (*entry.intent.charges, *(entry.added or ())):
         if each.kind != "i":
             # A top-up draws from the period of the admission.
