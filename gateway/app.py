@@ -16,6 +16,7 @@ from litestar.openapi.plugins import ScalarRenderPlugin
 from gateway import __version__
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, TooLarge, UnsupportedMedia
 from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids
+from gateway.http.admin.once import replay
 from gateway.http.admin.routes import admin_routes
 from gateway.http.console.pages import console_routes
 from gateway.http.databricks.endpoints import Ready, databricks_routes
@@ -26,6 +27,7 @@ from gateway.http.openai.models import model_routes
 from gateway.http.operations import Part, operation_routes
 from gateway.http.plane import MAX_BODY, DataPlane
 from gateway.http.schema import describe_calls
+from gateway.store.once import Replayed
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,12 @@ def _handlers(
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return answer(request, GatewayError("The gateway failed; the request id finds the cause in its log."))
 
-    return {GatewayError: answer, HTTPException: framework, Exception: unexpected}
+    def again(request: Request[Any, Any, Any], replayed: Replayed) -> Response[bytes]:
+        response = replay(replayed)
+        response.headers["x-request-id"] = new_id()[1]
+        return response
+
+    return {GatewayError: answer, HTTPException: framework, Replayed: again, Exception: unexpected}
 
 
 def _translated(error: HTTPException, request: Request[Any, Any, Any]) -> GatewayError:

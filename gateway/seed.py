@@ -22,8 +22,9 @@ from gateway.store import database
 from gateway.store.api_keys import NewKey, create_key, revoke_key
 from gateway.store.changes import Actor, Change, Configuration
 from gateway.store.endpoints import EntitySpec, add_price, create_endpoint, grant
-from gateway.store.principals import add_member, create_group, create_principal, set_roles
+from gateway.store.principals import add_member, create_group, create_principal
 from gateway.store.reading import Row, translated
+from gateway.store.roles import set_roles
 from gateway.store.rules import create_limit
 from gateway.store.tables.catalog import served_entities
 from gateway.store.tables.identity import api_keys, principals

@@ -33,10 +33,10 @@ from gateway.store.principals import (
     delete_group,
     delete_principal,
     remove_member,
-    set_roles,
     update_principal,
 )
 from gateway.store.reading import Row
+from gateway.store.roles import set_roles
 from gateway.store.rules import create_limit, delete_limit, update_limit
 from gateway.store.tables.catalog import endpoints, served_entities
 from gateway.store.tables.identity import groups, memberships, principals

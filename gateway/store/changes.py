@@ -21,6 +21,7 @@ from gateway.ids import RequestIds
 from gateway.ids import text as id_text
 from gateway.store import audit
 from gateway.store.catalog import CHANNEL
+from gateway.store.once import Answer, Claim, keep, require_new, turn_away
 from gateway.store.reading import Row, current, rows, translated
 from gateway.store.tables.versioned import configuration_change
 
@@ -68,6 +69,8 @@ class Change:
     """The declarative file on whose behalf it is made: it owns what the change adds or revises."""
     _chain_key: bytes
     _ids: RequestIds
+    answer: Answer | None = None
+    """What is answered to a change that came with a claim; kept with it."""
     _touched: list[str] = field(default_factory=list[str])
 
     @property
@@ -203,12 +206,25 @@ class Configuration:
 
     @asynccontextmanager
     async def change(
-        self, actor: Actor, reason: str | None = None, *, file: str | None = None
+        self,
+        actor: Actor,
+        reason: str | None = None,
+        *,
+        file: str | None = None,
+        claim: Claim | None = None,
     ) -> AsyncGenerator[Change]:
-        """One transaction on the configuration; it commits when the block ends without an exception."""
+        """One transaction on the configuration; it commits when the block ends without an exception.
+
+        With a `claim` it is made once: raises Replayed where it was made before, IdempotencyConflict while it is made.
+        """
         with translated():
             async with self.engine.begin() as connection:
+                if claim is not None:
+                    # Before the wait for other changes: the first of two must not answer for the second.
+                    await turn_away(connection, claim)
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+                if claim is not None:
+                    await require_new(connection, claim)
                 # A clock that was set back must not order changes differently than they were made.
                 number, at = (
                     await connection.execute(
@@ -231,6 +247,8 @@ class Configuration:
                         )
                     )
                     await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
+                if claim is not None and change.answer is not None:
+                    await keep(connection, claim, change.answer)
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncConnection]:

@@ -1,4 +1,4 @@
-"""Change who there is: users, service principals, groups and who is in them, and the roles they hold.
+"""Change who there is: users, service principals, groups and who is in them.
 
 A group is never inside itself, however long the chain; what is deleted takes its memberships, grants, roles and
 keys with it in the same change.
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from gateway.errors import BadRequest, Conflict, NotFound
 from gateway.store.changes import Change
 from gateway.store.reading import Row
+from gateway.store.roles import somebody_administers
 from gateway.store.snapshot import all_groups
 from gateway.store.tables import rules
 from gateway.store.tables.catalog import grants
@@ -36,19 +37,22 @@ async def principal(change: Change, object_id: str, kind: Kind) -> Row:
 
 async def update_principal(change: Change, before: Row, values: Mapping[str, Any]) -> Row:
     """Change a principal's own values."""
-    return await change.revise(principals, before["kind"], before, **values)
+    if values.get("active", True):
+        return await change.revise(principals, before["kind"], before, **values)
+    async with somebody_administers(change):
+        return await change.revise(principals, before["kind"], before, **values)
 
 
 async def delete_principal(change: Change, before: Row) -> None:
     """Delete a principal; its keys are revoked, its grants, roles, limits and memberships go with it."""
     if before["id"] == change.actor.id:
         raise Conflict("A principal cannot delete itself; another administrator can.")
-    await _last_admin_stays(change, before["id"])
     for key in await change.rows(api_keys, api_keys.c.principal_id == before["id"]):
         if key["revoked_at"] is None:
             await change.revise(api_keys, "api_key", key, action="revoke", revoked_at=change.at)
-    await _delete_of(change, before["id"])
-    await change.remove(principals, before["kind"], before)
+    async with somebody_administers(change):
+        await _delete_of(change, before["id"])
+        await change.remove(principals, before["kind"], before)
 
 
 async def create_group(change: Change, name: str, description: str, *, local_only: bool = False) -> Row:
@@ -59,14 +63,13 @@ async def create_group(change: Change, name: str, description: str, *, local_onl
 
 async def delete_group(change: Change, before: Row) -> None:
     """Delete a group with its memberships, grants, roles and limits."""
-    for role in await change.rows(roles, roles.c.grantee_id == before["id"], roles.c.role == "admin"):
-        await _last_admin_stays(change, role["grantee_id"])
-    for row in await change.rows(memberships, memberships.c.group_id == before["id"]):
-        await change.remove(memberships, "membership", row)
-    for row in await change.rows(roles, roles.c.group_id == before["id"]):
-        await change.remove(roles, "role", row)
-    await _delete_of(change, before["id"])
-    await change.remove(groups, "group", before)
+    async with somebody_administers(change):
+        for row in await change.rows(memberships, memberships.c.group_id == before["id"]):
+            await change.remove(memberships, "membership", row)
+        for row in await change.rows(roles, roles.c.group_id == before["id"]):
+            await change.remove(roles, "role", row)
+        await _delete_of(change, before["id"])
+        await change.remove(groups, "group", before)
 
 
 async def add_member(change: Change, group: Row, kind: MemberKind, member_id: str) -> Row:
@@ -93,33 +96,11 @@ async def remove_member(change: Change, group_id: str, member_id: str) -> None:
     )
     if not found:
         raise NotFound(f"{member_id!r} is not directly in group {group_id!r}.")
-    await change.remove(memberships, "membership", found[0])
-
-
-async def set_roles(change: Change, grantee: Row, kind: MemberKind, wanted: frozenset[str]) -> None:
-    """Give and take roles of the control plane until the grantee directly holds those wanted."""
-    # A file that has the grantee says all of its roles.
-    change.require_own(kind, grantee)
-    held = {
-        row["role"]: row
-        for row in await change.rows(roles, roles.c.grantee_id == grantee["id"], roles.c.group_id.is_(None))
-    }
-    if "admin" in held and "admin" not in wanted:
-        await _last_admin_stays(change, grantee["id"])
-    for role in sorted(wanted - held.keys()):
-        await change.add(
-            roles,
-            "role",
-            {"role": role, "grantee_kind": kind, "grantee_id": grantee["id"], "granted_by": change.actor.id},
-        )
-    for role in sorted(held.keys() - wanted):
-        await change.remove(roles, "role", held[role])
-
-
-async def _last_admin_stays(change: Change, grantee_id: str) -> None:
-    admins = await change.rows(roles, roles.c.role == "admin")
-    if any(row["grantee_id"] == grantee_id for row in admins) and len(admins) == 1:
-        raise Conflict("That would leave the deployment without an administrator; make another one first.")
+    of_groups = (roles.c.role == "admin", roles.c.grantee_kind == "group")
+    if not await change.rows(roles, *of_groups):
+        return await change.remove(memberships, "membership", found[0])
+    async with somebody_administers(change):
+        await change.remove(memberships, "membership", found[0])
 
 
 async def _delete_of(change: Change, grantee_id: str) -> None:

@@ -33,7 +33,8 @@ from gateway.store.callers import Callers
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Configuration
 from gateway.store.keys import StoredKeys
-from gateway.store.principals import create_principal, set_roles
+from gateway.store.principals import create_principal
+from gateway.store.roles import set_roles
 from gateway.store.tables.identity import principals
 
 

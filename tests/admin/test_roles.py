@@ -102,8 +102,8 @@ async def test_many_members_are_changed_all_or_none(cast: Cast) -> None:
 async def test_a_manager_cannot_hand_on_a_role_through_its_group(cast: Cast) -> None:
     """A group inside one that holds `admin` makes administrators of its members: only those change it."""
     from gateway.store.changes import Actor
-    from gateway.store.principals import set_roles
     from gateway.store.reading import current
+    from gateway.store.roles import set_roles
     from gateway.store.tables.identity import groups
 
     async with cast.deployment.configuration.change(Actor(None, "tests")) as change:

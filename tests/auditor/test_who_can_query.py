@@ -17,9 +17,9 @@ from gateway.store.principals import (
     delete_group,
     delete_principal,
     remove_member,
-    set_roles,
     update_principal,
 )
+from gateway.store.roles import set_roles
 from gateway.store.tables.catalog import endpoints, grants
 from gateway.store.tables.identity import groups, memberships, principals
 from policies.catalog import Snapshot

@@ -20,9 +20,9 @@ from gateway.store.principals import (
     create_group,
     create_principal,
     delete_principal,
-    set_roles,
     update_principal,
 )
+from gateway.store.roles import set_roles
 from gateway.store.tables.audit import audit_entries
 from gateway.store.tables.identity import groups, issuers, principals
 from policies.principal import Role

@@ -5,18 +5,22 @@ A route without a permission in its `opt` is refused to everyone: forgetting to 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 from litestar import Response
 from litestar.connection import ASGIConnection, Request
 from litestar.handlers import BaseRouteHandler
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.counters.levels import CounterLevels
 from gateway.errors import BadRequest, Forbidden
+from gateway.http.admin.once import CURRENT, Once, read_once
+from gateway.http.admin.versions import Page, optional_id, require_match
 from gateway.http.credentials import read_credential
 from gateway.http.strict_json import decode_object
 from gateway.ids import text
@@ -27,11 +31,13 @@ from gateway.security.sessions import Sessions
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Change, Configuration
 from gateway.store.history import History
+from gateway.store.reading import Row, current, page
 from policies.administration import Permission, may_administer
 from policies.catalog import Snapshot
 from policies.decision import Deny
 from policies.principal import Caller
 
+T = TypeVar("T")
 _LONGEST_REASON = 500
 
 
@@ -85,10 +91,13 @@ class Guard:
 class Admin:
     """One request to the control plane: who asks, and the configuration to read or change on its behalf."""
 
-    __slots__ = ("_control", "caller", "reason")
+    __slots__ = ("_control", "_once", "caller", "reason")
 
-    def __init__(self, control: ControlPlane, caller: Caller, reason: str | None) -> None:
+    def __init__(
+        self, control: ControlPlane, caller: Caller, reason: str | None, once: Once | None = None
+    ) -> None:
         self._control = control
+        self._once = once
         self.caller = caller
         self.reason = reason
 
@@ -131,9 +140,38 @@ class Admin:
     async def change(self, reason: str | None = None, *, file: str | None = None) -> AsyncGenerator[Change]:
         """A change by the caller; when it has committed, this worker sees it before it answers."""
         who = Actor(self.caller.principal.id, self.caller.principal.name)
-        async with self._control.configuration.change(who, reason or self.reason, file=file) as change:
+        once, configuration = self._once, self._control.configuration
+        if once is not None:
+            made = configuration.change(who, reason or self.reason, file=file, claim=once.claim)
+            async with once.making(made) as change:
+                yield change
+            return
+        async with configuration.change(who, reason or self.reason, file=file) as change:
             yield change
         await self._control.catalog.refresh()
+
+    @asynccontextmanager
+    async def revising(
+        self, table: Table, object_id: UUID, kind: str, if_match: str | None
+    ) -> AsyncGenerator[tuple[Change, Row]]:
+        """A change of one object, made for the version that `if_match` names; the object as it is."""
+        async with self.change() as change:
+            before = await change.current(table, str(object_id), kind)
+            require_match(before, if_match)
+            yield change, before
+
+    async def read(self, table: Table, object_id: UUID, kind: str) -> Row:
+        """The object's current version; raises NotFound."""
+        async with self.reading() as connection:
+            return await current(connection, table, str(object_id), kind)
+
+    async def listed(
+        self, view: Callable[[Row], T], table: Table, *conditions: Any, after: UUID | None, size: int
+    ) -> Page[T]:
+        """A page of current versions that meet the conditions, as `view` shows them."""
+        async with self.reading() as connection:
+            found, following = await page(connection, table, *conditions, after=optional_id(after), size=size)
+        return Page([view(row) for row in found], following)
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncConnection]:
@@ -145,14 +183,20 @@ class Admin:
 def provide_admin(control: ControlPlane) -> Any:
     """The dependency `admin` of every handler behind the guard."""
 
-    async def admin(request: Request[Any, Any, Any]) -> Admin:
+    async def admin(request: Request[Any, Any, Any]) -> AsyncGenerator[Admin]:
         reason = request.headers.get("x-weighbridge-reason")
         if reason is not None and (len(reason) > _LONGEST_REASON or not reason.isprintable()):
             raise BadRequest(
                 f"x-weighbridge-reason takes up to {_LONGEST_REASON} printable characters.",
                 param="x-weighbridge-reason",
             )
-        return Admin(control, request.state["caller"], reason)
+        once: Once | None = request.state.get("once")
+        try:
+            yield Admin(control, request.state["caller"], reason, once)
+        finally:
+            # After its answer was kept there is nothing left to undo.
+            if once is not None:
+                await once.abandon()
 
     return admin
 
@@ -165,6 +209,31 @@ def request_ids(control: ControlPlane) -> Callable[[Response[Any]], Response[Any
         return response
 
     return stamp
+
+
+def keeping_answers(control: ControlPlane) -> Callable[[Response[Any]], Awaitable[Response[Any]]]:
+    """The same, for routes that take an Idempotency-Key: commits the change with its answer."""
+    stamp = request_ids(control)
+
+    async def finish(response: Response[Any]) -> Response[Any]:
+        once = CURRENT.get()
+        if once is not None and await once.commit(response):
+            await control.catalog.refresh()
+        return stamp(response)
+
+    return finish
+
+
+def bodies_and_keys(control: ControlPlane) -> Callable[[Request[Any, Any, Any]], Awaitable[None]]:
+    """`strict_body`, for routes that take an Idempotency-Key."""
+
+    async def prepare(request: Request[Any, Any, Any]) -> None:
+        await strict_body(request)
+        once = await read_once(request, control.configuration.chain_key)
+        request.state["once"] = once
+        CURRENT.set(once)
+
+    return prepare
 
 
 async def strict_body(request: Request[Any, Any, Any]) -> None:

@@ -14,6 +14,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import (
@@ -24,14 +25,15 @@ from gateway.http.admin.versions import (
     Page,
     Size,
     optional_id,
-    require_match,
     set_fields,
     versioned,
 )
 from gateway.store.principals import create_group, delete_group
 from gateway.store.reading import Row, current, page
+from gateway.store.roles import roles_of, set_roles
 from gateway.store.tables.identity import groups
 from policies.administration import Permission
+from policies.principal import Role
 
 GroupName = Annotated[
     str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["data-science"])
@@ -46,11 +48,11 @@ class GroupView(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     description: str
-    managed_by: str | None
-    updated_at: datetime
     local_only: bool
     roles: list[str]
     """What its members hold by being in it, those of groups within it included."""
+    managed_by: str | None
+    updated_at: datetime
 
 
 class NewGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,21 +60,21 @@ class NewGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: GroupName
     description: FreeText = ""
-
-
     local_only: bool = False
     """Requests of its members never leave for another host."""
     roles: list[Role] = []
     """What its members hold by being in it."""
+
+
 class GroupChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to change of a group; what is left out stays."""
 
     name: GroupName | UnsetType = UNSET
     description: FreeText | UnsetType = UNSET
-
-
     local_only: bool | UnsetType = UNSET
     roles: list[Role] | UnsetType = UNSET
+
+
 class Groups(Controller):
     """Groups."""
 
@@ -93,7 +95,7 @@ class Groups(Controller):
             found, following = await page(
                 connection, groups, *conditions, after=optional_id(after), size=size
             )
-        return Page([_view(row) for row in found], following)
+            return Page(await _views(connection, found), following)
 
     @post("/", opt=WRITE, summary="Create a group")
     async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewGroup]) -> Response[GroupView]:
@@ -108,7 +110,7 @@ class Groups(Controller):
         """Answers its version as `ETag`."""
         async with admin.reading() as connection:
             row = await current(connection, groups, str(group_id), "group")
-        return versioned(row, _view(row))
+            return versioned(row, (await _views(connection, [row]))[0])
 
     @patch("/{group_id:uuid}", opt=WRITE, summary="Change a group")
     async def update(
@@ -119,20 +121,22 @@ class Groups(Controller):
         if_match: IfMatch = None,
     ) -> Response[GroupView]:
         """Members are changed on their own routes."""
-        async with admin.change() as change:
-            before = await change.current(groups, str(group_id), "group")
-            require_match(before, if_match)
-            row = await change.revise(groups, "group", before, **set_fields(data))
-        return versioned(row, _view(row))
+        values = set_fields(data)
+        wanted = values.pop("roles", None)
+        async with admin.revising(groups, group_id, "group", if_match) as (change, before):
+            row = await change.revise(groups, "group", before, **values)
+            if wanted is not None and await set_roles(
+                change, row, "group", frozenset(each.value for each in wanted)
+            ):
+                row = await change.renew(groups, row)
+            return versioned(row, (await _views(change.connection, [row]))[0])
 
     @delete("/{group_id:uuid}", opt=WRITE, summary="Delete a group")
     async def remove(
         self, admin: NamedDependency[Admin], group_id: FromPath[UUID], if_match: IfMatch = None
     ) -> None:
         """What was granted to it ends with it."""
-        async with admin.change() as change:
-            before = await change.current(groups, str(group_id), "group")
-            require_match(before, if_match)
+        async with admin.revising(groups, group_id, "group", if_match) as (change, before):
             await delete_group(change, before)
 
 

@@ -15,7 +15,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from gateway.http.admin.access import Admin
-from gateway.http.admin.keys import Plane
+from gateway.http.admin.key_shapes import Planes
 from gateway.http.admin.versions import (
     After,
     IfMatch,
@@ -50,7 +50,6 @@ Audience = Annotated[
 Claim = Annotated[
     str, Meta(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$", examples=["sub", "groups"])
 ]
-Planes = Annotated[list[Plane], Meta(min_length=1, max_length=2)]
 Age = Annotated[int, Meta(ge=1, le=MAX_AGE_SECONDS)]
 Leeway = Annotated[int, Meta(ge=0, le=MAX_LEEWAY_SECONDS)]
 KeySet = Annotated[

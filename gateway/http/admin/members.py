@@ -17,9 +17,9 @@ from msgspec import Meta, Struct
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import After, Page, Size, optional_id
-from gateway.store.managers import add_manager, remove_manager
 from gateway.store.principals import add_member, remove_member
 from gateway.store.reading import Row, current, page
+from gateway.store.roles import add_manager, remove_manager
 from gateway.store.tables.identity import groups, memberships, roles
 from policies.administration import Permission, may_change_members, may_see_members
 from policies.decision import Decision, Deny

@@ -37,11 +37,11 @@ from gateway.store.principals import (
     create_principal,
     delete_principal,
     principal,
-    set_roles,
     update_principal,
 )
 from gateway.store.reading import Row, current, page, rows
-from gateway.store.tables.identity import memberships, principals, roles
+from gateway.store.roles import roles_of, set_roles
+from gateway.store.tables.identity import memberships, principals
 from policies.administration import Permission
 from policies.principal import Role
 
@@ -169,11 +169,10 @@ class _Principals(Controller):
             before = await principal(change, str(principal_id), self.kind)
             require_match(before, if_match)
             row = await update_principal(change, before, values)
-            if wanted is not None:
-                touched = len(change.touched)
-                await set_roles(change, row, self.kind, frozenset(each.value for each in wanted))
-                if len(change.touched) > touched:
-                    row = await change.renew(principals, row)
+            if wanted is not None and await set_roles(
+                change, row, self.kind, frozenset(each.value for each in wanted)
+            ):
+                row = await change.renew(principals, row)
             view = (await _views(change.connection, [row]))[0]
         return versioned(row, view)
 
@@ -232,9 +231,7 @@ async def me(admin: NamedDependency[Admin]) -> Me:
 
 async def _views(connection: AsyncConnection, found: list[Row]) -> list[PrincipalView]:
     ids = [row["id"] for row in found]
-    held: dict[str, list[str]] = {}
-    for row in await rows(connection, roles, roles.c.grantee_id.in_(ids), roles.c.group_id.is_(None)):
-        held.setdefault(row["grantee_id"], []).append(row["role"])
+    held = await roles_of(connection, ids)
     within: dict[str, list[str]] = {}
     for row in await rows(connection, memberships, memberships.c.member_id.in_(ids)):
         within.setdefault(row["member_id"], []).append(row["group_id"])
@@ -248,7 +245,7 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Principa
             tokens_not_before=row["tokens_not_before"],
             issuer=row["issuer"],
             subject=row["subject"],
-            roles=sorted(held.get(row["id"], [])),
+            roles=held.get(row["id"], []),
             groups=sorted(within.get(row["id"], [])),
             managed_by=row["managed_by"],
             updated_at=row["valid_from"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Router
 from litestar.di import Provide
 
-from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids, strict_body
+from gateway.http.admin.access import ControlPlane, Guard, bodies_and_keys, keeping_answers, provide_admin
 from gateway.http.admin.audit import read_audit
 from gateway.http.admin.budgets import Budgets
 from gateway.http.admin.declarations import apply_declaration, export_declaration, plan_declaration
@@ -19,6 +19,7 @@ from gateway.http.admin.keys import Keys
 from gateway.http.admin.limits import Limits
 from gateway.http.admin.members import Members
 from gateway.http.admin.prices import Prices
+from gateway.http.admin.own_keys import OwnKeys
 from gateway.http.admin.principals import ServicePrincipals, Users, me
 from gateway.http.admin.sessions import sign_in, sign_out
 from gateway.http.admin.webhooks import Webhooks
@@ -30,8 +31,8 @@ def admin_routes(control: ControlPlane) -> list[Router]:
         Router(
             "/admin/v1",
             guards=[Guard(control)],
-            before_request=strict_body,
-            after_request=request_ids(control),
+            before_request=bodies_and_keys(control),
+            after_request=keeping_answers(control),
             dependencies={"admin": Provide(provide_admin(control))},
             route_handlers=[
                 me,
@@ -41,6 +42,7 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Members,
                 Keys,
                 Issuers,
+                OwnKeys,
                 sign_in,
                 sign_out,
                 Endpoints,

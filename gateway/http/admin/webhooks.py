@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, patch, post
@@ -72,7 +72,10 @@ class WebhookView(Struct, frozen=True, kw_only=True):
 class MadeWebhook(Struct, frozen=True, kw_only=True):
     """A webhook with its secret, which is shown this once."""
 
-    secret: str
+    SHOWN_ONCE: ClassVar[tuple[str, ...]] = ("secret",)
+
+    secret: str | None
+    """Null where an answer is repeated for an Idempotency-Key: set another secret then."""
     details: WebhookView
 
 
