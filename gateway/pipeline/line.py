@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engines.openai import OpenAIEngine
+from engines.adapter import Adapter
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Catalog, Keys, Reservations, Spool
 from policies.catalog import ServedEntity
@@ -16,8 +16,12 @@ from policies.usage import Usage
 class Engines(Protocol):
     """The adapters of this deployment, and whether each can be called."""
 
-    def adapter(self, entity: ServedEntity) -> OpenAIEngine:
-        """The adapter of an entity."""
+    def addresses(self, entity: ServedEntity) -> tuple[str, ...]:
+        """Where the entity can be called now: one address, or those of its replicas that are up."""
+        ...
+
+    def adapter(self, entity: ServedEntity, address: str) -> Adapter:
+        """The adapter of an entity at one of its addresses."""
         ...
 
     def unfit(self, entity: ServedEntity) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from asyncio import Future
 
-from engines.chat_stream import ChatStream
+from engines.adapter import StreamReader
 from gateway.pipeline.dispatch import checkpoint
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
@@ -36,7 +36,7 @@ class Meter:
         "_slice",
     )
 
-    def __init__(self, line: Line, exchange: Exchange, reader: ChatStream) -> None:
+    def __init__(self, line: Line, exchange: Exchange, reader: StreamReader) -> None:
         self._line = line
         self._exchange = exchange
         self._reader = reader
@@ -59,7 +59,7 @@ class Meter:
         prompt = cached = 0
         if count is not None:
             prompt, cached = count.prompt, count.cached
-            exchange.count, exchange.source = count, "reported"
+            exchange.count, exchange.source = count, "reported" if count.exact else "counted"
         else:
             exchange.counted, exchange.source = reader.counted, "counted"
         exchange.finish_reason = reader.finish_reason

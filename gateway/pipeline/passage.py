@@ -6,7 +6,7 @@ are noted before the client gets them, so that no kill leaves a delivered token 
 
 from __future__ import annotations
 
-from engines.chat_stream import ChatStream
+from engines.adapter import StreamReader
 from gateway import crashpoints
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
@@ -19,7 +19,7 @@ class Passage:
 
     __slots__ = ("_outlet", "_reader", "meter")
 
-    def __init__(self, line: Line, exchange: Exchange, reader: ChatStream, outlet: Outlet) -> None:
+    def __init__(self, line: Line, exchange: Exchange, reader: StreamReader, outlet: Outlet) -> None:
         self._reader = reader
         self._outlet = outlet
         self.meter = Meter(line, exchange, reader)

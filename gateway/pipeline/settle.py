@@ -134,6 +134,7 @@ def _usage(exchange: Exchange) -> Usage:
         source=UsageSource(exchange.source),
     )
 
+        cache_write=count.cache_write,
 
 def _since(began: int, at: int | None) -> int | None:
     return None if at is None else (at - began) // 1000

@@ -1,0 +1,82 @@
+"""What a caller is told of an upstream's failure: which of our errors it comes to, never the upstream's own words."""
+
+from __future__ import annotations
+
+from engines.errors import EngineError, Reason, Refused, TimedOut, Unsupported
+from engines.openai_chat.provider import chat_reason, context_limit
+from gateway.errors import BadRequest, GatewayError, UpstreamFailed, UpstreamTimeout
+
+_LONGEST_WAIT = 10
+"""Seconds; SDKs would sleep for more."""
+
+
+def translated(exc: EngineError | None) -> GatewayError:
+    """The failure of the last entity that was tried, before anything was answered."""
+    if isinstance(exc, TimedOut):
+        return UpstreamTimeout(
+            "The model's server did not answer in time. Nothing was charged for it; try again."
+        )
+    if isinstance(exc, Unsupported):
+        why = f" ({exc.why})" if exc.why else ""
+        return BadRequest(
+            f"{exc.param!r} cannot be asked of this model's provider as it was sent{why}; change or remove it.",
+            param=exc.param,
+            code="unsupported_field",
+        )
+    if isinstance(exc, Refused):
+        return _refused(exc)
+    return UpstreamFailed(
+        "The model's server failed before it answered. Nothing was charged for it; try again."
+    )
+
+
+def _refused(exc: Refused) -> GatewayError:
+    reason = exc.reason
+    if reason is Reason.INVALID and exc.status is not None:
+        reason = chat_reason(exc.status, exc.body)
+    match reason:
+        case Reason.CONTEXT_LENGTH:
+            limit = exc.limit or context_limit(exc.body)
+            size = f"the model's context of {limit:,} tokens" if limit else "the model's context"
+            return BadRequest(
+                f"Prompt and 'max_tokens' together are longer than {size}; shorten one of them.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        case Reason.CONTENT_FILTER:
+            return BadRequest(
+                "The model's provider declined the request for its content.",
+                param="messages",
+                code="content_filter",
+            )
+        case Reason.INVALID:
+            return BadRequest(
+                "The model's server refused the request as invalid; check parameters such as tools, response_format,"
+                " logprobs and stop against what this model supports.",
+                code="rejected_by_model",
+            )
+        case Reason.NOT_FOUND:
+            return UpstreamFailed(
+                "The model's server does not know the model; an administrator must check the served entity."
+            )
+        case Reason.CREDENTIAL:
+            return UpstreamFailed(
+                "The model's provider does not take the gateway's credential; an administrator must check it.",
+                code="upstream_credential_refused",
+            )
+        case Reason.QUOTA:
+            return UpstreamFailed(
+                "The gateway's account at the model's provider is used up; an administrator must see to it.",
+                code="upstream_quota_exhausted",
+            )
+        case Reason.RATE_LIMITED | Reason.OVERLOADED:
+            error = UpstreamFailed(
+                "The model's provider has no room for the request now. Nothing was charged for it; try again.",
+                code="upstream_overloaded",
+            )
+            error.retry_after_seconds = min(_LONGEST_WAIT, max(1, exc.retry_after or 2))
+            return error
+        case Reason.FAILED:
+            return UpstreamFailed(
+                "The model's server failed before it answered. Nothing was charged for it; try again."
+            )
