@@ -22,6 +22,7 @@ import asyncpg
 from gateway.counters.earlier import EarlierSpend
 from gateway.counters.settler import CounterSettler
 from gateway.errors import Unavailable
+from gateway.events.credits import CreditWatch
 from gateway.events.opening import Openings
 from gateway.events.sender import WebhookSender
 from gateway.events.thresholds import ThresholdWatch
@@ -129,6 +130,7 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState, maste
     counters = None if settings.redis_url is None else EarlierSpend(settings.redis_url)
     openings = None if counters is None else Openings(engine, counters, budgets, now_ms=now_ms)
     sender = WebhookSender(
+    credited = None if counters is None else CreditWatch(engine, counters, budgets, now_ms=now_ms)
         engine, Sealing(master.derive_all(Purpose.CREDENTIALS)), listed=settings.webhook_hosts
     )
     await catalog.start()
@@ -150,6 +152,8 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState, maste
                 if openings is not None and catalog.latest is not None:
                     await openings.turn()
                 if await sender.turn():
+                if credited is not None and catalog.latest is not None:
+                    await credited.turn()
                     pause = 0.0
                 if loop.time() >= next_count:
                     next_count = loop.time() + EVENTS_AT_LEAST_SECONDS

@@ -20,6 +20,8 @@ class Permission(StrEnum):
     AUDIT_READ = "control:audit:read"
     BUDGETS_READ = "control:budgets:read"
     BUDGETS_WRITE = "control:budgets:write"
+    CREDITS_READ = "control:credits:read"
+    CREDITS_WRITE = "control:credits:write"
     DECLARATIONS_READ = "control:declarations:read"
     """Compare a file with what is there, and write one from it; shows what other permissions to read show."""
     DECLARATIONS_WRITE = "control:declarations:write"

@@ -10,9 +10,9 @@ for i, e in ipairs(ask[3]) do
   local key = KEYS[i + 1]
   if e[1] == 2 then
     local field = 'w:' .. worker
-    local got = redis.call('HMGET', key, 't', field)
+    local got = redis.call('HMGET', key, 't', field, 'c')
     local t = (tonumber(got[1]) or 0) - (tonumber(got[2]) or 0) + e[4]
-    redis.call('HSET', key, 't', math.max(0, t), field, e[4])
+    redis.call('HSET', key, 't', math.max(math.min(0, tonumber(got[3]) or 0), t), field, e[4])
     if not got[1] then
       redis.call('PEXPIRE', key, math.max(1000, math.min(e[2] + e[3] - now + 259200000, 315360000000)))
     end

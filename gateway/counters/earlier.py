@@ -1,4 +1,4 @@
-"""Adds to a budget's counter what was spent in its period before the budget began to be counted.
+"""Brings to budgets' counters what no call charges: what was spent before one began to count, credits and charges.
 
 Never while the counters are being rebuilt, and never twice: the counter remembers how much of it came from the ledger.
 """
@@ -27,8 +27,9 @@ class EarlierSpend:
     def __init__(self, redis_url: str, *, deployment: str = "wb") -> None:
         self._keys = Keys(deployment)
         self._redis = Redis.from_url(redis_url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS)
-        text = files("gateway.counters").joinpath("earlier.lua").read_text()
-        self._script = self._redis.register_script(text)
+        scripts = files("gateway.counters")
+        self._script = self._redis.register_script(scripts.joinpath("earlier.lua").read_text())
+        self._credit = self._redis.register_script(scripts.joinpath("credit.lua").read_text())
 
     async def close(self) -> None:
         """Disconnect."""
@@ -58,3 +59,18 @@ class EarlierSpend:
                 raise RedisAway("the counters were rebuilt meanwhile")
             added += more
         return added
+
+    async def credit(
+        self, epoch: bytes, budget: Budget, now_ms: int, sums: Iterable[tuple[str, int]]
+    ) -> None:
+        """Count the credits and charges of the present period, subject by subject. Raises RedisAway."""
+        start, end = edges(budget.period, now_ms)
+        kept = min(end - now_ms + _KEPT_MS, _LONGEST_MS)
+        for subject, nano_usd in sums:
+            key = self._keys.period(budget.id, subject, start)
+            try:
+                done = int(await self._credit(keys=[self._keys.epoch, key], args=[epoch, nano_usd, kept]))
+            except (RedisError, OSError) as error:
+                raise RedisAway(str(error)) from error
+            if done < 0:
+                raise RedisAway("the counters were rebuilt meanwhile")

@@ -45,6 +45,8 @@ class Sum(NamedTuple):
     bucket: int
     """Number of the sub-bucket; 0 where none were asked for."""
     amount: int
+    credited: int = 0
+    """How much of it came from credits and charges; below zero where money was given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Rebuild:
                     pipe = redis.pipeline(transaction=False)
                     for each in some:
                         key = keys.period(rule.id, each.subject, start)
-                        pipe.hset(key, mapping={"t": each.amount, "b": each.amount})
+                        pipe.hset(key, mapping=_fields(each))
                         pipe.pexpire(key, min(end - cut_ms + _KEPT_MS, _LONGEST_MS))
                     await pipe.execute()
                 written += len(sums)
@@ -173,6 +175,12 @@ async def _forget(redis: Redis, keys: Keys) -> None:
                 old.clear()
         if old:
             await redis.unlink(*old)
+
+
+def _fields(spent: Sum) -> dict[str, int]:
+    """A budget's counter: what was spent, and how much of it needs no adding when it is found again."""
+    fields = {"t": spent.amount, "b": spent.amount}
+    return fields if not spent.credited else {**fields, "c": spent.credited}
 
 
 def _parts(sums: Sequence[Sum]) -> Iterable[Sequence[Sum]]:

@@ -63,10 +63,12 @@ while offset < length do
     end
   elseif kind == 2 then
     local field = 'w:' .. worker
-    local got = call('HMGET', key, 't', field)
+    local got = call('HMGET', key, 't', field, 'c')
     local t = tonumber(got[1])
     if t or delta > 0 then
-      call('HSET', key, 't', math.max(0, (t or 0) + delta), field, (tonumber(got[2]) or 0) + delta)
+      -- Nothing goes below zero but by what was given back.
+      local least = math.min(0, tonumber(got[3]) or 0)
+      call('HSET', key, 't', math.max(least, (t or 0) + delta), field, (tonumber(got[2]) or 0) + delta)
       if not t then
         call('PEXPIRE', key, math.max(1000, math.min(position + w - now + 259200000, 315360000000)))
       end

@@ -50,10 +50,11 @@ async def spent(
     subject: str | None = None,
     after: str | None = None,
     size: int | None = None,
-    at_least: int = 0,
+    at_least: int | None = None,
 ) -> list[Spend]:
     """Settled spend of a budget in a period (start and end in ms), subject by subject in order of their ids.
 
+    Credits are part of it, so that it may be below zero.
     `subject` asks for one, `after` and `size` for a page, `at_least` for those who spent so much.
     """
     column = _SUBJECTS[budget.scope]
@@ -87,14 +88,19 @@ async def spent(
         f"SELECT {column} AS subject, cost_nano_usd AS amount FROM gateway.usage_hour"  # noqa: S608 - as above
         f" WHERE {where} AND period >= :first AND period < :last"
     )
-    parts = [hours]
+    entered = (
+        f"SELECT {column} AS subject, nano_usd AS amount FROM gateway.credits WHERE {where}"  # noqa: S608 - as above
+        " AND counts_at >= :start AND counts_at < :end"
+    )
+    parts = [hours, entered]
     if start % _HOUR_MS:
         parts.append(rows.format("start", "first"))
     if end % _HOUR_MS and end < FOREVER_MS and end // _HOUR_MS * _HOUR_MS >= start:
         parts.append(rows.format("last", "end"))
     statement = (
         f"SELECT subject, sum(amount)::bigint FROM ({' UNION ALL '.join(parts)}) AS parts"  # noqa: S608 - own names
-        " GROUP BY subject HAVING sum(amount) >= CAST(:at_least AS bigint) ORDER BY subject LIMIT CAST(:size AS bigint)"
+        " GROUP BY subject HAVING sum(amount) >= coalesce(CAST(:at_least AS bigint), sum(amount))"
+        " ORDER BY subject LIMIT CAST(:size AS bigint)"
     )
     return [Spend(*row) for row in await connection.execute(text(statement), given)]
 
@@ -122,6 +128,24 @@ async def uncounted(connection: AsyncConnection, budget: Budget, period: tuple[i
         " AND request_id >= gateway.uuid7_floor(greatest(CAST(:start AS timestamptz) - interval '1 day', to_timestamp(0)))"
         " AND admitted_at >= :start AND admitted_at < :end AND degraded IS NULL AND cost_nano_usd > 0"
         " AND NOT charges @> CAST(:charged AS jsonb) GROUP BY 1 ORDER BY 1"
+    )
+    return [Spend(*row) for row in await connection.execute(text(statement), given)]
+
+
+async def credited(connection: AsyncConnection, budget: Budget, period: tuple[int, int]) -> list[Spend]:
+    """What credits and charges of a period add to the spend of a budget, subject by subject."""
+    column = _SUBJECTS[budget.scope]
+    given: dict[str, object] = {"start": _instant(period[0]), "end": _instant(period[1])}
+    where = "true" if budget.scope is ScopeKind.DEPLOYMENT else f"{column} <> ''"
+    if budget.subject_id is not None:
+        where += f" AND {column} = :subject"
+        given["subject"] = budget.subject_id
+    if budget.endpoint_id is not None:
+        where += " AND endpoint_id = :endpoint"
+        given["endpoint"] = budget.endpoint_id
+    statement = (
+        f"SELECT {column} AS subject, sum(nano_usd)::bigint FROM gateway.credits WHERE {where}"  # noqa: S608 - own names
+        " AND counts_at >= :start AND counts_at < :end GROUP BY 1 ORDER BY 1"
     )
     return [Spend(*row) for row in await connection.execute(text(statement), given)]
 

@@ -115,16 +115,22 @@ class PostgresSums:
             )
             return [Sum(*row) for row in await self._fetch(statement, *arguments)]
         whole = given(_instant(-(-question.since_ms // _HOUR_MS) * _HOUR_MS))
+        credited = ""
+        if question.metric is Metric.MONEY:
+            credited = (
+                f" UNION ALL SELECT {subject}, sum(nano_usd), sum(nano_usd) FROM gateway.credits"  # noqa: S608 - as above
+                f" WHERE {where} AND counts_at >= {since} GROUP BY 1"
+            )
         statement = (
-            "SELECT subject, 0, sum(amount)::bigint FROM ("  # noqa: S608 - as above
-            f" SELECT {subject} AS subject, sum({of_hour}) AS amount FROM gateway.usage_hour"
+            "SELECT subject, 0, sum(amount)::bigint, sum(credited)::bigint FROM ("  # noqa: S608 - as above
+            f" SELECT {subject} AS subject, sum({of_hour}) AS amount, 0 AS credited FROM gateway.usage_hour"
             f" WHERE {where} AND period >= {whole} GROUP BY 1"
-            f" UNION ALL SELECT {subject}, sum({of_row}) FROM {rows}"
+            f" UNION ALL SELECT {subject}, sum({of_row}), 0 FROM {rows}"
             f" AND admitted_at >= {since} AND admitted_at < {whole} AND ended_at <= {until} GROUP BY 1"
             # The roll-up knows no end of a request: what ended after the cut is taken out again.
-            f" UNION ALL SELECT {subject}, -sum({of_row}) FROM {rows}"
+            f" UNION ALL SELECT {subject}, -sum({of_row}), 0 FROM {rows}"
             f" AND admitted_at >= {whole} AND ended_at > {until} GROUP BY 1"
-            ") AS parts GROUP BY 1 HAVING sum(amount) > 0"
+            f"{credited}) AS parts GROUP BY 1 HAVING sum(amount) <> 0 OR sum(credited) <> 0"
         )
         return [Sum(*row) for row in await self._fetch(statement, *arguments)]
 

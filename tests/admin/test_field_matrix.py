@@ -129,6 +129,7 @@ class Stage:
             "NewIncrease": {"usd": "1", "until": "2099-01-01T00:00:00Z"},
             "NewIssuer": {"name": unique("issuer"), "issuer": f"https://{unique('login')}.example.com", "audience": "weighbridge", "public_key_pem": self.pem},
             "NewPrice": {"served_entity_id": self.ids.get("entity"), **dict.fromkeys(("input", "cache_read", "cache_write", "output", "reasoning"), 0)},
+            "NewCredit": {"principal_id": self.ids.get("member"), "usd": "1", "reason": "an outage", "endpoint_id": self.ids.get("endpoint")},
             "NewWebhook": {"name": unique("hook"), "url": "https://hooks.example.com/x"},
             "AccessControls": {"access_control_list": self.value("AccessControls", "access_control_list")},
         }  # fmt: skip
@@ -150,7 +151,8 @@ class Stage:
             "principal_claim": "sub", "name_claim": "sub", "groups_claim": None, "kind": "user",
             "create_principals": False, "replace_groups": False, "max_age_seconds": 3600, "leeway_seconds": 30,
             "audience": "weighbridge", "effective_from": None, "effective_to": None, "per_request": 0,
-            "per_gpu_second": 0, "corrects": None, "note": "said", "url": "https://hooks.example.com/y",
+            "per_gpu_second": 0, "reason": "an outage", "request_id": str(uuid4()), "principal_id": self.ids.get("member"), "key_id": None,
+            "group_id": self.ids.get("group"), "at": "2026-01-01T00:00:00Z", "corrects": None, "note": "said", "url": "https://hooks.example.com/y",
             "events": ["budget.threshold"], "access_control_list": [{"user_name": self.owner, "permission_level": "CAN_MANAGE"}],
         }  # fmt: skip
         assert field in of, f"{struct}.{field}: nobody has decided who may write it; give it a value here"
@@ -164,6 +166,12 @@ class Stage:
             return {"issuer": "https://issuer.example.com", "subject": unique("subject")}
         if field == "nano_usd" and struct in ("NewBudget", "NewIncrease"):
             return {"usd": ...}
+        if struct == "NewCredit" and field in ("nano_usd", "request_id", "kind"):
+            return {
+                "nano_usd": {"usd": ...},
+                "request_id": {"principal_id": ..., "endpoint_id": ...},
+                "kind": {"kind": "charge"},
+            }[field]
         if struct in ("NewIssuer", "IssuerChange") and field == "jwks_uri":
             return {"public_key_pem": ...}
         if struct == "IssuerChange" and field in ("secret", "public_keys"):

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from gateway.counters.rebuild import LedgerAway, Question, Rebuild, Sum
+from gateway.counters.rebuild import LedgerAway, Question, Rebuild
 from gateway.counters.reservations import Reservations
 from gateway.ids import parse
 from gateway.spool.books import Place, Position
@@ -57,9 +57,9 @@ async def post(books: PostgresBooks, *usages: dict[str, Any]) -> None:
     assert len(await books.post(postings, [])) == len(postings)
 
 
-async def ask(url: str, question: Question) -> list[Sum]:
+async def ask(url: str, question: Question) -> list[tuple[str, int, int]]:
     async with PostgresSums(url).alone() as sums:
-        return sorted(await sums.ask(question))
+        return sorted(each[:3] for each in await sums.ask(question))
 
 
 async def test_sums_take_whole_hours_from_the_roll_up_and_the_edges_from_the_rows(

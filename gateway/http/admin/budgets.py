@@ -18,6 +18,7 @@ from sqlalchemy import select
 
 from gateway.errors import BadRequest
 from gateway.http.admin.access import Admin
+from gateway.http.admin.amounts import NanoUsd, Usd, amount_of
 from gateway.http.admin.limits import LimitName
 from gateway.http.admin.versions import (
     After,
@@ -36,8 +37,8 @@ from gateway.store.snapshot import budget_of
 from gateway.store.spend import spent
 from gateway.store.tables.rules import budgets
 from policies.administration import Permission
-from policies.limits import LARGEST, Draw, Metric
-from policies.money import nano_of, usd_of
+from policies.limits import Draw, Metric
+from policies.money import usd_of
 from policies.windows import FOREVER_MS, edges
 
 Scope = Literal[
@@ -45,18 +46,6 @@ Scope = Literal[
 ]
 Period = Literal["day", "week", "month", "once"]
 ModeName = Literal["strict", "share", "observe"]
-NanoUsd = Annotated[
-    int, Meta(ge=0, le=LARGEST, description="Nano-dollars (1e-9 USD).", examples=[25_000_000_000])
-]
-Usd = Annotated[
-    str,
-    Meta(
-        max_length=20,
-        pattern=r"^[0-9]{1,7}(\.[0-9]{1,9})?$",
-        description="Dollars, with up to nine decimals.",
-        examples=["25.00"],
-    ),
-]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 Thresholds = Annotated[
     list[Percent],
@@ -206,7 +195,7 @@ class Budgets(Controller):
     async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewBudget]) -> Response[BudgetView]:
         """In force on every worker within a second; what was spent earlier in its period is counted shortly after."""
         values = set_fields(data)
-        amount = _amount(values.pop("nano_usd"), values.pop("usd"))
+        amount = amount_of(values.pop("nano_usd"), values.pop("usd"))
         if amount is None:
             raise BadRequest("Give the amount, as nano_usd or as usd.", param="nano_usd")
         values |= {
@@ -235,7 +224,7 @@ class Budgets(Controller):
     ) -> Response[BudgetView]:
         """What was spent stays spent; a threshold that was passed in this period raises no second event."""
         values = set_fields(data)
-        amount = _amount(values.pop("nano_usd", None), values.pop("usd", None))
+        amount = amount_of(values.pop("nano_usd", None), values.pop("usd", None))
         if amount is not None:
             values["amount_nano_usd"] = amount
         async with admin.change() as change:
@@ -275,7 +264,7 @@ class Budgets(Controller):
         if_match: IfMatch = None,
     ) -> Response[BudgetView]:
         """In force on every worker within a second, and ends by itself; one at a time."""
-        amount = _amount(data.nano_usd, data.usd)
+        amount = amount_of(data.nano_usd, data.usd)
         if not amount:
             raise BadRequest("Give what to add, as nano_usd or as usd.", param="nano_usd")
         async with admin.change() as change:
@@ -339,21 +328,10 @@ class Budgets(Controller):
         return Page(views, subjects[-1] if len(named) > size else None)
 
 
-def _amount(nano_usd: int | None, usd: str | None) -> int | None:
-    if nano_usd is not None and usd is not None:
-        raise BadRequest("Give the amount once: as nano_usd or as usd.", param="usd")
-    if usd is None:
-        return nano_usd
-    amount = nano_of(usd)
-    if amount > LARGEST:
-        raise BadRequest(f"usd takes up to {usd_of(LARGEST)}.", param="usd")
-    return amount
-
-
 def _balance(
     amount: int, subject: str, settled: int, counted: int | None, period: tuple[int, int]
 ) -> BalanceView:
-    left = max(0, amount - max(settled, counted or 0))
+    left = max(0, amount - (settled if counted is None else max(settled, counted)))
     return BalanceView(
         subject=subject,
         nano_usd=amount,

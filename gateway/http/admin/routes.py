@@ -8,6 +8,7 @@ from litestar.di import Provide
 from gateway.http.admin.access import ControlPlane, Guard, bodies_and_keys, keeping_answers, provide_admin
 from gateway.http.admin.audit import read_audit
 from gateway.http.admin.budgets import Budgets
+from gateway.http.admin.credits import Credits
 from gateway.http.admin.declarations import apply_declaration, export_declaration, plan_declaration
 from gateway.http.admin.effective import effective
 from gateway.http.admin.endpoints import Endpoints
@@ -50,6 +51,7 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 grant_many,
                 Limits,
                 Budgets,
+                Credits,
                 Prices,
                 Webhooks,
                 effective,
