@@ -34,6 +34,26 @@ def seal_subject(webhook_id: str) -> str:
     return f"webhook {webhook_id}"
 
 
+# Put together once: asked twice a second, doing it each time was a third of the drainer's time.
+_LEASE = (
+    update(webhook_deliveries)
+    .where(
+        webhook_deliveries.c.id.in_(
+            select(webhook_deliveries.c.id)
+            .where(webhook_deliveries.c.next_at <= func.now())
+            .order_by(webhook_deliveries.c.next_at)
+            .limit(AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(
+        attempts=webhook_deliveries.c.attempts + 1,
+        next_at=func.now() + text(f"interval '{_LEASE_SECONDS} seconds'"),
+    )
+    .returning(webhook_deliveries)
+)
+
+
 class WebhookSender:
     """Delivers events from the queue in the database."""
 
@@ -87,25 +107,9 @@ class WebhookSender:
         return found or 0
 
     async def _lease(self) -> list[Row]:
-        c = webhook_deliveries.c
-        due = (
-            select(c.id)
-            .where(c.next_at <= func.now())
-            .order_by(c.next_at)
-            .limit(AT_ONCE)
-            .with_for_update(skip_locked=True)
-        )
         with translated():
             async with self._engine.begin() as connection:
-                leased = await connection.execute(
-                    update(webhook_deliveries)
-                    .where(c.id.in_(due))
-                    .values(
-                        attempts=c.attempts + 1,
-                        next_at=func.now() + text(f"interval '{_LEASE_SECONDS} seconds'"),
-                    )
-                    .returning(webhook_deliveries)
-                )
+                leased = await connection.execute(_LEASE)
                 return [dict(row._mapping) for row in leased]
 
     async def _deliver(self, delivery: Row, hook: Row | None) -> None:

@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 
 LOCK = "drainer.lock"
 BATCH = 500
-PAUSE_SECONDS = 0.08
-"""Between batches that were not full: rows are posted this soon, and a busy host posts many at once."""
+PAUSE_SECONDS = 0.25
+"""Between batches that were not full: rows are posted this soon, and together.
+
+Turning three times as often cost a paced stream, of which some 50 end in a second, 0.38 ms of it instead of 0.15.
+"""
 BEAT_SECONDS = 2.0
 HOUSE_SECONDS = 3600.0
 SEAL_SECONDS = 1.0
@@ -261,6 +264,6 @@ class Drainer:
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 while await self.turn() or not self.settled():  # noqa: ASYNC110 - other processes' files, no event
-                    await asyncio.sleep(PAUSE_SECONDS / 8)
+                    await asyncio.sleep(PAUSE_SECONDS / 25)
         except (Away, TimeoutError) as exc:
             logger.warning("the drainer ends with work left for its next start (%s)", exc or "time is up")
