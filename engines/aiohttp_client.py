@@ -6,14 +6,16 @@ Slower (0.1 ms a call) and imported only when it is asked for; the tests hold bo
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http import HttpProcessingError
 
 from engines.errors import ConnectFailed, EngineError, Garbled, TimedOut
-from engines.transport import MAX_ANSWER, OpenResponse, Response, Timeouts
+from engines.transport import MAX_ANSWER, OpenResponse, Resolve, Response, Timeouts
 
 
 class _AiohttpOpen:
@@ -78,13 +80,37 @@ class _AiohttpOpen:
             self._response.close()
 
 
+class _Resolver(AbstractResolver):
+    """Gives aiohttp the one address that was looked at. It is not asked about addresses that are no names."""
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolve(host, port)
+        version = socket.AF_INET6 if ":" in found else socket.AF_INET
+        flags = socket.AI_NUMERICHOST
+        return [ResolveResult(hostname=host, host=found, port=port, family=version, proto=0, flags=flags)]
+
+    async def close(self) -> None:
+        pass
+
+
 class AiohttpTransport:
     """aiohttp behind the port: keep-alive pool, unix sockets (`unix:/path`), TLS through the standard library."""
 
     def __init__(
-        self, url: str, *, headers: Mapping[str, str] | None = None, timeouts: Timeouts | None = None
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
         self._url = url
+        self._resolve = resolve
         self._timeouts = timeouts or Timeouts()
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", **(headers or {})}
         self._session: aiohttp.ClientSession | None = None
@@ -97,7 +123,10 @@ class AiohttpTransport:
                 connector = aiohttp.UnixConnector(path=self._url.removeprefix("unix:"), limit=0)
             else:
                 tls = ssl.create_default_context() if self._url.startswith("https:") else True
-                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, ssl=tls)
+                resolver = None if self._resolve is None else _Resolver(self._resolve)
+                connector = aiohttp.TCPConnector(
+                    limit=0, use_dns_cache=resolver is None, ttl_dns_cache=30, ssl=tls, resolver=resolver
+                )
             limits = self._timeouts
             self._session = aiohttp.ClientSession(
                 connector=connector,

@@ -6,11 +6,13 @@ arrive. Every failure is an EngineError; a transport never retries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 MAX_ANSWER = 32 << 20
+Resolve = Callable[[str, int], Awaitable[str]]
+"""From a host and a port to the one IP address that is connected to; raises EngineError for one that must not be."""
 
 
 @dataclass(frozen=True, slots=True)

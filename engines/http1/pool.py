@@ -14,6 +14,7 @@ from collections import deque
 from engines.errors import ConnectFailed, TimedOut
 from engines.http1.address import Address
 from engines.http1.connection import Connection
+from engines.transport import Resolve
 
 IDLE_SECONDS = 15.0
 MOST_IDLE = 256
@@ -26,9 +27,16 @@ class Pool:
     """Gives out connections; `limits` are seconds to the first byte, between bytes and in all."""
 
     def __init__(
-        self, address: Address, *, connect: float, limits: tuple[float, float, float], max_answer: int
+        self,
+        address: Address,
+        *,
+        connect: float,
+        limits: tuple[float, float, float],
+        max_answer: int,
+        resolve: Resolve | None = None,
     ) -> None:
         self._address = address
+        self._resolve = resolve
         self._connect_seconds = connect
         self._limits = limits
         self._max_answer = max_answer
@@ -67,8 +75,16 @@ class Pool:
                 if address.unix is not None:
                     _, connection = await self._loop.create_unix_connection(self._make, address.unix)
                 else:
+                    host = address.host
+                    if self._resolve is not None:
+                        # What was looked at is what is connected to: the name is not resolved again.
+                        host = await self._resolve(host, address.port)
                     _, connection = await self._loop.create_connection(
-                        self._make, address.host, address.port, ssl=self._tls
+                        self._make,
+                        host,
+                        address.port,
+                        ssl=self._tls,
+                        server_hostname=address.host if self._tls is not None else None,
                     )
         except TimeoutError as exc:
             raise TimedOut("connect") from exc

@@ -12,7 +12,7 @@ from engines.errors import TimedOut
 from engines.http1.address import Address
 from engines.http1.answer import Answer
 from engines.http1.pool import Pool
-from engines.transport import MAX_ANSWER, OpenResponse, Response, Timeouts
+from engines.transport import MAX_ANSWER, OpenResponse, Resolve, Response, Timeouts
 
 _PROBE_SECONDS = 2.0
 
@@ -21,10 +21,17 @@ class Http1Transport:
     """One upstream address over plain or encrypted HTTP/1.1: keep-alive pool, unix sockets (`unix:/path`)."""
 
     def __init__(
-        self, url: str, *, headers: Mapping[str, str] | None = None, timeouts: Timeouts | None = None
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
+        """With `resolve` the address that a name leads to is looked at before anything connects to it."""
         self._address = Address.parse(url)
         self._timeouts = timeouts or Timeouts()
+        self._resolve = resolve
         given = {"accept": "*/*", "accept-encoding": "identity", **(headers or {})}
         self._fixed = f"host: {self._address.authority}\r\n".encode() + _lines(given)
         self._heads: dict[str, bytes] = {}
@@ -89,6 +96,7 @@ class Http1Transport:
                 connect=limits.connect,
                 limits=(limits.first_byte, limits.between, limits.total),
                 max_answer=MAX_ANSWER,
+                resolve=self._resolve,
             )
         return self._pool
 

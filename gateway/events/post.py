@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 
-from gateway.events.address import Address, Resolve, resolved
+from gateway.security.addresses import Address, Resolve, resolved
 
 SECONDS = 10.0
 _LONGEST_LINE = 4096

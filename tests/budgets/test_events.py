@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.events import outbox
-from gateway.events.address import AddressRefused, read_address, refuse_private, resolved
+from gateway.security.addresses import AddressRefused, read_address, refuse_private, resolved
 from gateway.events.post import PostFailed, post
 from gateway.events.sender import WebhookSender, seal_subject
 from gateway.events.signature import HEADER, signed, verifies

@@ -17,7 +17,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from sqlalchemy import select
 
 from gateway.errors import BadRequest
-from gateway.events.address import AddressRefused, read_address
 from gateway.events.sender import seal_subject
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import (
@@ -31,6 +30,7 @@ from gateway.http.admin.versions import (
     set_fields,
     versioned,
 )
+from gateway.security.addresses import AddressRefused, read_address
 from gateway.store.reading import Row, current, page
 from gateway.store.tables.events import webhook_deliveries, webhooks
 from policies.administration import Permission

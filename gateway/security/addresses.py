@@ -1,4 +1,5 @@
-"""Where events may be sent: https to public addresses; anything else only to hosts that the deployment's settings list.
+"""Where the gateway may connect because an administrator said so: https to public addresses; anything else only to
+hosts that the deployment's settings list.
 
 What is checked is what is connected to: a name is resolved once, and the connection goes to the address that passed.
 """
@@ -25,7 +26,7 @@ class AddressRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A webhook's address, taken apart by the one reader that also the connection uses."""
+    """An address, taken apart by the one reader that also the connection uses."""
 
     host: str
     port: int
@@ -36,14 +37,19 @@ class Address:
     """Whether the settings list the host, which may then be private and plain."""
 
     @property
+    def origin(self) -> str:
+        """Scheme, host and port: what a credential is for."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
+    @property
     def authority(self) -> str:
         """For the `host` header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
-def read_address(url: str, listed: Collection[str]) -> Address:
-    """Take a webhook's address apart; raises AddressRefused. `listed` are the hosts that may be private or plain."""
+def read_address(url: str, listed: Collection[str], *, setting: str = "WEIGHBRIDGE_WEBHOOK_HOSTS") -> Address:
+    """Take an address apart; raises AddressRefused. `listed` are the hosts, of `setting`, that may be private or plain."""
     if _TARGET.fullmatch(url) is None:
         raise AddressRefused("the address takes printable ASCII without spaces or backslashes")
     try:
@@ -61,9 +67,7 @@ def read_address(url: str, listed: Collection[str]) -> Address:
         raise AddressRefused(f"{host!r} is no host name")
     is_listed = host in listed
     if parts.scheme == "http" and not is_listed:
-        raise AddressRefused(
-            f"plain http goes only to hosts in WEIGHBRIDGE_WEBHOOK_HOSTS, and {host!r} is not one"
-        )
+        raise AddressRefused(f"plain http goes only to hosts in {setting}, and {host!r} is not one")
     if literal is not None and not is_listed:
         refuse_private(str(literal))
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
