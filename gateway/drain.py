@@ -36,8 +36,9 @@ from gateway.store.catalog import FollowedCatalog
 from gateway.store.ledger import PostgresBooks
 from gateway.store.migrate import require_current
 from gateway.store.refusals import RefusalSeals
-
+from gateway.store.sql_calls import DeadCalls
 from policies.budgets import Budget
+
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "drainer.json"
@@ -62,7 +63,7 @@ async def run(settings: Settings) -> None:
         master = None
     chain = database.engine(url, application_name="weighbridge-audit", size=1)
     seals = None if master is None else RefusalSeals(chain, master.derive(Purpose.AUDIT_CHAIN))
-    drainer = Drainer(settings.spool_dir, books, settler, seals)
+    drainer = Drainer(settings.spool_dir, books, settler, seals, DeadCalls(books))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     # Batches are many small objects and no cycles: looking for these at the usual pace costs a third of the time.
@@ -129,8 +130,8 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState, maste
     watch = ThresholdWatch(engine, budgets, chain_key=master.derive(Purpose.AUDIT_CHAIN), now_ms=now_ms)
     counters = None if settings.redis_url is None else EarlierSpend(settings.redis_url)
     openings = None if counters is None else Openings(engine, counters, budgets, now_ms=now_ms)
-    sender = WebhookSender(
     credited = None if counters is None else CreditWatch(engine, counters, budgets, now_ms=now_ms)
+    sender = WebhookSender(
         engine, Sealing(master.derive_all(Purpose.CREDENTIALS)), listed=settings.webhook_hosts
     )
     await catalog.start()
@@ -151,9 +152,9 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState, maste
                     pause = max(pause, 9 * (loop.time() - began))
                 if openings is not None and catalog.latest is not None:
                     await openings.turn()
-                if await sender.turn():
                 if credited is not None and catalog.latest is not None:
                     await credited.turn()
+                if await sender.turn():
                     pause = 0.0
                 if loop.time() >= next_count:
                     next_count = loop.time() + EVENTS_AT_LEAST_SECONDS

@@ -36,10 +36,13 @@ from gateway.embedded.lock import HomeLock
 from gateway.embedded.places import private_folder, socket_folder
 from gateway.embedded.process import Child, spawn, wait_until_gone
 from gateway.embedded.programs import postgres_programs
+from gateway.store import ai_query
+from gateway.store.ai_query import CALLER
 
 SUPERUSER = "postgres"
 OWNER = "weighbridge_owner"
 APPLICATION = "weighbridge_app"
+DEMO = "demo"
 DATABASE = "system"
 
 _DEFAULT_PORT = 5432
@@ -178,6 +181,15 @@ class EmbeddedPostgres:
             await connection.close()
         return self.url(OWNER, name)
 
+    async def install_ai_query(self, database: str = DATABASE) -> None:
+        """Install or renew ai_query() in a migrated database, with this server as the gateway's."""
+        connection = await asyncpg.connect(self.url(SUPERUSER, database), timeout=10)
+        try:
+            await ai_query.install(connection, host=str(self._sockets), port=str(self._port))
+            await connection.execute(f"GRANT CONNECT ON DATABASE {_identifier(database)} TO {DEMO}")
+        finally:
+            await connection.close()
+
     async def drop_database(self, name: str) -> None:
         """Drop a database and the sessions in it."""
         connection = await self._superuser()
@@ -248,7 +260,8 @@ class EmbeddedPostgres:
         settings = {**_SETTINGS, **_DURABLE} if self._durable else {**_SETTINGS, **_FAST}
         settings["dynamic_shared_memory_type"] = _shared_memory()
         lines = [f"{name} = '{value}'" for name, value in settings.items()]
-        access = ["local all all peer map=weighbridge"]
+        # Calls from SQL come from the server itself, whose user need not be ours, and carry a password.
+        access = [f"local all +{CALLER} scram-sha-256", "local all all peer map=weighbridge"]
         if self._tcp_port is not None:
             access += [
                 f"host all {SUPERUSER} all reject",
@@ -338,6 +351,14 @@ class EmbeddedPostgres:
                 await connection.execute(f"CREATE ROLE {OWNER} LOGIN CREATEROLE")
             if APPLICATION not in roles:
                 await connection.execute(f"CREATE ROLE {APPLICATION} LOGIN")
+            if CALLER not in roles:
+                # Made here, since the schema's owner would be a member of a role that it made.
+                await connection.execute(f"CREATE ROLE {CALLER} LOGIN CONNECTION LIMIT 50")
+                await connection.execute(
+                    f"ALTER ROLE {CALLER} SET default_transaction_isolation = 'read committed'"
+                )
+            if DEMO not in roles:
+                await connection.execute(f"CREATE ROLE {DEMO} LOGIN")
             made = await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE)
         finally:
             await connection.close()

@@ -71,6 +71,7 @@ class Exchange:
         "slot",
         "snapshot",
         "source",
+        "resumable",
         "stopped_by",
     )
 
@@ -109,3 +110,5 @@ class Exchange:
         self.settled = False
         self.slot = -1
         """Where the stream's tokens are noted while it runs."""
+        self.resumable = False
+        """After a kill another process goes on with it, and must know what was tried."""

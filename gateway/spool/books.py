@@ -183,6 +183,28 @@ class Settler(Protocol):
         ...
 
 
+class Calls(Protocol):
+    """Calls that outlive the process that runs them: those from SQL, whose callers still wait. All raise Away."""
+
+    async def kept(self, worker_id: UUID) -> Mapping[bytes, bytes]:
+        """By request id: how calls ended that a dead process had answered and not told yet, as a spool's frame."""
+        ...
+
+    async def resume(
+        self, worker_id: UUID, begun: Mapping[bytes, bytes], numbers: Mapping[bytes, int]
+    ) -> set[bytes]:
+        """Let others begin again what a dead process had begun: id -> what they go on from; the ids that are theirs.
+
+        Asked again it gives the same, whatever has become of the calls since. `numbers` are the intents' own, for those
+        who look for gaps.
+        """
+        ...
+
+    async def release(self, worker_id: UUID) -> None:
+        """What a dead process had answered is in the books: the callers may have it."""
+        ...
+
+
 class Seals(Protocol):
     """The audit, for refusals."""
 

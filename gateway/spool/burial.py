@@ -13,13 +13,21 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from gateway.ids import text
-from gateway.spool.books import Books, Position, Posting, Settler
+from gateway.spool.books import Books, Calls, Position, Posting, Settler
+from gateway.spool.joining import settled
+from gateway.spool.orphans import notes
 from gateway.spool.poster import CLOCKS_APART_MS, RETRY_SECONDS, DrainedSpool, Poster, now_ms
+from gateway.spool.reader import SpoolReader
 from gateway.spool.recent import settled_since
+from gateway.spool.records import Intent, Settlement
 from gateway.spool.retention import mark_closed
+from gateway.spool.running import read_running
+from gateway.spool.segments import decode, payloads
 
 logger = logging.getLogger(__name__)
 
+FROM_SQL = "sql."
+"""What the `api` of calls begins with whose callers wait for them in PostgreSQL."""
 REMEMBERED_SECONDS = 55.0
 BATCH = 500
 
@@ -27,10 +35,13 @@ BATCH = 500
 class Burials:
     """Looks after spools whose owners are dead."""
 
-    def __init__(self, books: Books, poster: Poster, settler: Settler | None) -> None:
+    def __init__(
+        self, books: Books, poster: Poster, settler: Settler | None, calls: Calls | None = None
+    ) -> None:
         self._books = books
         self._poster = poster
         self._settler = settler
+        self._calls = calls
 
     async def attend(self, spool: DrainedSpool, spools: Mapping[UUID, DrainedSpool]) -> bool:
         """Take the next step with a spool that may be dead; True once it is closed and needs no more reading."""
@@ -54,12 +65,16 @@ class Burials:
     async def _end_orphans(self, spool: DrainedSpool) -> None:
         reader = spool.reader
         orphans = reader.orphans()
+        if self._calls is not None:
+            orphans = await self._without_resumed(reader, orphans, self._calls)
         new: set[bytes] = set()
         for start in range(0, len(orphans), BATCH):
             new |= await self._poster.post_what_can_be(spool, orphans[start : start + BATCH])
         if spool.suspects:
             # Refused, for now: the next turn tries again.
             return
+        if self._calls is not None:
+            await self._calls.release(reader.spool_id)
         if orphans:
             logger.warning(
                 "worker %s died with %d requests open; they are settled", reader.spool_id, len(orphans)
@@ -74,6 +89,31 @@ class Burials:
         owed += [(each, until - (now - each.request.ended_at_ms) / 1000) for each in recent]
         spool.burial = asyncio.create_task(self._settle(reader.spool_id, owed))
 
+    async def _without_resumed(
+        self, reader: SpoolReader, orphans: list[Posting], calls: Calls
+    ) -> list[Posting]:
+        """Hand on what callers still wait for; what was answered ends as it was to end, the rest as interrupted."""
+        ended = await calls.kept(reader.spool_id)
+        seen = read_running(reader.folder)
+        found: dict[bytes, Posting] = {}
+        begun: dict[bytes, bytes] = {}
+        numbers: dict[bytes, int] = {}
+        for id_, entry in reader.open.items():
+            if id_ in ended:
+                payload, _ = next(payloads(ended[id_]))
+                record = decode(payload)
+                assert isinstance(record, Settlement)
+                found[id_] = settled(entry, record, reader.spool_id.bytes)
+            elif entry.intent.api.startswith(FROM_SQL):
+                begun[id_] = notes(entry, reader.spool_id.bytes, seen.get(id_))
+                numbers[id_] = entry.intent.number
+        resumed = await calls.resume(reader.spool_id, begun, numbers)
+        return [
+            found.get(each.request.request_id, each)
+            for each in orphans
+            if each.request.request_id not in resumed
+        ]
+
     async def _settle(self, spool_id: UUID, owed: list[tuple[Posting, float]]) -> None:
         """Correct the counters, for each request until its time is over."""
         if self._settler is None:
@@ -83,7 +123,7 @@ class Burials:
             for posting, until in owed:
                 try:
                     await self._settler.settle(
-                        worker_id=str(spool_id),
+                        worker_id=str(_admitted_by(posting) or spool_id),
                         request_id=text(posting.request.request_id),
                         charges=posting.charges,
                         granted_output=posting.request.granted_output_tokens,
@@ -111,3 +151,9 @@ class Burials:
         )
         mark_closed(reader.folder)
         reader.close()
+
+
+def _admitted_by(posting: Posting) -> UUID | None:
+    """Whose counters were charged, where it is another worker's request that was gone on with."""
+    intent = posting.records[0]
+    return UUID(bytes=intent.admitted_by) if isinstance(intent, Intent) and intent.admitted_by else None

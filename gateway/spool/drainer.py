@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from gateway.spool.books import Away, Books, Place, Posting, Seals, Settler
+from gateway.spool.books import Away, Books, Calls, Place, Posting, Seals, Settler
 from gateway.spool.burial import Burials
 from gateway.spool.poster import CLOCKS_APART_MS, DrainedSpool, Poster, now_ms
 from gateway.spool.quarantine import Quarantine
@@ -70,11 +70,16 @@ class Drainer:
     """Drains every spool under one root."""
 
     def __init__(
-        self, root: Path, books: Books, settler: Settler | None = None, seals: Seals | None = None
+        self,
+        root: Path,
+        books: Books,
+        settler: Settler | None = None,
+        seals: Seals | None = None,
+        calls: Calls | None = None,
     ) -> None:
         """`settler` corrects the counters for dead workers; None leaves that to the counters' expiry.
 
-        `seals` takes refusals into the audit; None passes them over.
+        `seals` takes refusals into the audit; None passes them over. `calls` takes what others begin again.
         """
         self.state = DrainState()
         self._root = root
@@ -82,7 +87,7 @@ class Drainer:
         self._seals = seals
         self._quarantine = Quarantine(root)
         self._poster = Poster(books, self._quarantine)
-        self._burials = Burials(books, self._poster, settler)
+        self._burials = Burials(books, self._poster, settler, calls)
         self._spools: dict[UUID, DrainedSpool] = {}
         self._lock = -1
         self._stopping = asyncio.Event()

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.spool.books import AttemptRow, Posting
 from gateway.spool.joining import Entry, attempt_row, request_row
-from gateway.spool.records import Attempt, Intent, Progress
+from gateway.spool.records import Attempt, Intent, Progress, frame
 from gateway.spool.running import Seen
 from policies.catalog import Price
 from policies.usage import Usage, UsageSource, cost_nano_usd
@@ -24,17 +24,8 @@ INTERRUPTED = "interrupted"
 
 def interrupted(entry: Entry, worker_id: bytes, seen: Seen | None = None) -> Posting:
     """The rows of a request whose worker is dead; `seen` is what it noted after the last checkpoint."""
-    intent, progress = entry.intent, entry.progress
-    if progress is not None and seen is not None and seen.attempt == progress.attempt:
-        progress = replace(
-            progress,
-            prompt_tokens=max(progress.prompt_tokens, seen.prompt_tokens),
-            completion_tokens=max(progress.completion_tokens, seen.completion_tokens),
-            cache_read_tokens=max(progress.cache_read_tokens, seen.cache_read_tokens),
-        )
-    made = list(entry.attempts or ())
-    if progress is not None and all(each.attempt != progress.attempt for each in made):
-        made.append(_cut(intent, progress, entry.began_ms))
+    intent = entry.intent
+    made, progress = _made(entry, seen)
     end = len(made) - 1
     rows = [
         attempt_row(intent, each, borne=each.outcome != INTERRUPTED or number == end)
@@ -58,6 +49,38 @@ def interrupted(entry: Entry, worker_id: bytes, seen: Seen | None = None) -> Pos
     )
     records = (intent, *(entry.attempts or ()), *(() if progress is None else (progress,)))
     return Posting(request, rows, entry.place, records, entry.charges)
+
+
+def notes(entry: Entry, worker_id: bytes, seen: Seen | None = None) -> bytes:
+    """Of a request that another process is to begin again: the records that it goes on from, frame after frame.
+
+    The admission holds: nothing is charged twice for what a kill cut short.
+    """
+    intent = entry.intent
+    kept = replace(
+        intent,
+        granted_output_tokens=entry.granted,
+        charges=entry.charges,
+        number=0,
+        admitted_by=intent.admitted_by or worker_id,
+    )
+    return b"".join(frame(each) for each in (kept, *_made(entry, seen)[0]))
+
+
+def _made(entry: Entry, seen: Seen | None) -> tuple[list[Attempt], Progress | None]:
+    """The calls upstream that were made, the one under way included, and the last that is known of that one."""
+    progress = entry.progress
+    if progress is not None and seen is not None and seen.attempt == progress.attempt:
+        progress = replace(
+            progress,
+            prompt_tokens=max(progress.prompt_tokens, seen.prompt_tokens),
+            completion_tokens=max(progress.completion_tokens, seen.completion_tokens),
+            cache_read_tokens=max(progress.cache_read_tokens, seen.cache_read_tokens),
+        )
+    made = list(entry.attempts or ())
+    if progress is not None and all(each.attempt != progress.attempt for each in made):
+        made.append(_cut(entry.intent, progress, entry.began_ms))
+    return made, progress
 
 
 def _cut(intent: Intent, progress: Progress, began_ms: int) -> Attempt:

@@ -32,16 +32,23 @@ async def replay(root: Path, books: Books) -> Replayed:
     """Post everything that the spools under `root` still hold; raises Away or Refused."""
     done = Replayed()
     await books.make_partitions()
-    for folder in sorted(spool_folders(root)):
-        done.spools += 1
-        reader = SpoolReader(folder, Quarantine(root))
-        try:
+    readers: list[SpoolReader] = []
+    try:
+        for folder in sorted(spool_folders(root)):
+            done.spools += 1
+            reader = SpoolReader(folder, Quarantine(root))
+            readers.append(reader)
             while not reader.at_end:
                 await _post(books, reader.read(BATCH), done)
                 reader.unmatched.clear()
-            if reader.owner_is_dead():
-                await _post(books, reader.orphans(), done)
-        finally:
+        # What one worker left open another may have gone on with: that comes first.
+        dead = [reader for reader in readers if reader.owner_is_dead()]
+        running = {each for reader in readers if reader not in dead for each in reader.open}
+        for reader in dead:
+            left = [each for each in reader.orphans() if each.request.request_id not in running]
+            await _post(books, left, done)
+    finally:
+        for reader in readers:
             reader.close()
     return done
 

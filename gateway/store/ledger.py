@@ -74,7 +74,7 @@ class PostgresBooks:
 
     async def positions(self, spools: Collection[UUID]) -> Mapping[UUID, Position]:
         """How far these spools have been posted."""
-        rows = await self._fetch(
+        rows = await self.fetch(
             'SELECT spool_id, segment, "offset", (extract(epoch FROM complete_until) * 1000)::int8 AS until_ms,'
             " closed_at IS NOT NULL AS closed FROM gateway.spool_positions WHERE spool_id = ANY($1::uuid[])",
             list(spools),
@@ -92,7 +92,7 @@ class PostgresBooks:
     async def known(self, request_ids: Collection[bytes]) -> set[bytes]:
         """Which of these requests are in the ledger."""
         return _ids(
-            await self._fetch(
+            await self.fetch(
                 "SELECT request_id FROM gateway.requests WHERE request_id = ANY($1::uuid[])",
                 [FastUUID(each) for each in request_ids],
             )
@@ -101,7 +101,7 @@ class PostgresBooks:
     async def posted_within(self, request_ids: Collection[bytes], seconds: float) -> set[bytes]:
         """Which of these requests were posted in the last `seconds`."""
         return _ids(
-            await self._fetch(
+            await self.fetch(
                 "SELECT request_id FROM gateway.requests WHERE request_id = ANY($1::uuid[])"
                 " AND recorded_at > now() - make_interval(secs => $2)",
                 [FastUUID(each) for each in request_ids],
@@ -111,11 +111,11 @@ class PostgresBooks:
 
     async def make_partitions(self) -> int:
         """Make the partitions of the coming weeks."""
-        return (await self._fetch("SELECT gateway.make_partitions()"))[0][0]
+        return (await self.fetch("SELECT gateway.make_partitions()"))[0][0]
 
     async def forget(self, spool_id: UUID) -> None:
         """Take out the position of a spool whose folder is gone."""
-        await self._fetch(
+        await self.fetch(
             "WITH sealed AS (DELETE FROM gateway.refusals_sealed WHERE spool_id = $1)"
             " DELETE FROM gateway.spool_positions WHERE spool_id = $1",
             spool_id,
@@ -130,7 +130,8 @@ class PostgresBooks:
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 connection.terminate()
 
-    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """The rows of one statement; raises Away."""
         async with self._turn:
             connection = await self._reach()
             try:

@@ -17,6 +17,7 @@ from gateway.store.snapshot import all_groups
 from gateway.store.tables import rules
 from gateway.store.tables.catalog import grants
 from gateway.store.tables.identity import api_keys, groups, memberships, principals, roles
+from gateway.store.tables.sql_calls import sql_roles
 
 Kind = Literal["user", "service_principal"]
 MemberKind = Literal["user", "service_principal", "group"]
@@ -104,6 +105,8 @@ async def remove_member(change: Change, group_id: str, member_id: str) -> None:
 
 
 async def _delete_of(change: Change, grantee_id: str) -> None:
+    for row in await change.rows(sql_roles, sql_roles.c.principal_id == grantee_id):
+        await change.remove(sql_roles, "sql_role", row)
     for row in await change.rows(grants, grants.c.grantee_id == grantee_id):
         await change.remove(grants, "grant", row)
     for row in await change.rows(roles, roles.c.grantee_id == grantee_id):

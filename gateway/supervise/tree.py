@@ -32,6 +32,8 @@ from gateway.supervise.probe import answer_of
 from gateway.supervise.screen import Screen, address, last_line, welcome
 
 DRAIN_SECONDS = 30.0
+SQL_CALLS = "sql-calls"
+"""The process that answers calls from SQL."""
 _SPOOL_SECONDS = 20.0
 _ENGINE_SECONDS = 20.0
 _UP_SECONDS = 60.0
@@ -74,6 +76,7 @@ class Tree:
                 self.settings = replace(self.settings, engine_url=own_engine_url(self.settings))
             await self._run_once("migrate", "Database", "applying migrations")
             if self.postgres is not None:
+                await self.postgres.install_ai_query()
                 await self.postgres.open_to_password(OWNER, "weighbridge_auditor", "demo")
             await self._run_once("seed", "First objects", "endpoints, users and keys")
         await self._start_gateway()
@@ -95,7 +98,7 @@ class Tree:
         for keeper in self.keepers.values():
             await keeper.release()
         workers = {name: keeper for name, keeper in self.keepers.items() if name.startswith("worker-")}
-        await self._end(workers, "Gateway", "finishing calls", DRAIN_SECONDS + 5)
+        await self._end({**workers, **self._only(SQL_CALLS)}, "Gateway", "finishing calls", DRAIN_SECONDS + 5)
         await self._end(self._only("drainer"), "Drainer", "writing what is settled", _SPOOL_SECONDS)
         await self._end(self._only("engine"), "Engine", "stopping", _ENGINE_SECONDS)
         if self.redis is not None:
@@ -140,6 +143,7 @@ class Tree:
                 name = f"worker-{index}"
                 await self._keep(name, self._child(name, *arguments, descriptors=opened.descriptors))
             await self._keep("drainer", self._child("drainer", "drain"))
+            await self._keep(SQL_CALLS, self._child(SQL_CALLS, SQL_CALLS))
             await self._until_up()
 
     async def _until_up(self) -> None:

@@ -101,10 +101,11 @@ class Deployment:
         counters_url: str | None = None,
         awaits: str = "/readyz",
         first: bool = True,
+        sql_calls: bool = False,
     ) -> None:
         """A second deployment on the same database (`first` False) makes no people and has the first one's key files.
 
-        `awaits` is the page that answers 200 once a worker counts as started. `books_url` and `counters_url` are
+        `sql_calls` starts the process that answers calls from SQL. `awaits` is the page that answers 200 once a worker counts as started. `books_url` and `counters_url` are
         where tests look, where the gateway's own links lead through a fault proxy.
         """
         self.home = home
@@ -115,6 +116,7 @@ class Deployment:
         self._engine_url = engine_url
         self._count = workers
         self._awaits = awaits
+        self._sql_calls = sql_calls
         own = {"bulk": BULK, "stranger": Person(may_query=False)} if first else {}
         self._people = {**own, **(people or {})}
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
@@ -188,6 +190,8 @@ class Deployment:
             arguments = ["worker", "--index", str(index), "--fd", str(each.main.fileno())]
             self._processes[f"worker-{index}"] = _Process(f"worker-{index}", arguments, each.descriptors)
         self._processes["drainer"] = _Process("drainer", ["drain"])
+        if self._sql_calls:
+            self._processes["sql-calls"] = _Process("sql-calls", ["sql-calls"])
         for process in self._processes.values():
             self._spawn(process)
             process.keeper = asyncio.create_task(self._keep(process))

@@ -23,6 +23,7 @@ from gateway.http.admin.prices import Prices
 from gateway.http.admin.own_keys import OwnKeys
 from gateway.http.admin.principals import ServicePrincipals, Users, me
 from gateway.http.admin.sessions import sign_in, sign_out
+from gateway.http.admin.sql_roles import SqlRoles
 from gateway.http.admin.webhooks import Webhooks
 
 
@@ -43,6 +44,8 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Members,
                 Keys,
                 Issuers,
+                Issuers,
+                SqlRoles,
                 OwnKeys,
                 sign_in,
                 sign_out,

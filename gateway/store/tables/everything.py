@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from gateway.store.tables import audit, catalog, credits, events, identity, ledger, made_once, rules, versioned
+from gateway.store.tables import (
+    audit,
+    catalog,
+    credits,
+    events,
+    identity,
+    ledger,
+    made_once,
+    rules,
+    sql_calls,
+    versioned,
+)
 from gateway.store.tables.base import metadata
 
-__all__ = ["audit", "catalog", "credits", "events", "identity", "ledger", "made_once", "metadata", "rules", "versioned"]
+__all__ = ["audit", "catalog", "credits", "events", "identity", "ledger", "made_once", "metadata", "rules", "sql_calls", "versioned"]

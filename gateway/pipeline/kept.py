@@ -1,0 +1,163 @@
+"""A call whose caller outlives the process that carries it: begun again after a kill, and charged once.
+
+Its answer is put into safety, with what it cost, before it is settled; so a kill at any moment leaves either an answer
+that is in the books, or a call that another process begins again under the same request and the same admission.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from gateway.errors import GatewayError, LimitDetail
+from gateway.ids import text
+from gateway.pipeline.admit import admit
+from gateway.pipeline.authorize import authorize
+from gateway.pipeline.dispatch import call_plain
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.guard import guard
+from gateway.pipeline.line import Line
+from gateway.pipeline.route import choose_route
+from gateway.pipeline.settle import settle, settlement
+from gateway.spool.records import Attempt, Charge, Intent, Settlement
+
+Outcome = bytes | GatewayError
+Keep = Callable[[Outcome, Settlement], Awaitable[bool]]
+"""Puts an outcome into safety; False where nobody waits for it any more."""
+SHUTDOWN = "shutdown"
+"""What `stopped_by` says of a call that is left to another process."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """A call that a process which is dead had begun; also its reservation, which outlives it."""
+
+    intent: Intent
+    attempts: list[Attempt]
+    settled: bool = False
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    refusal: LimitDetail | None = None
+
+    @property
+    def request_id(self) -> str:
+        """Its id in the counters."""
+        return text(self.intent.request_id)
+
+    @property
+    def admitted_at_ms(self) -> int:
+        """Of the one admission that there was."""
+        return self.intent.admitted_at_ms
+
+    @property
+    def sequence(self) -> int:
+        """Number of that admission."""
+        return self.intent.sequence
+
+    @property
+    def granted_output(self) -> int:
+        """Output tokens that it holds."""
+        return self.intent.granted_output_tokens
+
+    @property
+    def group_id(self) -> str | None:
+        """The charged group."""
+        return self.intent.group_id
+
+    @property
+    def degraded(self) -> str | None:
+        """Mode under which it was admitted."""
+        return self.intent.degraded
+
+    @property
+    def charges(self) -> list[Charge]:
+        """What the counters were charged."""
+        return self.intent.charges
+
+
+async def complete_kept(line: Line, exchange: Exchange, keep: Keep, begun: Begun | None = None) -> Outcome:
+    """Carry a plain call along the line; its outcome, once it is kept and settled. Raises what refuses it before."""
+    if begun is None:
+        authorize(exchange)
+        await admit(line, exchange)
+    else:
+        try:
+            authorize(exchange)
+        except GatewayError as exc:
+            end_begun(line, begun, "error", error_code=exc.code)
+            raise
+        _take_over(line, exchange, begun)
+    try:
+        outcome = await _outcome(line, exchange)
+        status, code = ("error", outcome.code) if isinstance(outcome, GatewayError) else ("ok", None)
+        if not await keep(outcome, settlement(line, exchange, status, error_code=code)):
+            raise CancelledError
+        settle(line, exchange, status, error_code=code)
+        return outcome
+    except CancelledError:
+        if exchange.stopped_by == SHUTDOWN:
+            # Left open, as a kill would leave it: the drainer hands it on.
+            exchange.settled = True
+        exchange.stopped_by = exchange.stopped_by or "client"
+        left = "client_left" if exchange.stopped_by == "client" else exchange.stopped_by
+        settle(line, exchange, "cut", error_code=left)
+        raise
+    finally:
+        settle(line, exchange, "error", error_code="internal_error")
+
+
+def end_begun(
+    line: Line, begun: Begun, status: str, *, error_code: str, stopped_by: str | None = None
+) -> None:
+    """Close the books on a call that is not begun again; what was tried costs its caller nothing."""
+    _append(line, begun)
+    number = line.spool.numbered + 1
+    line.spool.append(
+        Settlement(
+            request_id=begun.intent.request_id,
+            ended_at_ms=line.wall_ms(),
+            status=status,
+            http_status=0,
+            error_code=error_code,
+            finish_reason=None,
+            stopped_by=stopped_by,
+            first_byte_us=None,
+            duration_us=max(0, line.wall_ms() - begun.admitted_at_ms) * 1000,
+            queue_us=0,
+            cache_hit=False,
+            last=None,
+            number=number,
+        )
+    )
+    line.spool.numbered = number
+    line.reservations.settle(begun, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0)
+
+
+def _take_over(line: Line, exchange: Exchange, begun: Begun) -> None:
+    """Go on with a call: from here on it is in this process's spool, with all that was tried before."""
+    _append(line, begun)
+    exchange.reservation = begun
+    exchange.attempts = list(begun.attempts)
+    exchange.attempt = max((each.attempt for each in begun.attempts), default=0)
+    line.observer.admitted(exchange)
+
+
+def _append(line: Line, begun: Begun) -> None:
+    number = line.spool.numbered + 1
+    line.spool.append(replace(begun.intent, number=number))
+    line.spool.numbered = number
+    for each in begun.attempts:
+        line.spool.append(each)
+
+
+async def _outcome(line: Line, exchange: Exchange) -> Outcome:
+    try:
+        guard(exchange)
+        body = await call_plain(line, exchange, choose_route(line, exchange))
+        exchange.http_status = 200
+        return body
+    except GatewayError as exc:
+        exchange.http_status = exc.status
+        return exc
