@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from gateway.settings import Settings
@@ -38,6 +38,16 @@ def database_url(settings: Settings, role: str) -> str:
     if note[3].strip() != "5432":
         query["port"] = note[3].strip()
     return f"postgresql://{quote(role)}@/system?{urlencode(query, safe='/')}"
+
+
+def role_url(settings: Settings, role: str) -> str:
+    """The database as another role than the application's."""
+    url = database_url(settings, role)
+    if settings.database_url is None:
+        return url
+    # Somebody else's PostgreSQL: the same address, another role, whose password libpq's own places may hold.
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def owner_url(settings: Settings) -> str:
@@ -91,10 +101,6 @@ class AdminApi:
     ) -> tuple[Any, str | None]:
         given = {name: value for name, value in query.items() if value is not None}
         url = f"{self._base}{path}{'?' + urlencode(given) if given else ''}"
-    def put(self, path: str, body: Any) -> Any:
-        """Set something."""
-        return self._call("PUT", path, {}, body)[0]
-
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         if etag is not None:
             headers["If-Match"] = etag
