@@ -338,8 +338,6 @@ def explain(
     from gateway.cli.reach import AdminApi
 
     settings = _settings()
-
-
 @main.group()
 def credits() -> None:
     """Give money back for what was spent, or charge more; entries are audited and never edited."""
@@ -399,6 +397,7 @@ def credits_list(request: str | None, principal: str | None, admin_key: Path | N
     settings = _settings()
     for line in _guarded(lambda: listed(AdminApi(settings, admin_key), request=request, principal=principal)):
         click.echo(line)
+
 
     click.echo(
         _guarded(
@@ -598,3 +597,96 @@ def _guarded(work: Callable[[], T]) -> T:
 
 if __name__ == "__main__":
     main()
+@main.group("ai-query")
+def ai_query() -> None:
+    """Models from SQL: whom roles of a database stand for, and how another database comes to call."""
+
+
+LOGIN = click.option(
+    "--login",
+    default="weighbridge_caller",
+    show_default=True,
+    help="The database, by the role that it logs in as; the default is the gateway's own.",
+)
+
+
+@ai_query.command("map")
+@click.argument("role")
+@click.argument("principal")
+@LOGIN
+@ADMIN_KEY
+def ai_query_map(role: str, principal: str, login: str, admin_key: Path | None) -> None:
+    """Let the SQL role ROLE call models as PRINCIPAL, a user or service principal."""
+    from gateway.cli.ai_query import mapped
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    click.echo(_guarded(lambda: mapped(AdminApi(settings, admin_key), role, principal, login)))
+
+
+@ai_query.command("unmap")
+@click.argument("role")
+@LOGIN
+@ADMIN_KEY
+def ai_query_unmap(role: str, login: str, admin_key: Path | None) -> None:
+    """The SQL role ROLE calls no models any more; what it has running is cut within a second."""
+    from gateway.cli.ai_query import unmapped
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    click.echo(_guarded(lambda: unmapped(AdminApi(settings, admin_key), role, login)))
+
+
+@ai_query.command("list")
+@ADMIN_KEY
+def ai_query_list(admin_key: Path | None) -> None:
+    """List databases, their roles, and whom they stand for."""
+    from gateway.cli.ai_query import listed
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    for line in _guarded(lambda: listed(AdminApi(settings, admin_key))):
+        click.echo(line)
+
+
+@ai_query.command("login")
+@click.argument("name")
+def ai_query_login(name: str) -> None:
+    """Make the role NAME that another database logs in as, or renew its password, which is printed once."""
+    from gateway.cli.ai_query import login_made
+
+    settings = _settings()
+    click.echo(_told(lambda: login_made(settings, name)))
+    click.echo(f"The password of {name}. Keep it now: it cannot be shown again.", err=True)
+
+
+@ai_query.command("script")
+@click.option("--host", help="Where the other database reaches this gateway's PostgreSQL.")
+@click.option("--port", type=int, help="Its port.")
+@click.option("--database", help="Name of this gateway's database.")
+@click.option("--login", default="weighbridge_caller", show_default=True, help="The role that it logs in as.")
+@click.option(
+    "--password-file",
+    type=click.File("r"),
+    help="File with that role's password, or - (default: fill it in yourself).",
+)
+def ai_query_script(
+    host: str | None, port: int | None, database: str | None, login: str, password_file: Any
+) -> None:
+    """Print the script that installs ai_query() into another PostgreSQL (14 or newer, with dblink); run it as a superuser."""
+    from gateway.cli.ai_query import script_for
+
+    settings = _settings()
+    password = "..." if password_file is None else password_file.read().strip()
+    click.echo(script_for(settings, host=host, port=port, database=database, login=login, password=password))
+
+
+@main.command("sql-calls", hidden=True)
+def sql_calls() -> None:
+    """Answer calls from SQL; one runs on each host, beside the workers."""
+    from gateway.sqlcalls.process import run
+
+    settings = _settings()
+    sys.exit(_guarded(lambda: run(settings)))
+
+

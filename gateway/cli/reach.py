@@ -101,6 +101,10 @@ class AdminApi:
     ) -> tuple[Any, str | None]:
         given = {name: value for name, value in query.items() if value is not None}
         url = f"{self._base}{path}{'?' + urlencode(given) if given else ''}"
+    def put(self, path: str, body: Any) -> Any:
+        """Set something."""
+        return self._call("PUT", path, {}, body)[0]
+
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         if etag is not None:
             headers["If-Match"] = etag
