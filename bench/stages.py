@@ -37,6 +37,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
+from gateway.routing.traffic import Traffic
 from gateway.spool.records import Charge
 from gateway.spool.writer import SpoolWriter
 from gateway.telemetry import Telemetry
@@ -44,6 +45,7 @@ from gateway.trail import RefusalTrail
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.permissions import Level
 from policies.principal import Caller, Principal, PrincipalKind
+from policies.routing import Route
 
 BATCH, BATCHES = 32, 200
 # As many at once as a busy worker has: more would make the garbage collector look larger than it is.
@@ -109,7 +111,10 @@ class _Engines:
     def __init__(self) -> None:
         self._adapter = OpenAIEngine(_Transport(), is_vllm=True)  # type: ignore[arg-type]
 
-    def adapter(self, entity: ServedEntity) -> OpenAIEngine:
+    def addresses(self, entity: ServedEntity) -> tuple[str, ...]:
+        return ("here",)
+
+    def adapter(self, entity: ServedEntity, address: str) -> OpenAIEngine:
         return self._adapter
 
     def unfit(self, entity: ServedEntity) -> str | None:
@@ -158,6 +163,7 @@ def build_line(home: Path, spool: SpoolWriter) -> Line:
         draw=random.random,
         monotonic_ns=time.monotonic_ns,
         wall_ms=lambda: time.time_ns() // 1_000_000,
+        traffic=Traffic(lambda: time.monotonic_ns() // 1_000_000, random.random),
     )
 
 
@@ -209,7 +215,7 @@ async def measure(home: Path) -> list[tuple[str, float]]:
         await step(
             "dispatch (without the wire)",
             batch,
-            lambda each: call_plain(line, each, each.endpoint.entities),
+            lambda each: call_plain(line, each, Route(each.endpoint.entities)),
             waits=True,
         )
         await step("settle (without Redis), settlement", batch, lambda each: settle(line, each, "ok"))

@@ -16,7 +16,8 @@ import msgspec
 from engines.errors import EngineError
 from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
-from engines.transport import Transport
+from engines.transport import Timeouts, Transport
+from policies.calling import PLAIN_ENTITY, EntityRules
 from policies.catalog import EntityKind, ServedEntity
 
 NOTE = "engine.json"
@@ -48,6 +49,29 @@ def read_note(run_dir: Path) -> EngineNote | None:
         return None
 
 
+class _Replica:
+    """One address of the local engine."""
+
+    __slots__ = ("address", "engine", "failures", "fault")
+
+    def __init__(self, address: str, engine: OpenAIEngine) -> None:
+        self.address = address
+        self.engine = engine
+        self.failures = 0
+        self.fault: str | None = "it has not been reached yet"
+
+    async def probe(self) -> None:
+        """Ask it how it is; one that was up is believed to be until it fails twice."""
+        try:
+            response = await self.engine.transport.get("/health")
+            fault = None if response.status == 200 else f"its /health answers {response.status}"
+        except EngineError:
+            fault = "it does not answer"
+        self.failures = 0 if fault is None else self.failures + 1
+        if fault is None or self.fault is not None or self.failures >= _FAILURES_BEFORE_UNFIT:
+            self.fault = fault
+
+
 class EngineWatch:
     """The line's `Engines`: adapters by address, and the local engine's fitness."""
 
@@ -56,15 +80,17 @@ class EngineWatch:
         engine_url: str | None,
         run_dir: Path,
         *,
-        transport: Callable[[str], Transport] = Http1Transport,
+        transport: Callable[..., Transport] = Http1Transport,
     ) -> None:
+        """`engine_url` names one engine, or with commas between them several that serve the same."""
         self._url = engine_url
         self._run_dir = run_dir
         self._transport = transport
-        self._adapters: dict[str | None, OpenAIEngine] = {}
+        self._adapters: dict[object, OpenAIEngine] = {}
+        self._replicas: list[_Replica] = []
+        self._up: tuple[str, ...] = ()
         self._reason: str | None = "the engine has not been reached yet"
         self._gone = False
-        self._failures = 0
         self._task: asyncio.Task[None] | None = None
         self.ready_since: float | None = None
         if engine_url is None:
@@ -73,27 +99,36 @@ class EngineWatch:
             )
             self._gone = True
         else:
-            self._adapters[None] = OpenAIEngine(
-                transport(engine_url.removesuffix("/").removesuffix("/v1")), is_vllm=True
-            )
+            for each in engine_url.split(","):
+                address = _trimmed(each.strip())
+                engine = self._adapters[address] = OpenAIEngine(transport(address), is_vllm=True)
+                self._replicas.append(_Replica(address, engine))
 
     @property
     def local_reason(self) -> str | None:
         """Why the local engine cannot be called, None if it can."""
         return self._reason
 
-    def adapter(self, entity: ServedEntity) -> OpenAIEngine:
-        """The adapter of an entity's address."""
-        address = None if entity.kind is EntityKind.LOCAL else entity.base_url
-        adapter = self._adapters.get(address)
+    def addresses(self, entity: ServedEntity) -> tuple[str, ...]:
+        """Where the entity can be called now."""
+        if entity.kind is EntityKind.LOCAL:
+            return self._up
+        replicas = entity.rules.replicas
+        return (entity.base_url or "", *replicas) if replicas else (entity.base_url or "",)
+
+    def adapter(self, entity: ServedEntity, address: str) -> OpenAIEngine:
+        """The adapter of an entity at one of its addresses."""
+        rules, local = entity.rules, entity.kind is EntityKind.LOCAL
+        key = address if local and rules is PLAIN_ENTITY else (local or entity.id, address, rules.timed)
+        adapter = self._adapters.get(key)
         if adapter is None:
-            if address is None:
+            if not address:
                 raise EngineError("the entity has no address")
             adapter = OpenAIEngine(
-                self._transport(address.removesuffix("/").removesuffix("/v1")),
-                is_vllm=entity.provider == "vllm",
+                self._transport(_trimmed(address), timeouts=_timeouts(rules)),
+                is_vllm=local or entity.provider == "vllm",
             )
-            self._adapters[address] = adapter
+            self._adapters[key] = adapter
         return adapter
 
     def unfit(self, entity: ServedEntity) -> str | None:
@@ -126,24 +161,35 @@ class EngineWatch:
             await self._probe()
 
     async def _probe(self) -> None:
-        try:
-            response = await self._adapters[None].transport.get("/health")
-            fault = None if response.status == 200 else f"its /health answers {response.status}"
-        except EngineError:
-            fault = "it does not answer"
-        if fault is None:
+        await asyncio.gather(*(each.probe() for each in self._replicas))
+        self._up = tuple(each.address for each in self._replicas if each.fault is None)
+        if self._up:
             if self._reason is not None:
                 self.ready_since = time.monotonic()
-            self._reason, self._gone, self._failures = None, False, 0
+            self._reason, self._gone = None, False
             return
-        self._failures += 1
-        if self._reason is not None or self._failures >= _FAILURES_BEFORE_UNFIT:
-            note = read_note(self._run_dir)
-            self._gone = note is not None and note.phase == "failed"
-            self._reason = (
-                f"the local engine is {note.phase}"
-                if note is not None and note.phase != "ready"
-                else f"the local engine is away: {fault}"
-            )
-            if note is not None and note.detail and note.phase in ("failed", "installing"):
-                self._reason += f" ({note.detail})"
+        note = read_note(self._run_dir)
+        self._gone = note is not None and note.phase == "failed"
+        self._reason = (
+            f"the local engine is {note.phase}"
+            if note is not None and note.phase != "ready"
+            else f"the local engine is away: {self._replicas[0].fault}"
+        )
+        if note is not None and note.detail and note.phase in ("failed", "installing"):
+            self._reason += f" ({note.detail})"
+
+
+def _trimmed(address: str) -> str:
+    return address.removesuffix("/").removesuffix("/v1")
+
+
+def _timeouts(rules: EntityRules) -> Timeouts:
+    """The entity's limits where it has its own. A plain answer's first byte comes with its end."""
+    usual = Timeouts()
+    total = rules.total_ms / 1000 or usual.total
+    return Timeouts(
+        connect=rules.connect_ms / 1000 or usual.connect,
+        first_byte=max(usual.first_byte, rules.total_ms / 1000, rules.first_token_ms / 1000),
+        between=rules.between_ms / 1000 or usual.between,
+        total=total,
+    )

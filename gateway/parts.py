@@ -26,8 +26,10 @@ from engines.transport import Transport
 from gateway.counters.levels import CounterLevels
 from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
+from gateway.counters.shared_traffic import SharedTraffic
 from gateway.engine_watch import EngineWatch
 from gateway.pipeline.line import Line
+from gateway.routing.traffic import Traffic
 from gateway.security.jwks import fetch
 from gateway.security.keys import Peppers
 from gateway.security.sealing import Sealing
@@ -105,6 +107,11 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         engines = EngineWatch(settings.engine_url, settings.home / "run", transport=_client(settings))
         await engines.start()
         parts.push_async_callback(engines.stop)
+        traffic = Traffic(lambda: time.monotonic_ns() // 1_000_000, random.random)
+        shared = SharedTraffic(settings.redis_url, str(spool.worker_id), traffic)
+        parts.push_async_callback(shared.close)
+        following = asyncio.create_task(shared.follow(), name="shared traffic")
+        parts.callback(following.cancel)
         salt_key = master.derive(Purpose.CACHE_SALT)
 
         # Kept for those who call often: it never changes, and each making of it takes 1.8 us.
@@ -125,6 +132,7 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
             draw=random.random,
             monotonic_ns=time.monotonic_ns,
             wall_ms=lambda: time.time_ns() // 1_000_000,
+            traffic=traffic,
             batch_percent=settings.batch_percent,
         )
         yield Parts(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from litestar.types import Receive, Scope, Send
 
@@ -102,19 +103,26 @@ class DataPlane:
             if self.closing and isinstance(connection, Connection):
                 # It came before the connection could be closed: it is answered, and is the last one here.
                 connection.shutdown()
-            credential, group, batch, idempotency = _head(scope)
+            head = _head(scope)
             exchange = Exchange(
-                request_id=request_id, id_text=id_text, api=api.name, credential=credential, now_ns=began_ns
+                request_id=request_id,
+                id_text=id_text,
+                api=api.name,
+                credential=head.credential,
+                now_ns=began_ns,
             )
             # Nobody unknown gets a body read.
             await authenticate(self.line, exchange)
             self.exchanges[task] = exchange
             body = await _body(scope, receive)
             exchange.request = request = api.read(decode_object(body), endpoint)
-            exchange.group = group
-            exchange.batch = batch
-            if idempotency is not None:
-                exchange.idempotency = (idempotency, hashlib.sha256(body).hexdigest())
+            exchange.group = head.group
+            exchange.batch = head.batch
+            exchange.sticky = head.sticky
+            if head.timeout_ms:
+                exchange.deadline_ns = began_ns + head.timeout_ms * 1_000_000
+            if head.idempotency is not None:
+                exchange.idempotency = (head.idempotency, hashlib.sha256(body).hexdigest())
             if request.stream:
                 await self._stream(exchange, scope, send, api)
             else:
@@ -197,11 +205,24 @@ class DataPlane:
             await asyncio.wait(set(self.running), timeout=2.0)
 
 
-def _head(scope: Scope) -> tuple[str, str | None, bool, str | None]:
-    """(credential, group to charge, whether it is batch work, idempotency key); raises for a body that is not plain JSON or too large."""
+class _Head(NamedTuple):
+    """What the headers say of a call."""
+
+    credential: str
+    group: str | None
+    """To charge."""
+    batch: bool
+    idempotency: str | None
+    sticky: str | None
+    timeout_ms: int
+
+
+def _head(scope: Scope) -> _Head:
+    """Raises for a body that is not plain JSON or too large, and for headers that make no sense."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
-    group = idempotency = None
+    group = idempotency = sticky = None
     batch = False
+    timeout_ms = 0
     media = b""
     for name, value in headers:
         if name == b"content-type":
@@ -223,15 +244,29 @@ def _head(scope: Scope) -> tuple[str, str | None, bool, str | None]:
                     param="x-weighbridge-priority",
                 )
             batch = value == b"batch"
+        elif name == b"x-weighbridge-sticky":
+            sticky = _short(value, "x-weighbridge-sticky")
+        elif name == b"x-weighbridge-timeout":
+            timeout_ms = _seconds(value)
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
-    return read_credential(headers), group, batch, idempotency
+    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms)
 
 
 def _address(scope: Scope) -> str | None:
     """Where the call came from, as the socket says."""
     client = scope.get("client")
     return client[0] if client else None
+
+
+def _seconds(value: bytes) -> int:
+    """A time limit in milliseconds."""
+    if _TIMEOUT.fullmatch(value) is None or not 0.001 <= float(value) <= _LONGEST_TIMEOUT:
+        raise BadRequest(
+            f"The header x-weighbridge-timeout takes seconds, such as 30 or 2.5, up to {_LONGEST_TIMEOUT}.",
+            param="x-weighbridge-timeout",
+        )
+    return int(float(value) * 1000)
 
 
 def _short(value: bytes, name: str) -> str:
@@ -276,6 +311,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
 _FAILED = "The gateway failed; the request id finds the cause in its log."
 _REVOKED = "The credential of this call was revoked while it ran; what was answered so far is charged."
 _GOODBYE_SECONDS = 1.0
+_TIMEOUT = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,3})?")
+_LONGEST_TIMEOUT = 86_400
 _TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.errors import Forbidden, NotFound
 from gateway.pipeline.exchange import Exchange
+from policies.catalog import EntityKind
 from policies.decision import Deny
 from policies.permissions import Level, may
 
@@ -23,8 +24,25 @@ def authorize(exchange: Exchange) -> None:
             raise Forbidden(reason, code=code)
         case _:
             exchange.endpoint = endpoint
+    if endpoint.rules.timeout_ms:
+        most = exchange.received_ns + endpoint.rules.timeout_ms * 1_000_000
+        exchange.deadline_ns = min(exchange.deadline_ns, most) if exchange.deadline_ns else most
+    local = exchange.snapshot.local_groups
+    if endpoint.local_only or (local and not local.isdisjoint(exchange.caller.principal.groups)):
+        _stays(exchange)
     if exchange.group is not None:
         exchange.group = _own_group(exchange, exchange.group)
+
+
+def _stays(exchange: Exchange) -> None:
+    """Note that the request must not leave; raises Forbidden where nothing here could answer it."""
+    exchange.local_only = True
+    if not any(each.kind is EntityKind.LOCAL for each in exchange.endpoint.entities):
+        raise Forbidden(
+            f"Your requests must stay here, and {exchange.endpoint.name!r} is answered elsewhere;"
+            " use an endpoint of the local engine.",
+            code="data_residency",
+        )
 
 
 def _own_group(exchange: Exchange, named: str) -> str:

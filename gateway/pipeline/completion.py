@@ -24,6 +24,7 @@ from gateway.pipeline.passage import Passage
 from gateway.pipeline.ports import Outlet
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
+from gateway.pipeline.tries import PastDeadline, within
 
 DONE = b"data: [DONE]\n\n"
 
@@ -67,8 +68,11 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
             await outlet.ready()
             if not reader.exhausted:
                 # Nearly all of a stream passes in here, one callback of the upstream's connection a piece.
-                if await opened.pump(passage.take):
+                pumped = opened.pump(passage.take)
+                if await (within(line, exchange, pumped) if exchange.deadline_ns else pumped):
                     reader.ended()
+                    # What only the end makes sure of: a translated stream's last frames.
+                    passage.take(b"")
             elif await passage.meter.extend():
                 passage.take(b"")
             else:
@@ -105,6 +109,8 @@ def _who_left(exchange: Exchange) -> str:
 
 def _mid_stream(exc: EngineError) -> GatewayError:
     """What the caller is told when an answer that has begun cannot go on."""
+    if isinstance(exc, PastDeadline):
+        return UpstreamTimeout("The call's time was over in the middle of its answer; it is not complete.")
     if isinstance(exc, TimedOut):
         return UpstreamTimeout(
             "The model's server fell silent in the middle of its answer; it is not complete."

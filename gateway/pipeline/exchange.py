@@ -7,6 +7,7 @@ from typing import Any
 
 from engines.messages import Count
 from gateway.pipeline.ports import Reservation
+from gateway.routing.traffic import Lease
 from gateway.spool.records import Attempt
 from policies.catalog import Endpoint, ServedEntity, Snapshot
 from policies.principal import Caller
@@ -52,6 +53,7 @@ class Exchange:
         "count",
         "counted",
         "credential",
+        "deadline_ns",
         "dispatched",
         "dispatched_ns",
         "endpoint",
@@ -63,16 +65,20 @@ class Exchange:
         "id",
         "id_text",
         "idempotency",
+        "lease",
+        "local_only",
         "queue_ns",
         "received_ns",
         "request",
         "reservation",
+        "resumable",
         "settled",
         "slot",
         "snapshot",
         "source",
-        "resumable",
+        "sticky",
         "stopped_by",
+        "why",
     )
 
     def __init__(self, *, request_id: bytes, id_text: str, api: str, credential: str, now_ns: int) -> None:
@@ -91,8 +97,18 @@ class Exchange:
         self.snapshot: Snapshot
         self.caller: Caller
         self.endpoint: Endpoint
+        self.sticky: str | None = None
+        """What the caller wants to stay on one side of a split by (`x-weighbridge-sticky`)."""
+        self.deadline_ns = 0
+        """When it must have ended; 0: it may take its time."""
+        self.local_only = False
+        """It must not leave for another host."""
         self.reservation: Reservation | None = None
         self.entity: ServedEntity | None = None
+        self.lease: Lease | None = None
+        """What the present attempt holds at the address that it calls."""
+        self.why: str | None = None
+        """Why the present attempt goes where it goes, where that is worth a word."""
         self.attempt = 0
         self.attempts: list[Attempt] = []
         self.dispatched = False
@@ -108,7 +124,7 @@ class Exchange:
         self.stopped_by: str | None = None
         self.http_status = 0
         self.settled = False
-        self.slot = -1
-        """Where the stream's tokens are noted while it runs."""
         self.resumable = False
         """After a kill another process goes on with it, and must know what was tried."""
+        self.slot = -1
+        """Where the stream's tokens are noted while it runs."""

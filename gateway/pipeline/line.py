@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from engines.adapter import Adapter
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Catalog, Keys, Reservations, Spool
+from gateway.routing.traffic import Traffic
 from policies.catalog import ServedEntity
 from policies.usage import Usage
 
@@ -81,5 +82,7 @@ class Line:
     """Uniform in [0, 1); picks from traffic splits."""
     monotonic_ns: Callable[[], int]
     wall_ms: Callable[[], int]
+    traffic: Traffic
+    """Loads, circuits and places of whatever is called."""
     batch_percent: int = 80
     """How much of a shared limit batch work may fill."""

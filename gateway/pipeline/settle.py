@@ -30,6 +30,9 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
     line.spool.numbered = number
     if exchange.slot >= 0:
         line.spool.running.end(exchange.slot)
+    if exchange.lease is not None:
+        fault = status == "error" and error_code is not None and error_code.startswith("upstream")
+        exchange.lease.end(error_code if fault else None)
     crashpoints.reach("after_settle")
     cost = prompt = completion = 0
     for each in (*exchange.attempts, *(() if end.last is None else (end.last,))):
@@ -116,6 +119,7 @@ def attempt_record(
         usage_source=usage.source.value,
         price_id=entity.price.id,
         cost_nano_usd=cost_nano_usd(usage, entity.price, took_us) if billed else 0,
+        reason=exchange.why,
     )
 
 
@@ -130,11 +134,11 @@ def _usage(exchange: Exchange) -> Usage:
         count.prompt,
         count.completion,
         cache_read=count.cached,
+        cache_write=count.cache_write,
         reasoning=count.reasoning,
         source=UsageSource(exchange.source),
     )
 
-        cache_write=count.cache_write,
 
 def _since(began: int, at: int | None) -> int | None:
     return None if at is None else (at - began) // 1000

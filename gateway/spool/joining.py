@@ -127,7 +127,7 @@ def request_row(
             cost += row.cost_nano_usd
             if _CERTAINTY.get(row.usage_source, 3) > _CERTAINTY.get(source, 3):
                 source = row.usage_source
-    last = rows[-1] if rows else None
+    last = next((row for row in reversed(rows) if row.outcome != "excluded"), None)
     return RequestRow(
         intent.request_id,
         intent.admitted_at_ms,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from gateway.http.openai.requests import read_chat
 from gateway.ids import RequestIds, text
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
+from gateway.routing.traffic import Traffic
 from gateway.spool.records import Charge, Record
 from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.permissions import Level
@@ -219,11 +221,19 @@ class Transport:
 class Engines:
     def __init__(self) -> None:
         self.transports = {"e1": Transport(), "e2": Transport()}
+        self.replicas: dict[str, dict[str, Transport]] = {}
+        """By entity and address, where it has several."""
+        self.called: list[str] = []
         self.reasons: dict[str, str] = {}
         self.gone = False
 
-    def adapter(self, entity: ServedEntity) -> OpenAIEngine:
-        return OpenAIEngine(self.transports[entity.id], is_vllm=entity.provider == "vllm")
+    def addresses(self, entity: ServedEntity) -> tuple[str, ...]:
+        return tuple(self.replicas.get(entity.id, ())) or (entity.base_url or "",)
+
+    def adapter(self, entity: ServedEntity, address: str) -> OpenAIEngine:
+        self.called.append(address)
+        transport = self.replicas.get(entity.id, {}).get(address) or self.transports[entity.id]
+        return OpenAIEngine(transport, is_vllm=entity.provider == "vllm")
 
     def unfit(self, entity: ServedEntity) -> str | None:
         return self.reasons.get(entity.id)
@@ -289,6 +299,8 @@ class World:
         )
         self.catalog = Catalog()
         ticks = itertools.count(1_000_000, 1_000)
+        self.clock_ms = 1_000
+        self.traffic = Traffic(lambda: self.clock_ms, random.Random(7).random)
         self.line = Line(
             keys=Keys(),
             catalog=self.catalog,
@@ -301,6 +313,7 @@ class World:
             draw=lambda: 0.0,
             monotonic_ns=lambda: next(ticks),
             wall_ms=lambda: 1_700_000_000_000,
+            traffic=self.traffic,
         )
 
     def exchange(self, *, key: str = "ann-key", **body: Any) -> Exchange:

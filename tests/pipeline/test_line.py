@@ -223,7 +223,7 @@ async def test_a_caller_that_leaves_mid_stream_pays_for_the_last_count_and_the_u
     transport.pieces = [*frames(5, done=False), None]
     exchange = world.exchange(stream=True)
     await authenticate(world.line, exchange)
-    outlet = Outlet(room=1_000_000 if reads else 6)
+    outlet = Outlet(room=1_000_000 if reads else 5)
     outlet.reads = reads
     task = asyncio.create_task(stream(world.line, exchange, outlet))
     for _ in range(50):
@@ -274,10 +274,10 @@ async def test_a_stream_that_begins_with_garbage_falls_back_before_the_client_se
 @pytest.mark.parametrize(
     ("fault", "error", "tried"),
     [
-        (ConnectFailed("x"), UpstreamFailed, 2),
+        (ConnectFailed("x"), UpstreamFailed, 3),
         (TimedOut("x"), UpstreamTimeout, 2),
-        (Garbled("x"), UpstreamFailed, 2),
-        (Refused(503, b"secret words"), UpstreamFailed, 2),
+        (Garbled("x"), UpstreamFailed, 3),
+        (Refused(503, b"secret words"), UpstreamFailed, 3),
         (Refused(400, b"secret words"), BadRequest, 1),
         (Refused(400, b"This model's maximum context length is 4096 tokens."), BadRequest, 1),
     ],

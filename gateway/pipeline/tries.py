@@ -1,0 +1,293 @@
+"""Which call comes next: entity after entity, address after address, with places and pauses between them.
+
+All of it happens before the first byte and within the caller's deadline. Every entity that is passed over leaves an
+attempt on record that says why; every lease that is taken ends, however the call does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from engines.adapter import Adapter
+from engines.errors import EngineError, Refused, TimedOut
+from gateway.errors import OutOfService, Unavailable
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.line import Line
+from gateway.pipeline.settle import attempt_record
+from gateway.routing.places import Full
+from gateway.routing.traffic import Lease
+from gateway.spool.records import Progress
+from policies.calling import PLAIN_ENTITY
+from policies.catalog import EntityKind, ServedEntity
+from policies.conversation import beginning
+from policies.retries import pause_ms
+from policies.routing import Route
+from policies.usage import Usage
+
+T = TypeVar("T")
+_STANDING = (401, 402, 403, 404)
+"""What an upstream that is asked again at once says again."""
+_ROOM = OutOfService("A request that must stay here was about to leave; the gateway stopped it.")
+
+
+class PastDeadline(TimedOut):
+    """The time that the caller or the endpoint gave has passed; nothing that is called is to blame."""
+
+    retryable = False
+    code = "deadline_exceeded"
+
+
+class Tries:
+    """The tries of one request."""
+
+    __slots__ = (
+        "_at",
+        "_exchange",
+        "_full",
+        "_hopeless",
+        "_left",
+        "_line",
+        "_managed",
+        "_over",
+        "_pause",
+        "_retrying",
+        "_route",
+        "_tried",
+        "failure",
+    )
+
+    def __init__(self, line: Line, exchange: Exchange, route: Route) -> None:
+        self._line = line
+        self._exchange = exchange
+        self._route = route
+        self._at = 0
+        self._left = exchange.endpoint.rules.retries
+        self._pause = 0
+        self._over = False
+        self._retrying = False
+        self._hopeless: set[str] = set()
+        """Entities that would say the same again, or take as long."""
+        self._tried: dict[str, set[str]] = {}
+        self._full: Full | None = None
+        self._managed = len(exchange.endpoint.entities) > 1
+        self.failure: EngineError | None = None
+        for entity, reason in route.excluded:
+            passed_over(line, exchange, entity, reason)
+
+    async def next(self) -> Adapter | None:
+        """What to call now, None when nothing is left; raises Unavailable where every place and queue is full."""
+        line, exchange, order = self._line, self._exchange, self._route.order
+        if self._pause:
+            pause, self._pause = self._pause, 0
+            await asyncio.sleep(pause / 1000)
+        while not self._over and self._at < len(order):
+            entity = order[self._at]
+            if exchange.local_only and entity.kind is not EntityKind.LOCAL:
+                raise _ROOM
+            addresses = line.engines.addresses(entity)
+            if not addresses:
+                passed_over(line, exchange, entity, "it went away meanwhile")
+                self._at += 1
+                continue
+            address = addresses[0]
+            if self._managed or len(addresses) > 1 or entity.rules is not PLAIN_ENTITY:
+                try:
+                    exchange.lease = await self._lease(entity, addresses)
+                except Full as full:
+                    self._full = full
+                    passed_over(line, exchange, entity, full.reason)
+                    self._at += 1
+                    continue
+                address = exchange.lease.target.address
+            line.traffic.budget(entity).called()
+            self._tried.setdefault(entity.id, set()).add(address)
+            begin_attempt(line, exchange, entity)
+            return line.engines.adapter(entity, address)
+        if self.failure is None and self._full is not None:
+            raise Unavailable(
+                f"Endpoint {exchange.endpoint.name!r} has more calls than it can take ({self._full.reason}).",
+                retry_after_seconds=self._full.retry_after_seconds,
+                code="overloaded",
+            )
+        return None
+
+    async def bounded(self, work: Awaitable[T], *, first_token: bool = False) -> T:
+        """The work's result; raises TimedOut when the entity's time for it, or PastDeadline when the caller's, is over."""
+        exchange = self._exchange
+        assert exchange.entity is not None
+        rules = exchange.entity.rules
+        most = (rules.first_token_ms or rules.total_ms) if first_token else rules.total_ms
+        left = left_ms(self._line, exchange)
+        if left is not None and (not most or left <= most):
+            return await within(self._line, exchange, work)
+        if not most:
+            return await work
+        try:
+            async with asyncio.timeout(most / 1000):
+                return await work
+        except TimeoutError:
+            raise TimedOut("first token" if first_token else "total") from None
+
+    def answered(self) -> None:
+        """The first byte is there."""
+        exchange = self._exchange
+        exchange.first_byte_ns = self._line.monotonic_ns()
+        if exchange.lease is not None:
+            exchange.lease.answered((exchange.first_byte_ns - exchange.dispatched_ns) // 1000)
+
+    def failed(self, exc: EngineError) -> None:
+        """The present try failed before its first byte: put it on record and see what comes next."""
+        line, exchange = self._line, self._exchange
+        entity = exchange.entity
+        assert entity is not None
+        rest = retry_after_ms(exc)
+        exchange.dispatched = False
+        lease, exchange.lease = exchange.lease, None
+        if lease is not None:
+            lease.end(exc.code if exc.retryable else None, rest_ms=rest)
+        record = attempt_record(
+            line, exchange, entity, Usage(), outcome=exc.outcome, status=exc.status, error_code=exc.code
+        )
+        exchange.attempts.append(record)
+        line.spool.append(record)
+        self.failure = exc
+        if not exc.retryable:
+            self._over = True
+            return
+        exchange.why = "fallback"
+        if isinstance(exc, TimedOut) or (isinstance(exc, Refused) and exc.status in _STANDING):
+            self._hopeless.add(entity.id)
+        elif len(self._tried[entity.id]) < len(line.engines.addresses(entity)):
+            # Another replica is as good as this one, and is asked at once.
+            return
+        self._at += 1
+        if self._retrying or self._at >= len(self._route.order):
+            self._again(rest)
+
+    def _again(self, rest: int) -> None:
+        """All were tried: choose one to try again, if there is a retry left and time for it."""
+        line, exchange, order = self._line, self._exchange, self._route.order
+        for offset in range(len(order)):
+            at = (self._at + offset) % len(order)
+            if order[at].id in self._tried and order[at].id not in self._hopeless:
+                break
+        else:
+            self._over = True
+            return
+        retry = exchange.endpoint.rules.retries - self._left + 1
+        pause = pause_ms(retry, line.draw(), rest, left_ms(line, exchange))
+        if self._left <= 0 or pause is None or not line.traffic.budget(order[at]).take():
+            self._over = True
+            return
+        self._left -= 1
+        self._pause, self._at, self._retrying = pause, at, True
+        self._tried[order[at].id].clear()
+        exchange.why = "retry"
+
+    async def _lease(self, entity: ServedEntity, addresses: tuple[str, ...]) -> Lease:
+        """A place at the entity, waited for if need be, and the address that takes the call; raises Full."""
+        line, exchange, traffic = self._line, self._exchange, self._line.traffic
+        who = exchange.caller.principal.id
+        found = traffic.places(entity)
+        places = None
+        if found is not None:
+            places, share = found
+            waiting = places.enter(who, share, batch=exchange.batch or exchange.endpoint.batch)
+            if waiting is not None:
+                began = line.monotonic_ns()
+                left = left_ms(line, exchange)
+                patience = entity.rules.queue_ms if left is None else min(left, entity.rules.queue_ms)
+                try:
+                    async with asyncio.timeout(patience / 1000):
+                        await waiting.turn
+                except TimeoutError:
+                    places.give_up(waiting)
+                    raise places.too_slow() from None
+                except BaseException:
+                    places.give_up(waiting)
+                    raise
+                finally:
+                    exchange.queue_ns += line.monotonic_ns() - began
+        reservation = exchange.reservation
+        assert reservation is not None
+        tokens = exchange.request.text_bytes // 4 + reservation.granted_output
+        prefix = None
+        if entity.kind is EntityKind.LOCAL and len(addresses) > 1:
+            # The engine keeps prefixes apart by this too.
+            prefix = beginning(exchange.request.body) + (reservation.group_id or who).encode()
+        target = traffic.choose(
+            entity,
+            addresses,
+            tried=self._tried.get(entity.id, ()),
+            prefix=prefix,
+            tokens=tokens,
+            stream=exchange.request.stream,
+        )
+        return Lease(
+            traffic,
+            target,
+            entity.rules,
+            tokens=tokens,
+            stream=exchange.request.stream,
+            places=places,
+            who=who,
+        )
+
+
+def begin_attempt(line: Line, exchange: Exchange, entity: ServedEntity) -> None:
+    """Note that the entity is called from now on."""
+    exchange.attempt += 1
+    exchange.entity = entity
+    exchange.dispatched = True
+    exchange.dispatched_ns = line.monotonic_ns()
+    exchange.first_byte_ns = None
+    if exchange.resumable:
+        line.spool.append(
+            Progress(
+                request_id=exchange.id,
+                attempt=exchange.attempt,
+                at_ms=line.wall_ms(),
+                entity_id=entity.id,
+                first_byte=False,
+                prompt_tokens=0,
+                completion_tokens=0,
+            )
+        )
+
+
+def passed_over(line: Line, exchange: Exchange, entity: ServedEntity, reason: str) -> None:
+    """Put on record that the entity was not called, and why."""
+    exchange.attempt += 1
+    exchange.dispatched_ns = line.monotonic_ns()
+    exchange.first_byte_ns = None
+    why, exchange.why = exchange.why, reason
+    record = attempt_record(line, exchange, entity, Usage(), outcome="excluded")
+    exchange.why = why
+    exchange.attempts.append(record)
+    line.spool.append(record)
+
+
+def left_ms(line: Line, exchange: Exchange) -> int | None:
+    """What is left of the caller's time, None where it set no limit."""
+    if not exchange.deadline_ns:
+        return None
+    return max(0, (exchange.deadline_ns - line.monotonic_ns()) // 1_000_000)
+
+
+async def within(line: Line, exchange: Exchange, work: Awaitable[T]) -> T:
+    """The work's result; raises PastDeadline once the caller's time is over."""
+    left = left_ms(line, exchange)
+    if left is None:
+        return await work
+    try:
+        async with asyncio.timeout(left / 1000):
+            return await work
+    except TimeoutError:
+        raise PastDeadline("the call's deadline passed") from None
+
+
+def retry_after_ms(exc: EngineError) -> int:
+    """How long the upstream asked to be left alone."""
+    return 1000 * (exc.retry_after or 0) if isinstance(exc, Refused) else 0
