@@ -15,7 +15,7 @@ from litestar.openapi.plugins import ScalarRenderPlugin
 
 from gateway import __version__
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, TooLarge, UnsupportedMedia
-from gateway.http.admin.access import ControlPlane, Guard, provide_admin, request_ids
+from gateway.http.admin.access import ControlPlane, Guard, noting_refusals, provide_admin, request_ids
 from gateway.http.admin.once import replay
 from gateway.http.admin.routes import admin_routes
 from gateway.http.console.pages import console_routes
@@ -66,6 +66,7 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
     app = Litestar(
         routes,
         exception_handlers=_handlers(front.plane.new_id),
+        after_exception=[noting_refusals(front.control)],
         openapi_config=OpenAPIConfig(
             title="Weighbridge",
             version=__version__,

@@ -5,6 +5,7 @@ GatewayError
 │   ├── TooLarge            (413)
 │   └── UnsupportedMedia    (415)
 ├── Unauthenticated         no or wrong credential (401)
+├── TooManyFailures         too many wrong credentials from one address (429, retry-after)
 ├── Forbidden               known, but not allowed (403)
 ├── NotFound                unknown endpoint, or something that is not the caller's (404)
 ├── MethodNotAllowed        (405)
@@ -77,6 +78,20 @@ class Unauthenticated(GatewayError):
         message: str = "Incorrect API key provided, or none. Send a key of this gateway as 'Authorization: Bearer <key>'.",
     ) -> None:
         super().__init__(message)
+
+
+class TooManyFailures(GatewayError):
+    """Too many credentials from one address failed; nothing was looked up, so the answer is the same for a right one."""
+
+    status, code, type = 429, "too_many_failed_credentials", "rate_limit_error"
+    databricks_status, databricks_code = 429, "REQUEST_LIMIT_EXCEEDED"
+    anthropic_type = "rate_limit_error"
+
+    def __init__(self, *, retry_after_seconds: int) -> None:
+        super().__init__(
+            "Too many credentials from your address failed; wait, then send one that holds. Those that are in use go on."
+        )
+        self.retry_after_seconds = min(60, max(1, retry_after_seconds))
 
 
 class Forbidden(GatewayError):

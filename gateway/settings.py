@@ -5,13 +5,17 @@ A value that cannot be used raises SettingsError, whose text names the variable 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PREFIX = "WEIGHBRIDGE_"
+LEAST_KEEP_DAYS = 35
+"""The ledger keeps at least this: late records and reports of the last month find their rows."""
 
 
 class SettingsError(ValueError):
@@ -54,6 +58,17 @@ class Settings:
     """How much of a limit that several share may be filled by batch work."""
     webhook_hosts: frozenset[str] = frozenset()
     """Hosts to which events may go although they are private, or by plain http."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Proxies whose word on the client's address (x-forwarded-for) is believed."""
+
+    audit_heads: Path = Path("audit-heads.jsonl")
+    """File to which signed heads of the audit's chain are appended; best on a machine of its own."""
+    audit_heads_seconds: int = 3600
+    """How often one is exported, if the chain has grown."""
+    ledger_keep_days: int | None = None
+    """How long requests and attempts are kept after the end of their week; None: for ever."""
+    verify_at: int | None = 180
+    """Minute of the day, UTC, at which the drainer has everything verified; None: never."""
 
     @property
     def spool_dir(self) -> Path:
@@ -98,6 +113,13 @@ class Settings:
                 for each in env.get(f"{PREFIX}WEBHOOK_HOSTS", "").split(",")
                 if each.strip()
             ),
+            trusted_proxies=_networks(env, "TRUSTED_PROXIES"),
+            audit_heads=Path(env.get(f"{PREFIX}AUDIT_HEADS") or home / "audit-heads.jsonl")
+            .expanduser()
+            .absolute(),
+            audit_heads_seconds=_count(env, "AUDIT_HEADS_SECONDS", default=3600, most=86_400),
+            ledger_keep_days=_keep(env, "LEDGER_KEEP_DAYS"),
+            verify_at=_minute(env, "VERIFY_AT"),
         )
 
     def to_env(self) -> dict[str, str]:
@@ -119,8 +141,28 @@ class Settings:
             "SPOOL_MAX_MB": str(self.spool_max_mb),
             "BATCH_PERCENT": str(self.batch_percent),
             "WEBHOOK_HOSTS": ",".join(sorted(self.webhook_hosts)),
+            "AUDIT_HEADS": str(self.audit_heads),
+            "AUDIT_HEADS_SECONDS": str(self.audit_heads_seconds),
+            "LEDGER_KEEP_DAYS": "" if self.ledger_keep_days is None else str(self.ledger_keep_days),
+            "VERIFY_AT": "off"
+            if self.verify_at is None
+            else f"{self.verify_at // 60:02}:{self.verify_at % 60:02}",
+            "TRUSTED_PROXIES": ",".join(str(each) for each in self.trusted_proxies),
         }
         return {PREFIX + name: value for name, value in values.items()}
+
+
+def _networks(env: Mapping[str, str], name: str) -> tuple[Network, ...]:
+    try:
+        return tuple(
+            ipaddress.ip_network(each.strip())
+            for each in env.get(PREFIX + name, "").split(",")
+            if each.strip()
+        )
+    except ValueError as error:
+        raise SettingsError(
+            f"{PREFIX}{name}: {error}; it takes addresses or networks, such as 10.0.0.0/8, with commas between"
+        ) from error
 
 
 def _port(env: Mapping[str, str], name: str) -> int | None:
@@ -139,3 +181,24 @@ def _count(env: Mapping[str, str], name: str, *, default: int, most: int = 256) 
     if not text.isdecimal() or not 0 < int(text) <= most:
         raise SettingsError(f"{PREFIX}{name} is {text!r}; it takes a whole number from 1 to {most}")
     return int(text)
+
+
+def _keep(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(PREFIX + name)
+    if not text:
+        return None
+    if not text.isdecimal() or not LEAST_KEEP_DAYS <= int(text) <= 36_500:
+        raise SettingsError(
+            f"{PREFIX}{name} is {text!r}; it takes days from {LEAST_KEEP_DAYS} to 36500, or nothing: kept for ever"
+        )
+    return int(text)
+
+
+def _minute(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(PREFIX + name) or "03:00"
+    if text == "off":
+        return None
+    hours, _, minutes = text.partition(":")
+    if not (hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
+        raise SettingsError(f"{PREFIX}{name} is {text!r}; it takes a time of the day, UTC, such as 03:00, or off")
+    return int(hours) * 60 + int(minutes)

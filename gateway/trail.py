@@ -6,12 +6,12 @@ second; refusals of nobody known are counts by address and minute. Never a crede
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.security.networks import network
 from gateway.spool.records import Record, Refusal
 from gateway.telemetry import Telemetry
 
@@ -158,18 +158,3 @@ class RefusalTrail:
             )
         )
         return True
-
-
-def network(address: str | None) -> str:
-    """What an address counts under: an IPv4 address itself, of IPv6 the /64, which is one customer's."""
-    if address is None:
-        return "none"
-    try:
-        known = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:_LONGEST]
-    if known.version == 6:
-        if known.ipv4_mapped is not None:
-            return str(known.ipv4_mapped)
-        return str(ipaddress.IPv6Network((known, 64), strict=False))
-    return str(known)

@@ -22,6 +22,7 @@ from gateway.http.admin.access import ControlPlane
 from gateway.http.connection import Connection, sweep
 from gateway.http.hot_calls import HotCalls
 from gateway.http.operations import Part
+from gateway.http.origin import Origins
 from gateway.http.plane import DataPlane
 from gateway.parts import asked_to_end, built, run_process
 from gateway.pipeline.revocation import Revocations
@@ -47,7 +48,8 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         line, catalog, engines = parts.line, parts.catalog, parts.engines
         reservations, spool = parts.reservations, parts.spool
         telemetry, trail = parts.telemetry, parts.trail
-        plane = DataPlane(line)
+        origins = Origins(settings.trusted_proxies)
+        plane = DataPlane(line, origins)
         revocations = Revocations(line, plane.exchanges)
         catalog.subscribe(revocations.changed)
 
@@ -79,6 +81,8 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 parts.sessions,
                 parts.levels,
                 settings.webhook_hosts,
+                origins=origins,
+                trail=trail,
             ),
             ready,
             health,

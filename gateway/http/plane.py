@@ -30,6 +30,7 @@ from gateway.errors import (
 from gateway.http.connection import CONNECTION, Connection, answer_whole
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
+from gateway.http.origin import Origins
 from gateway.http.outlet import outlet
 from gateway.http.strict_json import decode_object
 from gateway.ids import RequestIds, text
@@ -64,8 +65,9 @@ class Api:
 class DataPlane:
     """Everything that the handlers share; `closing` makes every answer its connection's last."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, origins: Origins | None = None) -> None:
         self.line = line
+        self.origins = origins or Origins()
         self.closing = False
         self.running: set[asyncio.Task[Any]] = set()
         self.exchanges: dict[asyncio.Task[Any], Exchange] = {}
@@ -112,7 +114,7 @@ class DataPlane:
                 now_ns=began_ns,
             )
             # Nobody unknown gets a body read.
-            await authenticate(self.line, exchange)
+            await authenticate(self.line, exchange, self.origins.of(scope))
             self.exchanges[task] = exchange
             body = await _body(scope, receive)
             exchange.request = request = api.read(decode_object(body), endpoint)
@@ -128,7 +130,7 @@ class DataPlane:
             else:
                 await self._plain(exchange, scope, send, api)
         except GatewayError as exc:
-            audit(self.line, exchange, exc, _address(scope))
+            audit(self.line, exchange, exc, self.origins.of(scope))
             await _refuse(send, exc, api.dialect, id_text)
         except CancelledError:
             if exchange is not None and exchange.stopped_by == REVOKED:
@@ -251,12 +253,6 @@ def _head(scope: Scope) -> _Head:
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
     return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms)
-
-
-def _address(scope: Scope) -> str | None:
-    """Where the call came from, as the socket says."""
-    client = scope.get("client")
-    return client[0] if client else None
 
 
 def _seconds(value: bytes) -> int:

@@ -21,8 +21,11 @@ class Keys(Protocol):
         """The caller, when the credential was verified recently and nothing has changed since."""
         ...
 
-    async def verify(self, credential: str, snapshot: Snapshot) -> Caller:
-        """Verify a credential; raises Unauthenticated, or Unavailable when PostgreSQL is away and it is unknown."""
+    async def verify(self, credential: str, snapshot: Snapshot, address: str | None = None) -> Caller:
+        """Verify a credential; raises Unauthenticated, or Unavailable when PostgreSQL is away and it is unknown.
+
+        Raises TooManyFailures where too many from that address failed.
+        """
         ...
 
 

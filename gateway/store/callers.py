@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqlalchemy import func
 
 from gateway.errors import Conflict, Unauthenticated
+from gateway.security.guesses import Guesses
 from gateway.security.keys import PREFIX, fingerprint
+from gateway.security.networks import network
 from gateway.security.sessions import ISSUER as OWN
 from gateway.security.sessions import Session, Sessions
 from gateway.security.tokens import TokenVerifier, looks_like_token, peek
@@ -58,6 +61,7 @@ class Callers:
         configuration: Configuration,
         *,
         clock: Callable[[], float],
+        guesses: Guesses | None = None,
     ) -> None:
         self._keys = keys
         self._verifier = verifier
@@ -65,6 +69,7 @@ class Callers:
         self._catalog = catalog
         self._configuration = configuration
         self._clock = clock
+        self._guesses = guesses or Guesses(time.monotonic)
         self._verified: dict[bytes, _Verified] = {}
         self._strangers: dict[tuple[str, str], float] = {}
         self._arriving: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -86,8 +91,22 @@ class Callers:
             self._renew(found, found.said)
         return found.caller
 
-    async def verify(self, credential: str, snapshot: Snapshot) -> Caller:
-        """The caller; raises Unauthenticated, or Unavailable where that cannot be found out now."""
+    async def verify(self, credential: str, snapshot: Snapshot, address: str | None = None) -> Caller:
+        """The caller; raises Unauthenticated, or Unavailable where that cannot be found out now.
+
+        With an address, TooManyFailures where too many from there failed.
+        """
+        if address is None:
+            return await self._verify(credential, snapshot)
+        place, token = network(address), looks_like_token(credential)
+        self._guesses.require_patience(place, token=token)
+        try:
+            return await self._verify(credential, snapshot)
+        except Unauthenticated:
+            self._guesses.failed(place, token=token)
+            raise
+
+    async def _verify(self, credential: str, snapshot: Snapshot) -> Caller:
         if not looks_like_token(credential):
             return await self._keys.verify(credential, snapshot)
         peeked = peek(credential)

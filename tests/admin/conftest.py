@@ -49,6 +49,7 @@ class Deployment:
     chain_key: bytes
     client: httpx.AsyncClient
     home: Path
+    control: ControlPlane
     keys: dict[str, str] = field(default_factory=dict)
 
     async def ask(
@@ -106,7 +107,7 @@ async def deployment(database_url: str, redis_url: str, tmp_path: Path) -> Async
         made["auditor"] = (await create_key(change, peppers, NewKey(found[0]["id"])))[1]
     await catalog.start()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
-        yield Deployment(app, configuration, catalog, peppers, chain_key, client, tmp_path, made)
+        yield Deployment(app, configuration, catalog, peppers, chain_key, client, tmp_path, control, made)
     await verifier.close()
     await levels.close()
     await keys.stop()

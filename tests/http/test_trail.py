@@ -7,9 +7,10 @@ from typing import cast
 
 import pytest
 
+from gateway.security.networks import network
 from gateway.spool.records import Record, Refusal
 from gateway.telemetry import Telemetry
-from gateway.trail import OTHERS, RefusalTrail, network
+from gateway.trail import OTHERS, RefusalTrail
 
 
 class Counted:

@@ -43,7 +43,7 @@ class Keys:
     def known(self, credential: str) -> Caller | None:
         return self.callers.get(credential)
 
-    async def verify(self, credential: str, snapshot: Snapshot) -> Caller:
+    async def verify(self, credential: str, snapshot: Snapshot, address: str | None = None) -> Caller:
         raise Unauthenticated
 
 

@@ -14,16 +14,19 @@ from uuid import UUID
 from litestar import Response
 from litestar.connection import ASGIConnection, Request
 from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.counters.levels import CounterLevels
-from gateway.errors import BadRequest, Forbidden
+from gateway.errors import BadRequest, Forbidden, TooManyFailures, Unauthenticated
 from gateway.http.admin.once import CURRENT, Once, read_once
 from gateway.http.admin.versions import Page, optional_id, require_match
 from gateway.http.credentials import read_credential
+from gateway.http.origin import Origins
 from gateway.http.strict_json import decode_object
 from gateway.ids import text
+from gateway.pipeline.line import Trail
 from gateway.pipeline.ports import Keys
 from gateway.security.keys import Peppers
 from gateway.security.sealing import Sealing
@@ -39,6 +42,7 @@ from policies.principal import Caller
 
 T = TypeVar("T")
 _LONGEST_REASON = 500
+_LONGEST_ROUTE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,10 @@ class ControlPlane:
     """Hosts to which events may go although they are private, or by plain http."""
     history: History = field(default_factory=History)
     """Builds the configuration as it was."""
+    origins: Origins = field(default_factory=Origins)
+    """Reads where requests come from."""
+    trail: Trail | None = None
+    """Keeps who was refused what; None where nothing is kept."""
 
 
 class Guard:
@@ -77,7 +85,9 @@ class Guard:
         snapshot = self._control.catalog.snapshot
         caller = self._control.keys.known(credential)
         if caller is None:
-            caller = await self._control.keys.verify(credential, snapshot)
+            address = self._control.origins.of(connection.scope)
+            caller = await self._control.keys.verify(credential, snapshot, address)
+        connection.state["caller"] = caller
         permission = handler.opt.get("permission")
         if not isinstance(permission, Permission):
             raise Forbidden("This route has no permission that would allow it.")
@@ -85,7 +95,7 @@ class Guard:
             case Deny(code=code, reason=reason):
                 raise Forbidden(reason, code=code)
             case _:
-                connection.state["caller"] = caller
+                pass
 
 
 class Admin:
@@ -178,6 +188,25 @@ class Admin:
         """A transaction that reads one moment of the configuration."""
         async with self._control.configuration.reading() as connection:
             yield connection
+
+
+def noting_refusals(control: ControlPlane) -> Callable[[Exception, Scope], None]:
+    """A hook that leaves a trail of requests to the control plane that were refused."""
+
+    def note(error: Exception, scope: Scope) -> None:
+        if control.trail is None or not isinstance(error, (Forbidden, Unauthenticated, TooManyFailures)):
+            return
+        caller: Caller | None = scope.get("state", {}).get("caller")
+        control.trail.refused(
+            None if caller is None else caller.principal.id,
+            f"{scope.get('method', '')} {scope['path']}"[:_LONGEST_ROUTE],
+            error.code,
+            address=control.origins.of(scope),
+            # Models are listed behind the same guard.
+            plane="data" if scope["path"].startswith("/v1/") else "control",
+        )
+
+    return note
 
 
 def provide_admin(control: ControlPlane) -> Any:
