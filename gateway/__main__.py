@@ -58,6 +58,39 @@ def engine(context: click.Context) -> None:
     sys.exit(run(_settings()))
 
 
+@engine.group("adapters")
+def engine_adapters() -> None:
+    """Fine-tuned adapters (LoRA) of the local engine."""
+
+
+@engine_adapters.command("list")
+def engine_adapters_list() -> None:
+    """Show every adapter, and whether the engine has loaded it."""
+    from gateway.cli.adapters import listed
+
+    for line in listed(_settings().home):
+        click.echo(line)
+
+
+@engine_adapters.command("add")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--name", help="What callers name as model (default: the folder's name).")
+def engine_adapters_add(folder: Path, name: str | None) -> None:
+    """Take the adapter in FOLDER, as PEFT saves it; the engine loads it without a restart."""
+    from gateway.cli.adapters import add
+
+    click.echo(_guarded(lambda: add(_settings().home, folder, name)))
+
+
+@engine_adapters.command("remove")
+@click.argument("name")
+def engine_adapters_remove(name: str) -> None:
+    """Take the adapter NAME away; the engine unloads it."""
+    from gateway.cli.adapters import remove
+
+    click.echo(_guarded(lambda: remove(_settings().home, name)))
+
+
 @engine.command("plan")
 @click.argument("model", default="Mixtral-8x7B")
 @click.option("--card", help="One kind of card, such as h100 or h200 (default: all that are known).")
@@ -305,39 +338,6 @@ def keys_revoke(key: str, admin_key: Path | None) -> None:
     click.echo(f"Revoked {gone['prefix']}... ({gone['id']}).")
 
 
-@main.command()
-@click.option(
-    "--principal", metavar="NAME", help="Who calls, by name or id (default: the key's own principal)."
-)
-@click.option("--endpoint", metavar="NAME", help="What is called, by name, alias or id.")
-@click.option(
-    "--at", metavar="TIME", help="A moment that has passed, such as 2027-01-31T12:00:00Z (default: now)."
-)
-@click.option("--key", metavar="ID", help="The API key that the call comes with, by id.")
-@click.option("--group", metavar="NAME", help="The group that the call asks to charge.")
-@click.option(
-    "--request", metavar="ID", help="A request that was made: what decided it, and what it was charged."
-)
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
-@ADMIN_KEY
-def explain(
-    principal: str | None,
-    endpoint: str | None,
-    at: str | None,
-    key: str | None,
-    group: str | None,
-    request: str | None,
-    as_json: bool,
-    admin_key: Path | None,
-) -> None:
-    """Why a call is admitted or refused: identity, permission, limits, budgets, price and routing, in words.
-
-    With --at it is the configuration of that moment that answers; with --request the one that decided the request.
-    """
-    from gateway.cli.explain import explained
-    from gateway.cli.reach import AdminApi
-
-    settings = _settings()
 @main.group()
 def credits() -> None:
     """Give money back for what was spent, or charge more; entries are audited and never edited."""
@@ -399,6 +399,39 @@ def credits_list(request: str | None, principal: str | None, admin_key: Path | N
         click.echo(line)
 
 
+@main.command()
+@click.option(
+    "--principal", metavar="NAME", help="Who calls, by name or id (default: the key's own principal)."
+)
+@click.option("--endpoint", metavar="NAME", help="What is called, by name, alias or id.")
+@click.option(
+    "--at", metavar="TIME", help="A moment that has passed, such as 2027-01-31T12:00:00Z (default: now)."
+)
+@click.option("--key", metavar="ID", help="The API key that the call comes with, by id.")
+@click.option("--group", metavar="NAME", help="The group that the call asks to charge.")
+@click.option(
+    "--request", metavar="ID", help="A request that was made: what decided it, and what it was charged."
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@ADMIN_KEY
+def explain(
+    principal: str | None,
+    endpoint: str | None,
+    at: str | None,
+    key: str | None,
+    group: str | None,
+    request: str | None,
+    as_json: bool,
+    admin_key: Path | None,
+) -> None:
+    """Why a call is admitted or refused: identity, permission, limits, budgets, price and routing, in words.
+
+    With --at it is the configuration of that moment that answers; with --request the one that decided the request.
+    """
+    from gateway.cli.explain import explained
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
     click.echo(
         _guarded(
             lambda: explained(
@@ -538,65 +571,6 @@ def sql(command: str | None, who: str | None) -> None:
     sys.exit(_guarded(lambda: run(settings, who, command)))
 
 
-@main.group()
-def spool() -> None:
-    """The files between the workers and the ledger."""
-
-
-@spool.command("replay")
-def spool_replay() -> None:
-    """Post kept segments once more, for instance after PostgreSQL was restored; nothing is counted twice."""
-    from gateway.cli.reach import database_url
-    from gateway.spool.replay import replay
-    from gateway.store.ledger import PostgresBooks
-
-    settings = _settings()
-
-    async def run() -> Any:
-        import socket
-
-        books = PostgresBooks(database_url(settings, "weighbridge_app"), host=socket.gethostname())
-        try:
-            return await replay(settings.spool_dir, books)
-        finally:
-            await books.close()
-
-    done = _told(run)
-    click.echo(
-        f"{done.requests} requests read from {done.spools} spools, {done.posted} of them new to the ledger."
-    )
-
-
-def _settings() -> Settings:
-    from gateway.settings import Settings, SettingsError
-
-    try:
-        return Settings.from_env()
-    except SettingsError as exc:
-        raise click.ClickException(str(exc)) from exc
-
-
-def _told(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    import asyncio
-
-    return _guarded(lambda: asyncio.run(work()))
-
-
-def _guarded(work: Callable[[], T]) -> T:
-    """What `work` answers; what went wrong as one sentence."""
-    from gateway.cli.failures import sentence
-
-    try:
-        return work()
-    except Exception as exc:
-        said = sentence(exc)
-        if said is None:
-            raise
-        raise click.ClickException(said) from exc
-
-
-if __name__ == "__main__":
-    main()
 @main.group("ai-query")
 def ai_query() -> None:
     """Models from SQL: whom roles of a database stand for, and how another database comes to call."""
@@ -690,3 +664,104 @@ def sql_calls() -> None:
     sys.exit(_guarded(lambda: run(settings)))
 
 
+@main.command()
+@click.option("--audit", is_flag=True, help="Only the audit's chain.")
+@click.option(
+    "--format",
+    "as_",
+    type=click.Choice(["text", "json", "prometheus"]),
+    default="text",
+    help="For people (default), for machines, or as metrics.",
+)
+@click.option(
+    "--heads",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of exported heads of the audit (default: WEIGHBRIDGE_AUDIT_HEADS).",
+)
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the metrics there too, for instance for node exporter's textfile collector.",
+)
+def verify(audit: bool, as_: str, heads: Path | None, metrics: Path | None) -> None:
+    """Check the books: ledger = attempts = roll-ups = balances = counters, dropped weeks, the audit's chain.
+
+    Nothing is changed and nothing waits for it. Ends with 0 where all of it holds, with 1 where something does not,
+    which is then named, and with 2 where not everything could be looked at.
+    """
+    from gateway.cli.failures import sentence
+    from gateway.cli.verify import FORMATS
+    from gateway.cli.verify import run as look
+
+    settings = _settings()
+    try:
+        report = look(settings, audit_only=audit, heads=heads, metrics=metrics)
+    except Exception as exc:
+        said = sentence(exc)
+        if said is None:
+            raise
+        click.echo(f"Error: {said}", err=True)
+        sys.exit(2)
+    click.echo(FORMATS[as_](report))
+    sys.exit(report.status)
+
+
+@main.group()
+def spool() -> None:
+    """The files between the workers and the ledger."""
+
+
+@spool.command("replay")
+def spool_replay() -> None:
+    """Post kept segments once more, for instance after PostgreSQL was restored; nothing is counted twice."""
+    from gateway.cli.reach import database_url
+    from gateway.spool.replay import replay
+    from gateway.store.ledger import PostgresBooks
+
+    settings = _settings()
+
+    async def run() -> Any:
+        import socket
+
+        books = PostgresBooks(database_url(settings, "weighbridge_app"), host=socket.gethostname())
+        try:
+            return await replay(settings.spool_dir, books)
+        finally:
+            await books.close()
+
+    done = _told(run)
+    click.echo(
+        f"{done.requests} requests read from {done.spools} spools, {done.posted} of them new to the ledger."
+    )
+
+
+def _settings() -> Settings:
+    from gateway.settings import Settings, SettingsError
+
+    try:
+        return Settings.from_env()
+    except SettingsError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def _told(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    import asyncio
+
+    return _guarded(lambda: asyncio.run(work()))
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    """What `work` answers; what went wrong as one sentence."""
+    from gateway.cli.failures import sentence
+
+    try:
+        return work()
+    except Exception as exc:
+        said = sentence(exc)
+        if said is None:
+            raise
+        raise click.ClickException(said) from exc
+
+
+if __name__ == "__main__":
+    main()

@@ -91,6 +91,10 @@ class AdminApi:
         """Create something."""
         return self._call("POST", path, {}, body)[0]
 
+    def put(self, path: str, body: Any) -> Any:
+        """Set something."""
+        return self._call("PUT", path, {}, body)[0]
+
     def delete(self, path: str) -> Any:
         """Delete or revoke what is at the path, as it is now."""
         _, etag = self._call("GET", path, {})
@@ -101,10 +105,6 @@ class AdminApi:
     ) -> tuple[Any, str | None]:
         given = {name: value for name, value in query.items() if value is not None}
         url = f"{self._base}{path}{'?' + urlencode(given) if given else ''}"
-    def put(self, path: str, body: Any) -> Any:
-        """Set something."""
-        return self._call("PUT", path, {}, body)[0]
-
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         if etag is not None:
             headers["If-Match"] = etag
