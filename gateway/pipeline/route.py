@@ -7,9 +7,9 @@ answer: the last one is always tried.
 from __future__ import annotations
 
 from gateway.errors import OutOfService, Unavailable
+from gateway.pipeline.attempts import passed_over
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
-from gateway.pipeline.tries import passed_over
 from policies.calling import Sticky
 from policies.conversation import beginning
 from policies.routing import RESIDENCY, Route, route, sticky_draw

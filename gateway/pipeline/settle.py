@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from engines.messages import Count
 from gateway import crashpoints
+from gateway.pipeline.attempts import attempt_record, since
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
-from gateway.spool.records import Attempt, Settlement
-from policies.catalog import Price, ServedEntity
-from policies.usage import Usage, UsageSource, cost_nano_usd, inclusive
+from gateway.spool.records import Settlement
+from policies.catalog import Price
+from policies.usage import Usage, UsageSource, inclusive
 
 _NOTHING = Usage()
 _NO_PRICE = Price(id="")
@@ -75,51 +76,12 @@ def settlement(
         error_code=error_code,
         finish_reason=exchange.finish_reason,
         stopped_by=exchange.stopped_by,
-        first_byte_us=_since(exchange.received_ns, exchange.first_byte_ns),
+        first_byte_us=since(exchange.received_ns, exchange.first_byte_ns),
         duration_us=(line.monotonic_ns() - exchange.received_ns) // 1000,
         queue_us=exchange.queue_ns // 1000,
         cache_hit=False,
         last=last,
         number=number,
-    )
-
-
-def attempt_record(
-    line: Line,
-    exchange: Exchange,
-    entity: ServedEntity,
-    usage: Usage,
-    *,
-    outcome: str,
-    status: int | None = None,
-    error_code: str | None = None,
-) -> Attempt:
-    """The record of the present attempt as it ends."""
-    began = exchange.dispatched_ns
-    now = line.monotonic_ns()
-    billed = usage.total_tokens > 0 or outcome == "ok"
-    took_us = (now - began) // 1000
-    return Attempt(
-        request_id=exchange.id,
-        attempt=exchange.attempt,
-        entity_id=entity.id,
-        entity_name=entity.name,
-        model=entity.model,
-        started_at_ms=line.wall_ms() - (now - began) // 1_000_000,
-        first_byte_us=_since(began, exchange.first_byte_ns),
-        duration_us=took_us,
-        outcome=outcome,
-        status=status,
-        error_code=error_code,
-        fresh_input=usage.fresh_input,
-        cache_read=usage.cache_read,
-        cache_write=usage.cache_write,
-        output=usage.output,
-        reasoning=usage.reasoning,
-        usage_source=usage.source.value,
-        price_id=entity.price.id,
-        cost_nano_usd=cost_nano_usd(usage, entity.price, took_us) if billed else 0,
-        reason=exchange.why,
     )
 
 
@@ -138,7 +100,3 @@ def _usage(exchange: Exchange) -> Usage:
         reasoning=count.reasoning,
         source=UsageSource(exchange.source),
     )
-
-
-def _since(began: int, at: int | None) -> int | None:
-    return None if at is None else (at - began) // 1000

@@ -13,12 +13,11 @@ from typing import TypeVar
 from engines.adapter import Adapter
 from engines.errors import EngineError, Refused, TimedOut
 from gateway.errors import OutOfService, Unavailable
+from gateway.pipeline.attempts import attempt_record, begin_attempt, passed_over
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
-from gateway.pipeline.settle import attempt_record
 from gateway.routing.places import Full
 from gateway.routing.traffic import Lease
-from gateway.spool.records import Progress
 from policies.calling import PLAIN_ENTITY
 from policies.catalog import EntityKind, ServedEntity
 from policies.conversation import beginning
@@ -234,39 +233,6 @@ class Tries:
             places=places,
             who=who,
         )
-
-
-def begin_attempt(line: Line, exchange: Exchange, entity: ServedEntity) -> None:
-    """Note that the entity is called from now on."""
-    exchange.attempt += 1
-    exchange.entity = entity
-    exchange.dispatched = True
-    exchange.dispatched_ns = line.monotonic_ns()
-    exchange.first_byte_ns = None
-    if exchange.resumable:
-        line.spool.append(
-            Progress(
-                request_id=exchange.id,
-                attempt=exchange.attempt,
-                at_ms=line.wall_ms(),
-                entity_id=entity.id,
-                first_byte=False,
-                prompt_tokens=0,
-                completion_tokens=0,
-            )
-        )
-
-
-def passed_over(line: Line, exchange: Exchange, entity: ServedEntity, reason: str) -> None:
-    """Put on record that the entity was not called, and why."""
-    exchange.attempt += 1
-    exchange.dispatched_ns = line.monotonic_ns()
-    exchange.first_byte_ns = None
-    why, exchange.why = exchange.why, reason
-    record = attempt_record(line, exchange, entity, Usage(), outcome="excluded")
-    exchange.why = why
-    exchange.attempts.append(record)
-    line.spool.append(record)
 
 
 def left_ms(line: Line, exchange: Exchange) -> int | None:

@@ -1,0 +1,86 @@
+"""What is put on record of each call upstream, and of each entity that was passed over."""
+
+from __future__ import annotations
+
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.line import Line
+from gateway.spool.records import Attempt, Progress
+from policies.catalog import ServedEntity
+from policies.usage import Usage, cost_nano_usd
+
+
+def begin_attempt(line: Line, exchange: Exchange, entity: ServedEntity) -> None:
+    """Note that the entity is called from now on."""
+    exchange.attempt += 1
+    exchange.entity = entity
+    exchange.dispatched = True
+    exchange.dispatched_ns = line.monotonic_ns()
+    exchange.first_byte_ns = None
+    if exchange.resumable:
+        line.spool.append(
+            Progress(
+                request_id=exchange.id,
+                attempt=exchange.attempt,
+                at_ms=line.wall_ms(),
+                entity_id=entity.id,
+                first_byte=False,
+                prompt_tokens=0,
+                completion_tokens=0,
+            )
+        )
+
+
+def passed_over(line: Line, exchange: Exchange, entity: ServedEntity, reason: str) -> None:
+    """Put on record that the entity was not called, and why."""
+    exchange.attempt += 1
+    exchange.dispatched_ns = line.monotonic_ns()
+    exchange.first_byte_ns = None
+    why, exchange.why = exchange.why, reason
+    record = attempt_record(line, exchange, entity, Usage(), outcome="excluded")
+    exchange.why = why
+    exchange.attempts.append(record)
+    line.spool.append(record)
+
+
+def attempt_record(
+    line: Line,
+    exchange: Exchange,
+    entity: ServedEntity,
+    usage: Usage,
+    *,
+    outcome: str,
+    status: int | None = None,
+    error_code: str | None = None,
+) -> Attempt:
+    """The record of the present attempt as it ends."""
+    began = exchange.dispatched_ns
+    now = line.monotonic_ns()
+    billed = usage.total_tokens > 0 or outcome == "ok"
+    took_us = (now - began) // 1000
+    return Attempt(
+        request_id=exchange.id,
+        attempt=exchange.attempt,
+        entity_id=entity.id,
+        entity_name=entity.name,
+        model=entity.model,
+        started_at_ms=line.wall_ms() - (now - began) // 1_000_000,
+        first_byte_us=since(began, exchange.first_byte_ns),
+        duration_us=took_us,
+        outcome=outcome,
+        status=status,
+        error_code=error_code,
+        fresh_input=usage.fresh_input,
+        cache_read=usage.cache_read,
+        cache_write=usage.cache_write,
+        output=usage.output,
+        reasoning=usage.reasoning,
+        usage_source=usage.source.value,
+        price_id=entity.price.id,
+        cost_nano_usd=cost_nano_usd(usage, entity.price, took_us) if billed else 0,
+        reason=exchange.why,
+    )
+
+
+def since(began: int, at: int | None) -> int | None:
+    """Microseconds from one moment to another, None where that did not come."""
+    return None if at is None else (at - began) // 1000
