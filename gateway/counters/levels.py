@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
+from gateway.counters.commands import Commands, pairs
+from gateway.counters.connection import RedisAway
 from gateway.counters.keys import Keys
+from gateway.counters.lua import command
 from policies.limits import Draw
 from policies.windows import FOREVER_MS, SUB_BUCKETS, Calendar, Rolling, edges
 
@@ -37,28 +37,28 @@ class CounterLevels:
 
     def __init__(self, redis_url: str, *, deployment: str = "wb") -> None:
         self._keys = Keys(deployment)
-        self._redis = Redis.from_url(redis_url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS)
+        self._redis = Commands(redis_url, seconds=_SECONDS)
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._redis.aclose()
+        await self._redis.close()
 
     async def read(self, draws: Sequence[Draw]) -> list[Level] | None:
         """The level of each draw's counter; None while Redis is away or its counts are being rebuilt."""
         try:
-            seconds, micros = await self._redis.time()
-            now = seconds * 1000 + micros // 1000
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.exists(self._keys.epoch.decode())
-            pipe.hgetall(self._keys.live.decode())
-            for draw in draws:
-                pipe.hgetall(self._key(draw, now).decode())
-            open_, live, *found = await pipe.execute()
-        except (RedisError, OSError):
+            ((seconds, micros),) = await self._redis.ask(command(b"TIME"))
+            now = int(seconds) * 1000 + int(micros) // 1000
+            open_, live, *found = await self._redis.ask(
+                command(b"EXISTS", self._keys.epoch),
+                command(b"HGETALL", self._keys.live),
+                *(command(b"HGETALL", self._key(draw, now)) for draw in draws),
+            )
+        except RedisAway:
             return None
         if not open_:
             return None
-        return [level_of(draw, fields, live, now) for draw, fields in zip(draws, found, strict=True)]
+        workers = pairs(live)
+        return [level_of(draw, pairs(each), workers, now) for draw, each in zip(draws, found, strict=True)]
 
     def _key(self, draw: Draw, now_ms: int) -> bytes:
         match draw.window:

@@ -7,17 +7,16 @@ windows of an hour and longer come back; shorter windows begin anew. Away with e
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
+from gateway.counters.commands import Commands
 from gateway.counters.connection import RedisAway
 from gateway.counters.keys import Keys
 from gateway.counters.link import Link
+from gateway.counters.lua import command
 from gateway.counters.outbox import SHORTEST_REBUILT_MS
 from gateway.errors import Unavailable
 from gateway.spool.poster import CLOCKS_APART_MS
@@ -32,6 +31,7 @@ DRAIN_SECONDS = 5.0
 _LONGEST_MS = 315_360_000_000
 _KEPT_MS = 259_200_000
 _AT_ONCE = 1000
+T = TypeVar("T")
 
 
 class LedgerAway(Exception):
@@ -92,8 +92,8 @@ class Rebuild:
     async def rebuild(self, link: Link, run_id: str) -> str:
         """Rebuild unless another worker has; gives the epoch. Raises RedisAway where it cannot be done now."""
         try:
-            async with self._ledger.alone() as ledger, Redis.from_url(self._redis_url) as redis:
-                held = await redis.get(link.keys.epoch)
+            async with self._ledger.alone() as ledger, Commands(self._redis_url) as redis:
+                (held,) = await redis.ask(command(b"GET", link.keys.epoch))
                 if isinstance(held, bytes) and held.decode().startswith(f"{run_id}."):
                     return held.decode()
                 cut_ms = link.now_ms()
@@ -109,22 +109,21 @@ class Rebuild:
                 return epoch
         except LedgerAway as error:
             raise RedisAway(f"the counters cannot be rebuilt while the ledger is away: {error}") from error
-        except (RedisError, OSError, Unavailable) as error:
+        except Unavailable as error:
             raise RedisAway(f"the counters cannot be rebuilt: {error}") from error
 
-    async def _write(self, redis: Redis, ledger: LedgerSums, keys: Keys, cut_ms: int) -> int:
+    async def _write(self, redis: Commands, ledger: LedgerSums, keys: Keys, cut_ms: int) -> int:
         snapshot, written = self._snapshot(), 0
         for rule, window in rules_to_rebuild(snapshot):
             if isinstance(window, Calendar):
                 start, end = edges(window, cut_ms)
                 sums = await ledger.ask(_question(rule, start, cut_ms, None))
                 for some in _parts(sums):
-                    pipe = redis.pipeline(transaction=False)
+                    calls: list[bytes] = []
                     for each in some:
                         key = keys.period(rule.id, each.subject, start)
-                        pipe.hset(key, mapping=_fields(each))
-                        pipe.pexpire(key, min(end - cut_ms + _KEPT_MS, _LONGEST_MS))
-                    await pipe.execute()
+                        calls += _written(key, _fields(each), min(end - cut_ms + _KEPT_MS, _LONGEST_MS))
+                    await redis.ask(*calls)
                 written += len(sums)
                 continue
             width = window.milliseconds
@@ -134,13 +133,14 @@ class Rebuild:
             for each in await ledger.ask(_question(rule, since, cut_ms, width)):
                 if head - SUB_BUCKETS <= each.bucket <= head:
                     by_subject.setdefault(each.subject, {})[each.bucket] = each.amount
-            pipe = redis.pipeline(transaction=False)
-            for subject, buckets in by_subject.items():
-                key = keys.window(rule.id, subject)
-                fields = {str(bucket % (SUB_BUCKETS + 1)): amount for bucket, amount in buckets.items()}
-                pipe.hset(key, mapping={"h": head, "t": sum(buckets.values()), **fields})
-                pipe.pexpire(key, width + width // 20 + 1000)
-            await pipe.execute()
+            subjects = list(by_subject.items())
+            for few in _parts(subjects):
+                calls = []
+                for subject, buckets in few:
+                    fields = {str(bucket % (SUB_BUCKETS + 1)): amount for bucket, amount in buckets.items()}
+                    counted = {"h": head, "t": sum(buckets.values()), **fields}
+                    calls += _written(keys.window(rule.id, subject), counted, width + width // 20 + 1000)
+                await redis.ask(*calls)
             written += len(by_subject)
         return written
 
@@ -164,17 +164,24 @@ def _question(rule: Limit | Budget, since_ms: int, until_ms: int, bucket_of: int
     return Question(rule.scope, metric, since_ms, until_ms, rule.subject_id, rule.endpoint_id, bucket_of)
 
 
-async def _forget(redis: Redis, keys: Keys) -> None:
+async def _forget(redis: Commands, keys: Keys) -> None:
     """Take out the counts of older epochs; what idempotency keys claimed stays claimed."""
     for kind in ("r", "p", "n"):
-        old: list[bytes] = []
-        async for key in redis.scan_iter(match=f"{{{keys.deployment}}}:{kind}:*", count=_AT_ONCE):
-            old.append(key)
-            if len(old) == _AT_ONCE:
-                await redis.unlink(*old)
-                old.clear()
-        if old:
-            await redis.unlink(*old)
+        pattern, cursor = f"{{{keys.deployment}}}:{kind}:*".encode(), b"0"
+        while True:
+            ((cursor, found),) = await redis.ask(
+                command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _AT_ONCE)
+            )
+            if found:
+                await redis.ask(command(b"UNLINK", *found))
+            if cursor == b"0":
+                break
+
+
+def _written(key: bytes, fields: Mapping[str, int], kept_ms: int) -> Sequence[bytes]:
+    """The commands that write one counter."""
+    members = [part for name, value in fields.items() for part in (name.encode(), b"%d" % value)]
+    return command(b"HSET", key, *members), command(b"PEXPIRE", key, b"%d" % kept_ms)
 
 
 def _fields(spent: Sum) -> dict[str, int]:
@@ -183,6 +190,6 @@ def _fields(spent: Sum) -> dict[str, int]:
     return fields if not spent.credited else {**fields, "c": spent.credited}
 
 
-def _parts(sums: Sequence[Sum]) -> Iterable[Sequence[Sum]]:
-    for start in range(0, len(sums), _AT_ONCE):
-        yield sums[start : start + _AT_ONCE]
+def _parts(rows: Sequence[T]) -> Iterable[Sequence[T]]:
+    for start in range(0, len(rows), _AT_ONCE):
+        yield rows[start : start + _AT_ONCE]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 import msgspec
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from gateway.counters.commands import Commands, pairs
+from gateway.counters.connection import RedisAway
+from gateway.counters.lua import command
 from gateway.routing.traffic import Traffic
 from policies.circuits import PROBE_MS, Circuit, State
 
@@ -53,9 +55,9 @@ class SharedTraffic:
     """Keeps one worker's Traffic up to date with the others'."""
 
     def __init__(self, redis_url: str, worker_id: str, traffic: Traffic, *, deployment: str = "wb") -> None:
-        self._redis = Redis.from_url(redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
-        self._hash = f"{{{deployment}}}:traffic"
-        self._probe = f"{{{deployment}}}:probe:"
+        self._redis = Commands(redis_url, seconds=1.0)
+        self._hash = f"{{{deployment}}}:traffic".encode()
+        self._probe = f"{{{deployment}}}:probe:".encode()
         self._worker = worker_id.encode()
         self._traffic = traffic
         self._complained = False
@@ -63,11 +65,10 @@ class SharedTraffic:
     async def close(self) -> None:
         """Say that this worker is gone, and disconnect."""
         try:
-            async with asyncio.timeout(1.0):
-                await self._redis.hdel(self._hash, self._worker.decode())
-        except (RedisError, OSError, TimeoutError):
+            await self._redis.ask(command(b"HDEL", self._hash, self._worker))
+        except RedisAway:
             log.debug("the other workers will find out by themselves")
-        await self._redis.aclose()
+        await self._redis.close()
 
     async def follow(self) -> None:
         """Tell and listen for ever."""
@@ -75,30 +76,30 @@ class SharedTraffic:
             try:
                 await self.exchange()
                 self._complained = False
-            except (RedisError, OSError) as error:
+            except RedisAway as error:
                 self._traffic.alone = True
                 if not self._complained:
-                    log.warning("circuits and loads are not shared for now (%s)", type(error).__name__)
+                    log.warning("circuits and loads are not shared for now (%s)", error)
                     self._complained = True
             await asyncio.sleep(PERIOD_SECONDS)
 
     async def exchange(self) -> None:
-        """Tell once and listen once; raises RedisError."""
+        """Tell once and listen once; raises RedisAway."""
         traffic = self._traffic
         traffic.sweep()
         before = traffic.now_ms()
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.time()
-        pipe.hset(self._hash, self._worker.decode(), self._news(before))
-        pipe.pexpire(self._hash, 60_000)
-        pipe.hgetall(self._hash)
-        (seconds, micros), _, _, found = await pipe.execute()
+        (seconds, micros), _, _, found = await self._redis.ask(
+            command(b"TIME"),
+            command(b"HSET", self._hash, self._worker, self._news(before)),
+            command(b"PEXPIRE", self._hash, b"60000"),
+            command(b"HGETALL", self._hash),
+        )
         now = int(seconds) * 1000 + int(micros) // 1000
         # Half of the way there is as good as a clock gets here; circuits are a matter of seconds.
         drift = now - (before + traffic.now_ms()) // 2
         if abs(drift) > 250:
             self._shift(drift)
-        self._listen(found, now)
+        self._listen(pairs(found), now)
         traffic.alone = False
         await self._claim()
 
@@ -131,7 +132,7 @@ class SharedTraffic:
         ]
         return _encode(News(now_ms, told[:_MOST_TOLD]))
 
-    def _listen(self, found: dict[bytes, bytes], now_ms: int) -> None:
+    def _listen(self, found: Mapping[bytes, bytes], now_ms: int) -> None:
         traffic = self._traffic
         loads: dict[str, tuple[int, int]] = {}
         workers = 1
@@ -160,5 +161,9 @@ class SharedTraffic:
     async def _claim(self) -> None:
         """Get leave for the probes that are due, where no other worker has it."""
         for target in self._traffic.due_probes():
-            if await self._redis.set(self._probe + target.key, self._worker, nx=True, px=PROBE_MS // 3):
+            asked = command(
+                b"SET", self._probe + target.key.encode(), self._worker, b"NX", b"PX", b"%d" % (PROBE_MS // 3)
+            )
+            (granted,) = await self._redis.ask(asked)
+            if granted:
                 target.probe = True
