@@ -38,6 +38,7 @@ from gateway.store.migrate import require_current
 from gateway.store.refusals import RefusalSeals
 from gateway.store.sql_calls import DeadCalls
 from policies.budgets import Budget
+from gateway.upkeep import keep_up
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ async def run(settings: Settings) -> None:
             if master is not None:
                 beside.append(tasks.create_task(_raise_and_send(settings, url, drainer.state, master)))
             await drainer.run()
+                key = master.derive(Purpose.AUDIT_CHAIN)
+                beside.append(tasks.create_task(keep_up(settings, url, key)))
             for each in beside:
                 each.cancel()
     finally:

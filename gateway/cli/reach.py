@@ -6,6 +6,7 @@ Nothing is started here; what does not run, or is not there, is a sentence with 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -48,6 +49,23 @@ def role_url(settings: Settings, role: str) -> str:
     # Somebody else's PostgreSQL: the same address, another role, whose password libpq's own places may hold.
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def redis_url(settings: Settings) -> str:
+    """Redis: the embedded one where the environment names no other."""
+    if settings.redis_url is not None:
+        return settings.redis_url
+    run = settings.home / "run"
+    folders = [run]
+    with suppress(OSError):
+        # Where the home's path is too long for a socket, this file says where it is instead.
+        folders.append(Path((run / "socket-folder").read_text().strip()))
+    for folder in folders:
+        if (folder / "redis" / "redis.sock").exists():
+            return f"unix://{folder / 'redis' / 'redis.sock'}?db=0"
+    raise CannotReach(
+        f"No Redis runs in {settings.home}; start it with `weighbridge up`, or set WEIGHBRIDGE_REDIS_URL."
+    )
 
 
 def owner_url(settings: Settings) -> str:

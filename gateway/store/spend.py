@@ -22,7 +22,7 @@ LINE_OF_KEY = (
     "coalesce((SELECT line.counts_as::text FROM gateway.api_keys AS line WHERE line.id::text = key_id"
     " AND line.to_change IS NULL AND line.counts_as IS NOT NULL), key_id)"
 )
-_SUBJECTS = {
+SUBJECTS = {
     ScopeKind.ENDPOINT: "endpoint_id",
     ScopeKind.USER: "principal_id",
     ScopeKind.USER_DEFAULT: "principal_id",
@@ -57,7 +57,7 @@ async def spent(
     Credits are part of it, so that it may be below zero.
     `subject` asks for one, `after` and `size` for a page, `at_least` for those who spent so much.
     """
-    column = _SUBJECTS[budget.scope]
+    column = SUBJECTS[budget.scope]
     start, end = period
     given: dict[str, object] = {
         "start": _instant(start),
@@ -110,7 +110,7 @@ async def uncounted(connection: AsyncConnection, budget: Budget, period: tuple[i
 
     What was admitted while Redis was away is left out: workers report that themselves.
     """
-    column = _SUBJECTS[budget.scope]
+    column = SUBJECTS[budget.scope]
     given: dict[str, object] = {
         "start": _instant(period[0]),
         "end": _instant(period[1]),
@@ -134,7 +134,7 @@ async def uncounted(connection: AsyncConnection, budget: Budget, period: tuple[i
 
 async def credited(connection: AsyncConnection, budget: Budget, period: tuple[int, int]) -> list[Spend]:
     """What credits and charges of a period add to the spend of a budget, subject by subject."""
-    column = _SUBJECTS[budget.scope]
+    column = SUBJECTS[budget.scope]
     given: dict[str, object] = {"start": _instant(period[0]), "end": _instant(period[1])}
     where = "true" if budget.scope is ScopeKind.DEPLOYMENT else f"{column} <> ''"
     if budget.subject_id is not None:

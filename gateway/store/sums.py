@@ -15,22 +15,12 @@ import asyncpg
 
 from gateway.counters.rebuild import LedgerAway, LedgerSums, Question, Sum
 from gateway.store.database import connect
-from gateway.store.spend import LINE_OF_KEY
+from gateway.store.spend import SUBJECTS
 from policies.limits import Metric, ScopeKind
 
 _LOCK = 0x57_42_45_50  # "WBEP"
 _HOUR_MS = 3_600_000
 _AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-_SUBJECTS = {
-    ScopeKind.ENDPOINT: "endpoint_id",
-    ScopeKind.USER: "principal_id",
-    ScopeKind.USER_DEFAULT: "principal_id",
-    ScopeKind.SERVICE_PRINCIPAL: "principal_id",
-    ScopeKind.GROUP: "group_id",
-    ScopeKind.GROUP_DEFAULT: "group_id",
-    ScopeKind.KEY: LINE_OF_KEY,
-    ScopeKind.DEPLOYMENT: "''",
-}
 _INPUT, _OUTPUT = "fresh_input + cache_read + cache_write", "output + reasoning"
 _AMOUNTS = {
     Metric.REQUESTS: "{requests}",
@@ -86,7 +76,7 @@ class PostgresSums:
 
     async def ask(self, question: Question) -> Sequence[Sum]:
         """One statement for one limit or budget."""
-        subject = _SUBJECTS[question.scope]
+        subject = SUBJECTS[question.scope]
         amount = _AMOUNTS[question.metric]
         of_row, of_hour = amount.format(requests="1"), amount.format(requests="requests")
         arguments: list[object] = []

@@ -35,7 +35,7 @@ from gateway.store.reading import Row, current, page
 from gateway.store.tables.events import webhook_deliveries, webhooks
 from policies.administration import Permission
 
-EventName = Literal["budget.threshold"]
+EventName = Literal["budget.threshold", "audit.head", "usage.settled"]
 Url = Annotated[
     str,
     Meta(
