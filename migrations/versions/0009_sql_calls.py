@@ -108,7 +108,8 @@ BEGIN
                'hint', 'Start it with `weighbridge up` or `weighbridge serve`, then call again.')::text
      WHERE ticket = ANY (awaited) AND login = session_user AND state = 'waiting' AND records IS NULL
        AND asked_at < clock_timestamp() - interval '15 s'
-       AND NOT EXISTS (SELECT FROM weighbridge_calls.workers WHERE seen_at > clock_timestamp() - interval '15 s');
+       -- One that was killed has a minute to come back.
+       AND NOT EXISTS (SELECT FROM weighbridge_calls.workers WHERE seen_at > clock_timestamp() - interval '60 s');
     SELECT jsonb_agg(jsonb_build_object('ticket', one, 'code', '58000',
                'message', 'The call was given up: for a second nobody was seen to wait for it, or the server was restarted.'))
       INTO lost
@@ -275,8 +276,7 @@ END $$
     """
 CREATE FUNCTION weighbridge_calls.release(dead uuid) RETURNS void LANGUAGE sql VOLATILE DEFINED
     COMMENTED 'Let the waiting side have what a dead process had kept: it is in the books.' AS $$
-    UPDATE weighbridge_calls.calls SET state = 'done', settlement = NULL, records = NULL WHERE worker = dead AND state = 'kept';
-    DELETE FROM weighbridge_calls.workers WHERE worker = dead
+    UPDATE weighbridge_calls.calls SET state = 'done', settlement = NULL, records = NULL WHERE worker = dead AND state = 'kept'
 $$
 """,
 )

@@ -96,9 +96,10 @@ def connected(postgres_server: EmbeddedPostgres, database_name: str) -> Any:
     return connect
 
 
-def ask(script: str = "", role: str = "ai_query", **named: str) -> str:
+def ask(script: str = "text=fine", **named: str) -> str:
+    prompt = f"[[{script}]]".replace("'", "''")
     more = "".join(f", {name} => {value}" for name, value in named.items())
-    return f"SELECT {role}('{ENDPOINT}', '[[{script or 'text=fine'}]]'{more})"
+    return f"SELECT ai_query('{ENDPOINT}', '{prompt}'{more})"
 
 
 async def until(holds: Any, what: str, seconds: float = 20.0) -> None:
@@ -143,7 +144,7 @@ async def test_arguments_of_databricks_are_taken_under_their_folded_names(
     async with connected() as sql:
         told = await sql.fetchval(
             ask(
-                "json='{\\\"n\\\":7}'".replace("'", "''"),
+                """json='{"n": 7}'""",
                 returnType="'STRUCT<n: INT>'",
                 failOnError="false",
                 modelParameters="jsonb_build_object('max_tokens', 33, 'temperature', 0)",
@@ -152,13 +153,12 @@ async def test_arguments_of_databricks_are_taken_under_their_folded_names(
         )
         assert json.loads(told)["errorMessage"] is None
         assert json.loads(json.loads(told)["result"]) == {"n": 7}
+        await sql.fetchval(ask("tokens=10", modelparameters="jsonb_build_object('max_tokens', 3)"))
+        assert upstream.records[-1].emitted == 3
         assert await sql.fetchval(ask("text=42", returntype="'INT'")) == "42"
-        error = await error_of(sql, ask("text=many", returntype="'INT'"))
-        assert error.sqlstate == "22P02"
+        assert (await error_of(sql, ask("text=many", returntype="'INT'"))).sqlstate == "22P02"
         assert await sql.fetchval("SELECT ai_query('x', NULL)") is None
-    sent = upstream.received[seen] if hasattr(upstream, "received") else None
-    assert len(upstream.records) == seen + 3
-    assert sent is None or "33" in str(sent)
+    assert len(upstream.records) == seen + 4
 
 
 async def test_refusals_are_errors_with_a_sqlstate_that_says_which(
@@ -174,7 +174,7 @@ async def test_refusals_are_errors_with_a_sqlstate_that_says_which(
             (ask(returntype="'PLANET'"), "22023"),
             (ask("fail=500"), "58000"),
             (f"SELECT ai_embed('{ENDPOINT}', 'x')", "0A000"),
-            (f"SELECT ai_query(NULL, 'x')", "22004"),
+            ("SELECT ai_query(NULL, 'x')", "22004"),
         ):
             error = await error_of(sql, statement)
             assert error.sqlstate == state, f"{statement}: {error.sqlstate} {error}"
@@ -198,22 +198,19 @@ async def test_many_calls_are_in_flight_at_once_and_a_failure_ends_what_is_left(
 ) -> None:
     requests = "ARRAY(SELECT CASE WHEN i % 7 = 0 THEN NULL ELSE '[[first=150ms text=a' || i || ']]' END FROM generate_series(1, 40) i)"
     async with connected() as sql:
+        began = time.monotonic()
         rows = await sql.fetch(
             f"SELECT * FROM ai_query_many('{ENDPOINT}', {requests}, parallel => 20) ORDER BY n"
         )
         assert [row["n"] for row in rows] == list(range(1, 41))
         assert all(row["result"] == (None if row["n"] % 7 == 0 else f"a{row['n']}") for row in rows)
-        assert max_at_once(upstream) >= 5
+        print(f"40 calls of 150 ms took {time.monotonic() - began:.2f} s")
         error = await error_of(
             sql,
             f"SELECT * FROM ai_query_many('{ENDPOINT}', ARRAY['[[first=30s]]', '[[fail=500]]', '[[first=30s]]'])",
         )
         assert error.sqlstate == "58000"
     await upstream.until(lambda records: all(each.ended != "open" for each in records), 15.0)
-
-
-def max_at_once(upstream: Upstream) -> int:
-    return upstream.most_at_once if hasattr(upstream, "most_at_once") else 5
 
 
 async def test_a_cancelled_statement_frees_the_engine_within_a_second_and_is_settled_as_left(
@@ -262,7 +259,6 @@ async def test_no_connection_outlives_a_call_however_it_ends(
                 )
 
             await until(none_left, "a connection of the caller's role is still there")
-            await root.execute("GRANT weighbridge_sql TO postgres")
             # Asked in the very session that called.
             assert (
                 await error_of(sql, "SELECT weighbridge_dblink.dblink_get_connections()")
@@ -430,12 +426,6 @@ async def test_wherever_it_is_killed_a_call_is_answered_and_is_one_request(
     row = await gateway.row_of(record.request_id or "")
     assert (row["status"], row["principal_name"]) == ("ok", "demo")
     assert len({each.request_id for each in upstream.records[seen:]}) == 1
-    counted = gateway_demo_requests(gateway)
-    assert counted is None or counted > 0
-
-
-def gateway_demo_requests(gateway: Deployment) -> int | None:
-    return None
 
 
 async def test_asked_to_end_it_lets_calls_finish_and_others_wait_for_its_successor(
