@@ -37,8 +37,8 @@ from gateway.store.ledger import PostgresBooks
 from gateway.store.migrate import require_current
 from gateway.store.refusals import RefusalSeals
 from gateway.store.sql_calls import DeadCalls
-from policies.budgets import Budget
 from gateway.upkeep import keep_up
+from policies.budgets import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ async def run(settings: Settings) -> None:
             ]
             if master is not None:
                 beside.append(tasks.create_task(_raise_and_send(settings, url, drainer.state, master)))
-            await drainer.run()
                 key = master.derive(Purpose.AUDIT_CHAIN)
                 beside.append(tasks.create_task(keep_up(settings, url, key)))
+            await drainer.run()
             for each in beside:
                 each.cancel()
     finally:
