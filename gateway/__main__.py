@@ -555,6 +555,25 @@ def report(
     )
 
 
+@main.command("export-usage")
+@click.option(
+    "--by-day",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the days' folders go; those that are there stay.",
+)
+@click.option("--from", "since", metavar="DAY", help="The first day, UTC (default: the ledger's first).")
+@click.option("--to", "until", metavar="DAY", help="The last day (default: the last that is closed).")
+@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet", help="(parquet)")
+def export_usage(folder: Path, since: str | None, until: str | None, form: str) -> None:
+    """Write usage as files, a folder a day, once the books are complete to its end. It may be run as often as you like."""
+    from gateway.cli.usage_files import export_usage as run
+
+    settings = _settings()
+    _told(lambda: run(settings, folder, since=since, until=until, form=cast("Any", form)))
+
+
 @main.command()
 @click.option("-c", "command", metavar="SQL", help="Run one statement and leave.")
 @click.option(

@@ -26,6 +26,7 @@ from gateway.events.credits import CreditWatch
 from gateway.events.opening import Openings
 from gateway.events.sender import WebhookSender
 from gateway.events.thresholds import ThresholdWatch
+from gateway.events.usage import UsageFeed
 from gateway.security.sealing import Sealing
 from gateway.security.secrets import MasterKey, Purpose, SecretError, load_master_key
 from gateway.settings import Settings, SettingsError
@@ -137,6 +138,7 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState, maste
     sender = WebhookSender(
         engine, Sealing(master.derive_all(Purpose.CREDENTIALS)), listed=settings.webhook_hosts
     )
+    feed = UsageFeed(engine)
     await catalog.start()
     looked: tuple[int, object] | None = None
     next_look = next_count = 0.0
@@ -157,11 +159,12 @@ async def _raise_and_send(settings: Settings, url: str, state: DrainState, maste
                     await openings.turn()
                 if credited is not None and catalog.latest is not None:
                     await credited.turn()
-                if await sender.turn():
+                if await feed.turn() + await sender.turn():
                     pause = 0.0
                 if loop.time() >= next_count:
                     next_count = loop.time() + EVENTS_AT_LEAST_SECONDS
                     state.webhooks_given_up = await sender.dropped()
+                    state.usage_told, state.usage_dropped = await feed.counts()
                 state.events = watch.count
             except Unavailable:
                 pass

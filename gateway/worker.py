@@ -165,7 +165,7 @@ async def _report(
         # The drainer has no page of its own: what it says of itself is shown with what workers count.
         with contextlib.suppress(OSError, ValueError):
             told = json.loads((spool_dir / "drainer.json").read_bytes())
-            for name in ("open_requests", "quarantined", "webhooks_given_up"):
+            for name in ("open_requests", "quarantined", "webhooks_given_up", "usage_told", "usage_dropped"):
                 telemetry.state(name, float(told.get(name, 0)))
         for part in health():
             telemetry.state(part.name, 1.0 if part.fault is None else 0.0)

@@ -35,17 +35,15 @@ class Answer:
 
 
 @asynccontextmanager
-async def auditor(url: str) -> AsyncGenerator[asyncpg.Connection]:
+async def auditor(url: str, seconds: float = REPORT_SECONDS) -> AsyncGenerator[asyncpg.Connection]:
     """A transaction that reads one moment of the books; `url` logs in as the auditor, or as one who may become it."""
-    connection = await connect(
-        url, application_name="weighbridge-report", statement_seconds=REPORT_SECONDS + 5
-    )
+    connection = await connect(url, application_name="weighbridge-report", statement_seconds=seconds + 5)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             # Whoever logs in, it is the auditor who reads.
             await connection.execute(f"SET LOCAL ROLE {AUDITOR}")
             await connection.execute(
-                f"SET LOCAL statement_timeout = '{REPORT_SECONDS:.0f}s'; SET LOCAL timezone = 'UTC'"
+                f"SET LOCAL statement_timeout = '{seconds:.0f}s'; SET LOCAL timezone = 'UTC'"
             )
             yield connection
     finally:
@@ -62,9 +60,10 @@ async def ask(connection: asyncpg.Connection, statement: str, *values: Any) -> A
 async def in_parts(
     connection: asyncpg.Connection, statement: str, *values: Any
 ) -> AsyncGenerator[tuple[tuple[Column, ...], Sequence[tuple[Any, ...]]]]:
-    """What a statement finds, some thousand rows at a time; nothing where it finds nothing."""
+    """What a statement finds, some thousand rows at a time; first its columns, with no row."""
     prepared = await connection.prepare(statement)
     columns = _columns(prepared)
+    yield columns, ()
     waiting = await prepared.cursor(*values)
     while rows := await waiting.fetch(_AT_ONCE):
         yield columns, [tuple(row) for row in rows]

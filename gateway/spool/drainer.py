@@ -64,6 +64,10 @@ class DrainState:
     """Events that were raised since this process began."""
     webhooks_given_up: int = 0
     """Deliveries of the last 30 days that were given up."""
+    usage_told: int = 0
+    """Settled requests that were queued for webhooks."""
+    usage_dropped: int = 0
+    """Settled requests that webhooks are never told of: they took nothing for too long."""
 
 
 class Drainer:

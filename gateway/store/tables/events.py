@@ -103,4 +103,37 @@ webhook_deliveries = Table(
     comment="Events on their way to webhooks.",
 )
 
-__all__ = ["budget_events", "webhook_deliveries", "webhooks"]
+usage_feeds = Table(
+    "usage_feeds",
+    metadata,
+    Column("webhook_id", UUID(as_uuid=False), primary_key=True, comment="The webhook."),
+    Column(
+        "recorded_until",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="It was told of, or dropped, what entered the ledger before.",
+    ),
+    Column(
+        "request_id",
+        UUID(as_uuid=False),
+        nullable=False,
+        comment="And, of what entered at that very moment, requests up to this one.",
+    ),
+    Column(
+        "told",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="Requests that were queued for it.",
+    ),
+    Column(
+        "dropped",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="Requests that it is never told of, since its queue was full for too long.",
+    ),
+    comment="How far each webhook has been told of settled requests.",
+)
+
+__all__ = ["budget_events", "usage_feeds", "webhook_deliveries", "webhooks"]
