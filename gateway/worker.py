@@ -122,7 +122,6 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         telemetry.flush()
 
 
-class _Server(uvicorn.Server):
 def _verified(home: Path) -> bytes:
     """What the last verification left for the page of metrics; nothing before the first one."""
     try:
@@ -131,6 +130,7 @@ def _verified(home: Path) -> bytes:
         return b""
 
 
+class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: the worker decides when to stop."""
 
     @contextlib.contextmanager
