@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 from gateway.counters.frames import DRAW, entry_layout
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, bulk
 from policies.budgets import Rates
-from policies.limits import Draw, Metric, Mode
+from policies.limits import SHARED, Draw, Metric, Mode
 from policies.limits import charged_group as paying_group
 from policies.windows import FOREVER_MS, Calendar, Rolling, edges
+
+T = TypeVar("T")
 
 ROLLING, PERIOD, CONCURRENCY, CLAIM = 1, 2, 3, 4
 KIND_LETTERS = {ROLLING: "r", PERIOD: "p", CONCURRENCY: "n", CLAIM: "i"}
@@ -84,8 +88,10 @@ class Plan:
     epoch: str
     valid_until_ms: int
     head: bytes
-    claiming_head: bytes
-    """The same with room for one more key, the idempotency claim."""
+    opening: int
+    """How much of `head` comes before its keys."""
+    claiming_opening: bytes
+    """The same where there is one more key, the idempotency claim."""
     arguments: bytes
     requests: tuple[int, ...]
     """Indexes of the taps that count requests; their tightest shows in the headers."""
@@ -105,7 +111,7 @@ class Plan:
 
     def claiming_call(self, memory: bytes, ask: bytes, claim: bytes, digest: bytes) -> bytes:
         """The bytes of one reservation that claims an idempotency key."""
-        keys = self.claiming_head + bulk(memory) + bulk(claim)
+        keys = self.claiming_opening + self.head[self.opening :] + bulk(memory) + bulk(claim)
         return b"%b%b%b\r\n%b" % (keys, self.arguments, ask, bulk(digest))
 
     def settle_call(
@@ -191,29 +197,42 @@ def _plan(
     )
     shown = [index for index, tap in enumerate(taps) if not tap.observe]
     corrected = [keys.epoch, *(taps[each[0]].key.encode() for each in settled)]
+    opening = _opening(scripts.reserve.by_digest, len(names) + 1, 5)
     return Plan(
         taps=tuple(taps),
         rates=rates,
         epoch=standpoint.epoch,
         valid_until_ms=min((tap.end_ms for tap in taps if tap.kind == PERIOD), default=FOREVER_MS),
-        head=_head(scripts.reserve.by_digest, names, 1, 5),
-        claiming_head=_head(scripts.reserve.by_digest, names, 2, 5),
-        arguments=epoch + worker + bulk(b"".join(rows)) + b"$40\r\n",
-        requests=tuple(index for index in shown if taps[index].draw.metric is Metric.REQUESTS),
-        tokens=tuple(index for index in shown if taps[index].draw.metric in _TOKEN_METRICS),
-        money_taps=tuple(index for index, tap in enumerate(taps) if tap.draw.metric is Metric.MONEY),
-        periods=tuple((index, tap.start_ms) for index, tap in enumerate(taps) if tap.kind == PERIOD),
+        head=b"".join([opening, *(bulk(each) for each in names)]),
+        opening=len(opening),
+        claiming_opening=_one(_opening(scripts.reserve.by_digest, len(names) + 2, 5)),
+        arguments=_one(epoch + worker + bulk(b"".join(rows)) + b"$40\r\n"),
+        requests=_one(tuple(index for index in shown if taps[index].draw.metric is Metric.REQUESTS)),
+        tokens=_one(tuple(index for index in shown if taps[index].draw.metric in _TOKEN_METRICS)),
+        money_taps=_one(tuple(index for index, tap in enumerate(taps) if tap.draw.metric is Metric.MONEY)),
+        periods=_one(tuple((index, tap.start_ms) for index, tap in enumerate(taps) if tap.kind == PERIOD)),
         has_alternatives=any(tap.draw.alternatives for tap in taps),
-        settled=settled,
-        settle_head=_head(scripts.settle.by_digest, corrected, 1, 4),
-        settle_arguments=epoch + worker + bulk(b"0") + b"$%d\r\n" % entry_layout(len(settled)).size,
+        settled=_one(settled),
+        settle_head=b"".join(
+            [
+                _opening(scripts.settle.by_digest, len(corrected) + 1, 4),
+                *(bulk(each) for each in corrected),
+            ]
+        ),
+        settle_arguments=_one(
+            epoch + worker + bulk(b"0") + b"$%d\r\n" % entry_layout(len(settled)).size,
+        ),
     )
 
 
-def _head(by_digest: bytes, names: Sequence[bytes], more: int, arguments: int) -> bytes:
-    count = len(names) + more
-    parts = [b"*%d\r\n" % (3 + count + arguments), by_digest, bulk(b"%d" % count)]
-    return b"".join(parts + [bulk(each) for each in names])
+def _opening(by_digest: bytes, keys: int, arguments: int) -> bytes:
+    return b"".join([b"*%d\r\n" % (3 + keys + arguments), by_digest, bulk(b"%d" % keys)])
+
+
+@lru_cache(maxsize=1024)
+def _one(value: T) -> T:
+    """The first made of equal values, for all plans to share: a plan takes 3.7 KB so, and 6.3 without."""
+    return value
 
 
 def _row(tap: Tap, amount_class: int, alternatives: int, number: int) -> bytes:
@@ -244,8 +263,9 @@ def _tap(keys: Keys, draw: Draw, rates: Rates, now_ms: int) -> Tap:
             window_ms = end - start
             key, next_key = (keys.period(draw.limit_id, draw.subject, each) for each in (start, end))
     name, letter = key.decode(), KIND_LETTERS[kind]
-    return Tap(
+    made = Tap(
         draw, kind, letter, draw.metric.value, _AMOUNTS[draw.metric], per_token, name, next_key.decode(), window_ms,
         start, end, next_end, draw.mode is Mode.OBSERVE,
         (draw.limit_id, draw.subject, draw.metric.value, name, letter),
     )  # fmt: skip
+    return _one(made) if draw.scope in SHARED else made

@@ -12,7 +12,7 @@ from policies.limits import Draw, LimitIndex, ScopeKind, applicable
 from policies.principal import Caller
 
 _MOST = 4_096
-"""Some 6 KB each; beyond that all are dropped and made anew when asked for."""
+"""Some 4 KB each; beyond that all are dropped and made anew when asked for."""
 _Key = tuple[str, tuple[str, ...], str | None, str, str | None, int]
 
 

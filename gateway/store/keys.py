@@ -7,6 +7,7 @@ wrong with a key, the answer is one and the same.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -66,7 +67,7 @@ class StoredKeys:
         self._catalog = catalog
         self._clock = clock
         self._known: dict[bytes, _Known] = {}
-        self._digests: dict[str, set[bytes]] = {}
+        self._digests: dict[str, tuple[bytes, ...]] = {}
         self._refused: dict[bytes, float] = {}
         self._under_way: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._turns = asyncio.Semaphore(LOOKUPS_AT_ONCE)
@@ -176,7 +177,9 @@ class StoredKeys:
     def _renew(self, found: _Known) -> Caller | None:
         """The caller under the present snapshot: groups, roles and whether it is active may have changed."""
         snapshot = self._catalog.latest
-        found.caller = None if snapshot is None else _caller_of(found, snapshot)
+        found.caller = caller = None if snapshot is None else _caller_of(found, snapshot)
+        if caller is not None:
+            found.principal_id = caller.principal.id  # the same text: one of it is enough
         found.snapshot = snapshot
         return found.caller
 
@@ -206,15 +209,18 @@ class StoredKeys:
             if len(self._known) >= _REMEMBERED_AT_MOST:
                 self._forget(next(iter(self._known)))
             self._known[fingerprint] = found
-            self._digests.setdefault(found.key_id, set()).add(fingerprint)
+            known = self._digests.get(found.key_id, ())
+            if fingerprint not in known:
+                self._digests[found.key_id] = (*known, fingerprint)
             self._renew(found)
         return found
 
     def _forget(self, fingerprint: bytes) -> None:
         key_id = self._known.pop(fingerprint).key_id
-        digests = self._digests.get(key_id, set())
-        digests.discard(fingerprint)
-        if not digests:
+        digests = tuple(each for each in self._digests.get(key_id, ()) if each != fingerprint)
+        if digests:
+            self._digests[key_id] = digests
+        else:
             self._digests.pop(key_id, None)
 
     def _refuse(self, fingerprint: bytes) -> None:
@@ -251,14 +257,20 @@ class StoredKeys:
         return _Known(
             key_id=row.id,
             principal_id=row.principal_id,
-            endpoints=None if row.endpoints is None else frozenset(row.endpoints),
-            planes=frozenset(row.planes),
+            endpoints=None if row.endpoints is None else _one(frozenset(row.endpoints)),
+            planes=_one(frozenset(row.planes)),
             batch=row.priority == "batch",
             counts_as=row.counts_as,
             expires_at=ends,
             snapshot=None,
             caller=None,
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _one(names: frozenset[str]) -> frozenset[str]:
+    """The first made of equal sets: keys by the thousand have the same."""
+    return names
 
 
 def _name(key_id: str) -> bytes:
