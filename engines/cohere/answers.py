@@ -104,7 +104,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 class _Floats(msgspec.Struct, gc=False):
-    float: list[list[float]]
+    floats: list[list[float]] = msgspec.field(name="float")
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -168,7 +168,7 @@ class Cohere:
         found = decoded(_decode_vectors, body)
         units = found.meta.billed_units if found.meta is not None else None
         tokens = units.input_tokens if units is not None else None
-        return Embeddings(found.embeddings.float, None if tokens is None else int(tokens))
+        return Embeddings(found.embeddings.floats, None if tokens is None else int(tokens))
 
 
 class CohereReader:
