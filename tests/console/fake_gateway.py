@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from litestar import Litestar, Request, Response, asgi, get
+from litestar import Litestar, Request, Response, asgi, get, post
 from litestar.types import Receive, Scope, Send
 
 from gateway.http.console.pages import console_routes
@@ -102,6 +102,10 @@ class FakeGateway:
         self.endpoints: dict[str, list[str]] = {}
         self.unready: deque[dict[str, str]] = deque()
         """What /readyz says is missing, one answer after the other; then it is ready."""
+        self.roles: dict[str, list[str]] = {}
+        """Roles of who is behind a key; where there are none the admin API is elsewhere."""
+        self.session = ("", "")
+        """The token that is given for a key, and when it ends."""
         self.url = ""
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -111,6 +115,7 @@ class FakeGateway:
         self.replies.clear()
         self.unready.clear()
         self.requests.clear()
+        self.roles.clear()
         self.authorizations.clear()
         self.client_left = asyncio.Event()
         self.endpoints = {"wbk_demo_key": [MODEL], "wbk_other_key": [MODEL, "embedder"]}
@@ -156,11 +161,24 @@ class FakeGateway:
                 {"status": "not ready", "parts": parts}, status_code=503, headers={"retry-after": "1"}
             )
 
+        def bearer(request: Request[Any, Any, Any]) -> str:
+            return request.headers.get("authorization", "").removeprefix("Bearer ")
+
+        @get("/admin/v1/me", sync_to_thread=False)
+        def me(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
+            roles = self.roles.get(bearer(request))
+            return Response({"roles": roles}, status_code=404 if roles is None else 200)
+
+        @post("/admin/v1/sessions", sync_to_thread=False)
+        def sessions(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
+            token, ends = self.session
+            return Response({"token": token, "token_type": "Bearer", "expires_at": ends}, status_code=201)
+
         @asgi("/v1/chat/completions", copy_scope=True)
         async def chat(scope: Scope, receive: Receive, send: Send) -> None:
             await self._answer(scope, receive, send)
 
-        return Litestar([*console_routes(), models, readyz, chat], openapi_config=None)
+        return Litestar([*console_routes(), models, readyz, me, sessions, chat], openapi_config=None)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, more = b"", True

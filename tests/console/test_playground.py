@@ -313,6 +313,31 @@ async def test_keys_live_in_the_tab_and_the_chosen_one_is_remembered(
     assert "wbk_other_key" not in await page.evaluate("JSON.stringify(sessionStorage)")
 
 
+async def test_an_administrators_key_is_exchanged_for_a_token_that_ends(
+    page: Page, gateway: FakeGateway
+) -> None:
+    boss, user = "gk_live_AAAAAAAAAAAA_secret-of-the-boss", "gk_live_BBBBBBBBBBBB_secret-of-a-user"
+    gateway.roles = {boss: ["admin"], user: []}
+    gateway.session = ("ey.token.x", "2099-01-01T12:00:00+00:00")
+    gateway.endpoints |= {"ey.token.x": [MODEL], user: [MODEL]}
+    await add_key(page, boss)
+    await page.wait_for_selector("text=this tab keeps a token, not your key")
+    await page.wait_for_selector("text=The one endpoint this key may query.")
+    assert "secret-of-the-boss" not in await page.evaluate("JSON.stringify(sessionStorage)")
+    gateway.replies.append(answer("Yes."))
+    await ask(page, "Hello?")
+    await answered(page)
+    assert gateway.authorizations == ["Bearer ey.token.x"]
+    await add_key(page, user)
+    await page.wait_for_selector("text=Kept in this browser tab only")
+    assert "secret-of-a-user" in await page.evaluate("JSON.stringify(sessionStorage)")
+    await page.evaluate(
+        "sessionStorage.setItem('weighbridge.keys', JSON.stringify([{key: 'ey.token.x', label: 'old', until: 1}]))"
+    )
+    await page.reload()
+    await page.wait_for_selector("text=Add a key to see what it may query.")
+
+
 async def test_a_wrong_key_is_said_before_anything_is_asked(page: Page, gateway: FakeGateway) -> None:
     await add_key(page, "wbk_wrong")
     await page.wait_for_selector("text=Incorrect API key provided")

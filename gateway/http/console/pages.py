@@ -28,6 +28,7 @@ PLAYGROUND = {
             "markdown",
             "readiness",
             "room",
+            "session",
             "snippets",
             "stream",
         )

@@ -1,12 +1,16 @@
-// Holds pasted keys in sessionStorage: this tab only, gone when it closes. Nothing else on the page stores a key.
+// Holds pasted keys, or tokens in their place, in sessionStorage: this tab only, gone when it closes. Nothing else on the
+// page stores a key.
 
 const KEYS = "weighbridge.keys";
 const CHOSEN = "weighbridge.chosen-key";
 
+// A token that was given for a key has an end; it is as good as forgotten from then on.
+const ended = (entry) => typeof entry.until === "number" && entry.until <= Date.now();
+
 function read() {
   try {
     const keys = JSON.parse(sessionStorage.getItem(KEYS) ?? "[]");
-    return Array.isArray(keys) ? keys.filter((entry) => typeof entry?.key === "string") : [];
+    return Array.isArray(keys) ? keys.filter((entry) => typeof entry?.key === "string" && !ended(entry)) : [];
   } catch {
     return []; // storage that is switched off or holds something else: as if no key had been pasted
   }
@@ -22,7 +26,7 @@ function write(keys) {
   }
 }
 
-export const all = () => fallback ?? read();
+export const all = () => fallback?.filter((entry) => !ended(entry)) ?? read();
 
 export function chosen() {
   const keys = all();
@@ -41,9 +45,12 @@ function labelOf(key, name) {
   return name ? `${name} (${shown}…)` : `${shown}…`;
 }
 
-export function add(key, name) {
-  const keys = all().filter((entry) => entry.key !== key);
-  keys.push({ key, label: labelOf(key, name) });
+// `session` is {token, until} where a token stands for the key: then the token is kept, and the key is not.
+export function add(key, name, session = null) {
+  const label = labelOf(key, name);
+  const keys = all().filter((entry) => entry.key !== key && entry.label !== label);
+  if (session === null) keys.push({ key, label });
+  else keys.push({ key: session.token, label, until: session.until });
   write(keys);
   choose(keys.length - 1);
 }

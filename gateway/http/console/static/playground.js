@@ -6,6 +6,7 @@ import * as keys from "./keys.js";
 import { watchReadiness } from "./readiness.js";
 import { drawRoom } from "./room.js";
 import { snippets } from "./snippets.js";
+import { signIn } from "./session.js";
 import { Failure, chat, readEndpoints } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
@@ -55,6 +56,9 @@ function drawKeys() {
   select.disabled = list.length === 0;
   $("forget-key").hidden = $("starts").hidden = list.length === 0;
   $("first-key").hidden = list.length > 0;
+  $("key-note").textContent = current?.until
+    ? `Signed in until ${new Date(current.until).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}: this tab keeps a token, not your key.`
+    : "Kept in this browser tab only; gone when you close it.";
 }
 
 async function drawEndpoints() {
@@ -309,7 +313,7 @@ function wire() {
     $(id).addEventListener("change", () => { remember(); drawCode(); });
   }
   $("endpoint").addEventListener("change", () => { remember(); drawTitle(); });
-  $("key").addEventListener("change", () => { keys.choose(Number($("key").value)); drawEndpoints(); });
+  $("key").addEventListener("change", () => { keys.choose(Number($("key").value)); drawKeys(); drawEndpoints(); });
   $("add-key").addEventListener("click", askForKey);
   $("first-key").addEventListener("click", askForKey);
   $("forget-key").addEventListener("click", () => {
@@ -319,15 +323,15 @@ function wire() {
     drawEndpoints();
   });
   $("cancel-key").addEventListener("click", () => $("key-dialog").close());
-  $("key-form").addEventListener("submit", (event) => {
+  $("key-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const key = $("new-key").value.trim();
     const problem = keys.problemWith(key);
     $("new-key-problem").textContent = problem ?? "";
     if (problem) return $("new-key").focus();
-    keys.add(key, $("new-key-name").value.trim());
     $("new-key").value = "";
     $("key-dialog").close();
+    keys.add(key, $("new-key-name").value.trim(), await signIn(key));
     drawKeys();
     drawEndpoints();
     $("message").focus();
