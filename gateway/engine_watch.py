@@ -13,10 +13,12 @@ from pathlib import Path
 
 import msgspec
 
+from engines.adapter import Adapter
 from engines.errors import EngineError
 from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
 from engines.transport import Timeouts, Transport
+from gateway.providers.adapters import ProviderAdapters
 from policies.calling import PLAIN_ENTITY, EntityRules
 from policies.catalog import EntityKind, ServedEntity
 
@@ -81,11 +83,13 @@ class EngineWatch:
         run_dir: Path,
         *,
         transport: Callable[..., Transport] = Http1Transport,
+        providers: ProviderAdapters | None = None,
     ) -> None:
         """`engine_url` names one engine, or with commas between them several that serve the same."""
         self._url = engine_url
         self._run_dir = run_dir
         self._transport = transport
+        self._providers = providers
         self._adapters: dict[object, OpenAIEngine] = {}
         self._replicas: list[_Replica] = []
         self._up: tuple[str, ...] = ()
@@ -116,17 +120,18 @@ class EngineWatch:
         replicas = entity.rules.replicas
         return (entity.base_url or "", *replicas) if replicas else (entity.base_url or "",)
 
-    def adapter(self, entity: ServedEntity, address: str) -> OpenAIEngine:
-        """The adapter of an entity at one of its addresses."""
-        rules, local = entity.rules, entity.kind is EntityKind.LOCAL
-        key = address if local and rules is PLAIN_ENTITY else (local or entity.id, address, rules.timed)
+    def adapter(self, entity: ServedEntity, address: str) -> Adapter:
+        """The adapter of an entity at one of its addresses; raises EngineError for one that is not to be called."""
+        rules = entity.rules
+        if entity.kind is not EntityKind.LOCAL:
+            if self._providers is None or not address:
+                raise EngineError("the entity has no address")
+            return self._providers.adapter(entity, address, _timeouts(rules))
+        key = address if rules is PLAIN_ENTITY else (address, rules.timed)
         adapter = self._adapters.get(key)
         if adapter is None:
-            if not address:
-                raise EngineError("the entity has no address")
             adapter = OpenAIEngine(
-                self._transport(_trimmed(address), timeouts=_timeouts(rules)),
-                is_vllm=local or entity.provider == "vllm",
+                self._transport(_trimmed(address), timeouts=_timeouts(rules)), is_vllm=True
             )
             self._adapters[key] = adapter
         return adapter
@@ -135,7 +140,7 @@ class EngineWatch:
         """Why the entity cannot be called now."""
         if entity.kind is EntityKind.LOCAL:
             return self._reason
-        return None if entity.base_url else "it has no address"
+        return "it has no address" if self._providers is None else self._providers.unfit(entity)
 
     def gone_for_good(self, entity: ServedEntity) -> bool:
         """Whether waiting is pointless."""

@@ -29,6 +29,7 @@ from gateway.counters.reservations import Reservations
 from gateway.counters.shared_traffic import SharedTraffic
 from gateway.engine_watch import EngineWatch
 from gateway.pipeline.line import Line
+from gateway.providers.adapters import ProviderAdapters
 from gateway.routing.traffic import Traffic
 from gateway.security.jwks import fetch
 from gateway.security.keys import Peppers
@@ -104,7 +105,14 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         parts.push_async_callback(reservations.close)
         levels = CounterLevels(settings.redis_url)
         parts.push_async_callback(levels.close)
-        engines = EngineWatch(settings.engine_url, settings.home / "run", transport=_client(settings))
+        providers = ProviderAdapters(
+            _client(settings), sealing, hosts=settings.provider_hosts, folder=settings.credentials
+        )
+        parts.push_async_callback(providers.aclose)
+        catalog.subscribe(providers.follow(lambda: catalog.latest))
+        engines = EngineWatch(
+            settings.engine_url, settings.home / "run", transport=_client(settings), providers=providers
+        )
         await engines.start()
         parts.push_async_callback(engines.stop)
         traffic = Traffic(lambda: time.monotonic_ns() // 1_000_000, random.random)
@@ -170,7 +178,7 @@ def run_process(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return 0
 
 
-def _client(settings: Settings) -> Callable[[str], Transport]:
+def _client(settings: Settings) -> Callable[..., Transport]:
     if settings.upstream_client == "http1":
         return Http1Transport
     # Only where it is asked for: aiohttp takes memory and start-up time that nobody else needs.

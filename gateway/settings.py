@@ -58,6 +58,10 @@ class Settings:
     """How much of a limit that several share may be filled by batch work."""
     webhook_hosts: frozenset[str] = frozenset()
     """Hosts to which events may go although they are private, or by plain http."""
+    provider_hosts: frozenset[str] = frozenset()
+    """Hosts at which providers may be although they are private, or by plain http: engines of one's own."""
+    credential_dir: Path | None = None
+    """Folder of files that hold providers' credentials; None: `credentials` below `home`."""
     trusted_proxies: tuple[Network, ...] = ()
     """Proxies whose word on the client's address (x-forwarded-for) is believed."""
 
@@ -76,6 +80,11 @@ class Settings:
         return self.home / "spool"
 
     @property
+    def credentials(self) -> Path:
+        """Folder of files that hold providers' credentials."""
+        return self.credential_dir or self.home / "credentials"
+
+    @property
     def embedded(self) -> bool:
         """True while at least one store is the embedded one."""
         return self.database_url is None or self.redis_url is None
@@ -92,6 +101,7 @@ class Settings:
         if client not in ("http1", "aiohttp"):
             raise SettingsError(f"{PREFIX}UPSTREAM_CLIENT is {client!r}; it takes http1 or aiohttp")
         secret = env.get(f"{PREFIX}SECRET_FILE")
+        credentials = env.get(f"{PREFIX}CREDENTIAL_DIR")
         return cls(
             home=home,
             host=env.get(f"{PREFIX}HOST") or "127.0.0.1",
@@ -108,11 +118,9 @@ class Settings:
             upstream_client=client,
             spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
             batch_percent=_count(env, "BATCH_PERCENT", default=80, most=100),
-            webhook_hosts=frozenset(
-                each.strip().lower()
-                for each in env.get(f"{PREFIX}WEBHOOK_HOSTS", "").split(",")
-                if each.strip()
-            ),
+            webhook_hosts=_hosts(env, "WEBHOOK_HOSTS"),
+            provider_hosts=_hosts(env, "PROVIDER_HOSTS"),
+            credential_dir=Path(credentials).expanduser().absolute() if credentials else None,
             trusted_proxies=_networks(env, "TRUSTED_PROXIES"),
             audit_heads=Path(env.get(f"{PREFIX}AUDIT_HEADS") or home / "audit-heads.jsonl")
             .expanduser()
@@ -141,6 +149,8 @@ class Settings:
             "SPOOL_MAX_MB": str(self.spool_max_mb),
             "BATCH_PERCENT": str(self.batch_percent),
             "WEBHOOK_HOSTS": ",".join(sorted(self.webhook_hosts)),
+            "PROVIDER_HOSTS": ",".join(sorted(self.provider_hosts)),
+            "CREDENTIAL_DIR": "" if self.credential_dir is None else str(self.credential_dir),
             "AUDIT_HEADS": str(self.audit_heads),
             "AUDIT_HEADS_SECONDS": str(self.audit_heads_seconds),
             "LEDGER_KEEP_DAYS": "" if self.ledger_keep_days is None else str(self.ledger_keep_days),
@@ -163,6 +173,10 @@ def _networks(env: Mapping[str, str], name: str) -> tuple[Network, ...]:
         raise SettingsError(
             f"{PREFIX}{name}: {error}; it takes addresses or networks, such as 10.0.0.0/8, with commas between"
         ) from error
+
+
+def _hosts(env: Mapping[str, str], name: str) -> frozenset[str]:
+    return frozenset(each.strip().lower() for each in env.get(PREFIX + name, "").split(",") if each.strip())
 
 
 def _port(env: Mapping[str, str], name: str) -> int | None:
@@ -200,5 +214,7 @@ def _minute(env: Mapping[str, str], name: str) -> int | None:
         return None
     hours, _, minutes = text.partition(":")
     if not (hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
-        raise SettingsError(f"{PREFIX}{name} is {text!r}; it takes a time of the day, UTC, such as 03:00, or off")
+        raise SettingsError(
+            f"{PREFIX}{name} is {text!r}; it takes a time of the day, UTC, such as 03:00, or off"
+        )
     return int(hours) * 60 + int(minutes)

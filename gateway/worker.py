@@ -81,6 +81,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 parts.sessions,
                 parts.levels,
                 settings.webhook_hosts,
+                provider_hosts=settings.provider_hosts,
                 origins=origins,
                 trail=trail,
             ),

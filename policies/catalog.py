@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policies.calling import PLAIN_ENDPOINT, PLAIN_ENTITY, EndpointRules, EntityRules
 from policies.principal import Group, Principal
@@ -56,6 +56,23 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """A provider as this deployment uses it: where it is, and what pays for calls to it."""
+
+    id: str
+    name: str
+    provider: str
+    base_url: str
+    """Its credential goes to this scheme, host and port, and nowhere else."""
+    source: str = "none"
+    """`none`, `stored`, `environment` or `file`."""
+    reference: str | None = None
+    """Name of the variable or of the file."""
+    sealed: tuple[bytes, ...] = field(default=(), repr=False)
+    """The stored credential's versions, the newest first; what is secret is opened where it is used."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServedEntity:
     """A model that answers for an endpoint: of the local engine, or of a provider."""
 
@@ -72,6 +89,12 @@ class ServedEntity:
     credential_id: str | None = None
     rules: EntityRules = PLAIN_ENTITY
     """How it is called."""
+    shown: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """What its managers said of it that has no meaning here, shown again to those who read it."""
+    options: tuple[tuple[str, str], ...] = ()
+    """What its provider needs beside the address."""
+    account: Account | None = None
+    """What pays for calls to it; None where nothing needs to."""
 
 
 BATCH = ("weighbridge.priority", "batch")
@@ -106,6 +129,10 @@ class Endpoint:
     """Requests never leave for another host, whatever the fallbacks say."""
     rules: EndpointRules = PLAIN_ENDPOINT
     """How its calls are carried out."""
+    order: tuple[str, ...] = ()
+    """Entity names as their managers list them."""
+    features: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """What is set of Databricks' AI gateway beside limits and fallbacks."""
     config_version: int = 1
     """Counts up with each change of what answers for it."""
 

@@ -23,6 +23,11 @@ class SealError(Exception):
     """What was sealed cannot be opened here."""
 
 
+def provider_subject(provider_id: str, base_url: str) -> str:
+    """What a provider's credential is sealed for: this provider at this address, so that it opens for no other."""
+    return f"provider {provider_id} at {base_url}"
+
+
 @dataclass(frozen=True, slots=True)
 class Sealing:
     """Seals and opens under the keys of one purpose, by version of the master key."""

@@ -19,10 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.errors import Unavailable
 from gateway.store import database
-from gateway.store.reading import rows
+from gateway.store.reading import rows, secrets_of
 from gateway.store.snapshot import Built, ConfigurationRows, build
 from gateway.store.tables import catalog as catalog_tables
 from gateway.store.tables import identity, rules
+from gateway.store.tables import providers as provider_tables
 from gateway.store.tables.versioned import configuration_change
 from policies.catalog import Snapshot
 
@@ -45,6 +46,7 @@ IN_SNAPSHOT: dict[str, Table] = {
     "limits": rules.limits,
     "budgets": rules.budgets,
     "issuers": identity.issuers,
+    "providers": provider_tables.providers,
 }
 
 log = logging.getLogger(__name__)
@@ -202,6 +204,7 @@ class FollowedCatalog:
             version = max((row[0] for row in changes), default=max(0, self._seen))
             loaded = ConfigurationRows(
                 version=version,
+                provider_secrets=await secrets_of(connection),
                 **{name: await rows(connection, table) for name, table in IN_SNAPSHOT.items()},
             )
         built: Built = await asyncio.to_thread(build, loaded, now)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from engines.providers import PROVIDERS
 from gateway.errors import BadRequest, NotFound
 from gateway.store.changes import Change
 from gateway.store.principals import MemberKind
+from gateway.store.providers import require_fitting
 from gateway.store.reading import Row
 from gateway.store.tables import rules
 from gateway.store.tables.catalog import endpoints, grants, prices, served_entities
@@ -112,16 +114,19 @@ async def set_entities(change: Change, endpoint: Row, wanted: Sequence[EntitySpe
             values["credential_id"] = each.credential_id
         if old is None:
             if each.id is not None:
+        elif old is not None and addresses_of(old) != _addresses(
+            each.base_url, each.provider, values["settings"]
+        ):
+            # A credential is for one address: it must never follow to another.
+            values["credential_id"] = None
+        paying = values.get("credential_id", None if old is None else old["credential_id"])
+        if paying is not None:
+            await require_fitting(change, {**values, "name": each.name, "credential_id": paying})
                 values["id"] = each.id
             await change.add(
                 served_entities, "served_entity", {**values, "name": each.name, "endpoint_id": endpoint["id"]}
             )
         else:
-            if each.credential_id is None and addresses_of(old) != _addresses(
-                each.base_url, each.provider, values["settings"]
-            ):
-                # A credential is for one address: it must never follow to another.
-                values["credential_id"] = None
             await change.revise(served_entities, "served_entity", old, **values)
     return len(change.touched) > before
 
@@ -238,12 +243,26 @@ def _check_entities(wanted: Sequence[EntitySpec]) -> None:
     names = [each.name for each in wanted]
     if len(set(names)) != len(names):
         raise BadRequest("Two served entities have the same name.", param="served_entities")
+        for each in aliases:
+            if each.lower() == row["name"].lower() or each in row["aliases"]:
+                raise BadRequest(f"{each!r} means endpoint {row['name']!r} already.", param="aliases")
+
+
+def _check_external(wanted: EntitySpec) -> None:
+    known = PROVIDERS.get(wanted.provider)
+    if known is None:
+        raise BadRequest(
+            f"There is no provider {wanted.provider!r}; entity {wanted.name!r} takes one of {', '.join(PROVIDERS)}.",
+            param="served_entities",
+        )
+    if wanted.base_url is None and known.base_url is None and wanted.credential_id is None:
+        raise BadRequest(f"External entity {wanted.name!r} needs a base_url.", param="served_entities")
     total = sum(each.traffic_percent for each in wanted)
     if total != 100:
         raise BadRequest(f"traffic_percent adds up to {total}; it must be 100.", param="served_entities")
     for each in wanted:
-        if each.kind == "external" and each.base_url is None:
-            raise BadRequest(f"External entity {each.name!r} needs a base_url.", param="served_entities")
+        if each.kind == "external":
+            _check_external(each)
         if each.kind == "local" and each.base_url is not None:
             raise BadRequest(
                 f"Entity {each.name!r} is local: the deployment knows its engine's address; leave base_url out.",

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import BadRequest, Conflict, NotFound, Unavailable
 from gateway.store.database import AWAY
+from gateway.store.tables.providers import provider_secrets
 
 Row = Mapping[str, Any]
 _UNREACHABLE = "The configuration cannot be reached now: PostgreSQL is away. Try again in a moment."
@@ -59,6 +60,13 @@ async def rows(connection: AsyncConnection, table: Table, *conditions: Any) -> l
     found = await connection.execute(
         select(table).where(table.c.to_change.is_(None), *conditions).order_by(table.c.id)
     )
+    return [dict(each._mapping) for each in found]
+
+
+async def secrets_of(connection: AsyncConnection) -> list[Row]:
+    """The sealed credentials of all providers, the newest version of each first."""
+    c = provider_secrets.c
+    found = await connection.execute(select(provider_secrets).order_by(c.provider_id, c.version.desc()))
     return [dict(each._mapping) for each in found]
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from engines.providers import provider_named
 from policies.budgets import Budget
 from policies.calling import endpoint_rules, entity_rules
-from policies.catalog import Endpoint, EntityKind, Price, ServedEntity, Snapshot
+from policies.catalog import Account, Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.limits import Limit, Metric, Mode, ScopeKind
 from policies.permissions import Level
 from policies.principal import Group, Principal, PrincipalKind, Role
@@ -41,6 +42,9 @@ class ConfigurationRows:
     limits: Rows
     budgets: Rows
     issuers: Rows
+    providers: Rows = field(default_factory=list[Mapping[str, Any]])
+    provider_secrets: Rows = field(default_factory=list[Mapping[str, Any]])
+    """Sealed; of the present only. The newest version of each provider first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
             )
             for row in rows.groups
         },
-        endpoints=_endpoints(rows, prices),
+        endpoints=_endpoints(rows, prices, _accounts(rows, now, edges)),
         grants=grants,
         limits=tuple(limit_of(row) for row in rows.limits if row["enabled"]),
         budgets=tuple(budget_of(row, now, edges) for row in rows.budgets if row["enabled"]),
@@ -167,7 +171,31 @@ def _began(row: Mapping[str, Any]) -> tuple[datetime, int, str]:
     return row["effective_from"], row["from_change"], row["id"]
 
 
-def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str, Endpoint]:
+def _accounts(rows: ConfigurationRows, now: datetime, edges: list[datetime]) -> dict[str, Account]:
+    sealed: dict[str, list[bytes]] = {}
+    for row in rows.provider_secrets:
+        if row["ends_at"] is not None:
+            if row["ends_at"] <= now:
+                continue
+            edges.append(row["ends_at"])
+        sealed.setdefault(row["provider_id"], []).append(row["secret_sealed"])
+    return {
+        row["id"]: Account(
+            id=row["id"],
+            name=row["name"],
+            provider=row["provider"],
+            base_url=row["base_url"],
+            source=row["source"],
+            reference=row["reference"],
+            sealed=tuple(sealed.get(row["id"], ())),
+        )
+        for row in rows.providers
+    }
+
+
+def _endpoints(
+    rows: ConfigurationRows, prices: Mapping[str, Price], accounts: Mapping[str, Account]
+) -> dict[str, Endpoint]:
     entities: dict[str, Rows] = {}
     for row in rows.served_entities:
         entities.setdefault(row["endpoint_id"], []).append(row)
@@ -180,7 +208,7 @@ def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str
             id=row["id"],
             name=row["name"],
             task=row["task"],
-            entities=tuple(_entity(each, prices) for each in own),
+            entities=tuple(_entity(each, prices, accounts) for each in own),
             split=tuple((each["name"], each["traffic_percent"]) for each in own if each["traffic_percent"]),
             fallbacks=tuple(name for names in ranks for name in names),
             estimate_milli=row["estimate_milli"],
@@ -193,6 +221,8 @@ def _endpoints(rows: ConfigurationRows, prices: Mapping[str, Price]) -> dict[str
             ranks=ranks if any(len(names) > 1 for names in ranks) else (),
             local_only=row["local_only"],
             rules=rules,
+            order=tuple(each["name"] for each in sorted(own, key=lambda each: each["fallback_position"] or 999)),
+            features=row["settings"].get("ai_gateway", {}),
             config_version=row["config_version"],
         )
         found[row["name"]] = endpoint
@@ -218,7 +248,13 @@ def _ranks(entities: Rows, enabled: bool | None) -> tuple[tuple[str, ...], ...]:
     return (*ranks, *((name,) for name in last))
 
 
-def _entity(row: Mapping[str, Any], prices: Mapping[str, Price]) -> ServedEntity:
+def _entity(
+    row: Mapping[str, Any], prices: Mapping[str, Price], accounts: Mapping[str, Account]
+) -> ServedEntity:
+    account = accounts.get(row["credential_id"]) if row["credential_id"] is not None else None
+    base_url = row["base_url"]
+    if base_url is None and row["kind"] != "local":
+        base_url = account.base_url if account is not None else provider_named(row["provider"]).base_url
     kind, price = EntityKind(row["kind"]), prices.get(row["id"]) or Price(id="")
     if kind is not EntityKind.LOCAL and price.per_gpu_second:
         # It was the local engine's when the price was entered: other people's processors are not billed by time.
@@ -230,9 +266,12 @@ def _entity(row: Mapping[str, Any], prices: Mapping[str, Price]) -> ServedEntity
         provider=row["provider"],
         model=row["model"],
         price=price,
-        base_url=row["base_url"],
+        base_url=base_url,
         credential_id=row["credential_id"],
         rules=entity_rules(row["settings"].get("rules", {})),
+        shown=row["settings"].get("shown", {}),
+        options=tuple(sorted(row["settings"].get("options", {}).items())),
+        account=account,
     )
 
 

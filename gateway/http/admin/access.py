@@ -59,6 +59,8 @@ class ControlPlane:
     """Reads how full limits and budgets are; None where nothing counts."""
     webhook_hosts: frozenset[str] = frozenset()
     """Hosts to which events may go although they are private, or by plain http."""
+    provider_hosts: frozenset[str] = frozenset()
+    """Hosts at which providers may be although they are private, or by plain http."""
     history: History = field(default_factory=History)
     """Builds the configuration as it was."""
     origins: Origins = field(default_factory=Origins)
@@ -140,6 +142,11 @@ class Admin:
     def history(self) -> History:
         """Builds the configuration as it was."""
         return self._control.history
+
+    @property
+    def provider_hosts(self) -> frozenset[str]:
+        """Hosts at which providers may be although they are private, or by plain http."""
+        return self._control.provider_hosts
 
     @property
     def webhook_hosts(self) -> frozenset[str]:

@@ -96,6 +96,8 @@ class EntityView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Set in answers; ignored in requests."""
 
 
+    credential_id: UUID | None = None
+    """The provider (of /admin/v1/providers) whose credential it is called with; left out: the one it has."""
 class EndpointView(Struct, frozen=True, kw_only=True):
     """An endpoint."""
 
@@ -291,6 +293,7 @@ def _settings(before: Mapping[str, Any], calling: EndpointCalling) -> dict[str, 
     """An endpoint's settings with these rules; what belongs to other features stays."""
     kept = {name: value for name, value in before.items() if name != "rules"}
     rules = stored(calling)
+        credential_id=optional_id(entity.credential_id),
     return {**kept, "rules": dict(rules)} if rules else kept
 
 
@@ -314,6 +317,7 @@ def _configuration(version: Version) -> ConfigurationView:
         config_version=version.number,
         began_at=version.endpoint["valid_from"],
         served_entities=[_entity(each) for each in version.entities],
+        credential_id=None if row["credential_id"] is None else UUID(row["credential_id"]),
     )
 
 

@@ -24,6 +24,7 @@ from gateway.http.admin.own_keys import OwnKeys
 from gateway.http.admin.principals import ServicePrincipals, Users, me
 from gateway.http.admin.sessions import sign_in, sign_out
 from gateway.http.admin.sql_roles import SqlRoles
+from gateway.http.admin.providers import Providers
 from gateway.http.admin.webhooks import Webhooks
 
 
@@ -59,6 +60,7 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 effective,
                 plan_declaration,
                 apply_declaration,
+                Providers,
                 export_declaration,
                 explain_call,
                 read_audit,

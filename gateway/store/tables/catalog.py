@@ -127,10 +127,6 @@ served_entities = versioned(
     ),
     one_of("kind", "local", "external"),
     CheckConstraint("traffic_percent BETWEEN 0 AND 100", name="share_is_a_percentage"),
-    CheckConstraint(
-        "kind = 'local' OR base_url IS NOT NULL OR provider <> 'vllm'",
-        name="external_engines_have_an_address",
-    ),
     current_unique("served_entities_name", "endpoint_id", "name"),
     comment="Models that answer for endpoints, with their share of the traffic and their place as fallback.",
 )

@@ -10,10 +10,11 @@ from gateway.store.tables import (
     identity,
     ledger,
     made_once,
+    providers,
     rules,
     sql_calls,
     versioned,
 )
 from gateway.store.tables.base import metadata
 
-__all__ = ["audit", "catalog", "credits", "events", "identity", "ledger", "made_once", "metadata", "rules", "sql_calls", "versioned"]
+__all__ = ["audit", "catalog", "credits", "events", "identity", "ledger", "made_once", "metadata", "providers", "rules", "sql_calls", "versioned"]

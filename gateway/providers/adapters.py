@@ -1,0 +1,193 @@
+"""The adapters to providers, by entity and address: built when they are first called, and anew when a credential changes.
+
+Connections go only to addresses that passed the rules, at the moment when they are made; they outlive a rotation, which
+fails no call under way. A dialect's code is imported where an entity of it is first seen, off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from engines.access import AuthorizedTransport, Fixed, InHeader, Missing, Secrets, Signed
+from engines.adapter import Adapter
+from engines.errors import ConnectFailed
+from engines.native import NativeEngine
+from engines.openai import OpenAIEngine
+from engines.providers import Provider, provider_named
+from engines.transport import Timeouts, Transport
+from gateway.providers.secrets import secrets_of
+from gateway.security.addresses import AddressRefused, Resolve, read_address, resolved
+from gateway.security.sealing import Sealing
+from policies.catalog import Account, EntityKind, ServedEntity, Snapshot
+
+SETTING = "WEIGHBRIDGE_PROVIDER_HOSTS"
+_NATIVE = {
+    "anthropic": ("engines.anthropic.answers", "Messages", False),
+    "gemini": ("engines.gemini.answers", "Gemini", True),
+    "bedrock": ("engines.bedrock.answers", "Converse", True),
+    "cohere": ("engines.cohere.answers", "Cohere", True),
+}
+"""Dialect -> its module, its class, and whether it embeds."""
+_HEAVY = ("botocore.auth", "botocore.awsrequest", "botocore.credentials")
+log = logging.getLogger(__name__)
+
+
+class Forbidden(ConnectFailed):
+    """The address is not one that this deployment connects to."""
+
+    code = "address_refused"
+
+
+class ProviderAdapters:
+    """One worker's adapters to providers."""
+
+    def __init__(
+        self,
+        transport: Callable[..., Transport],
+        sealing: Sealing,
+        *,
+        hosts: Collection[str],
+        folder: Path,
+        resolve: Resolve | None = None,
+    ) -> None:
+        """`hosts` may be private or plain http; `folder` is where files with credentials are."""
+        self._transport = transport
+        self._sealing = sealing
+        self._hosts = hosts
+        self._folder = folder
+        self._resolver = resolve
+        self._adapters: dict[tuple[object, ...], tuple[Account | None, Adapter]] = {}
+        self._transports: dict[tuple[str, Timeouts], Transport] = {}
+        self._imports: set[asyncio.Task[None]] = set()
+        self._prepared: set[str] = set()
+
+    def adapter(self, entity: ServedEntity, address: str, timeouts: Timeouts) -> Adapter:
+        """The adapter of an entity at one of its addresses; raises EngineError for an address that is refused."""
+        key = (entity.id, entity.provider, address, entity.options, timeouts)
+        known = self._adapters.get(key)
+        if known is not None and known[0] == entity.account:
+            return known[1]
+        made = self._made(entity, address, timeouts)
+        self._adapters[key] = (entity.account, made)
+        return made
+
+    def unfit(self, entity: ServedEntity) -> str | None:
+        """Why a provider's entity cannot be called now."""
+        if not entity.base_url:
+            return "it has no address"
+        if (entity.account is None or entity.account.source == "none") and provider_named(
+            entity.provider
+        ).needs_credential:
+            return "its provider has no credential"
+        return None
+
+    def follow(self, latest: Callable[[], Snapshot | None]) -> Callable[[frozenset[str]], None]:
+        """What to call when the configuration changes; prepares for what it holds already."""
+
+        def changed(told: frozenset[str]) -> None:
+            snapshot = latest()
+            if not told and snapshot is not None:
+                self.prepare(snapshot)
+
+        changed(frozenset())
+        return changed
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Import what the entities of a new snapshot need, in a thread: the first call must not wait for all of it."""
+        wanted = {
+            provider_named(entity.provider).dialect
+            for endpoint in snapshot.endpoints.values()
+            for entity in endpoint.entities
+            if entity.kind is EntityKind.EXTERNAL
+        }
+        new = (wanted & _NATIVE.keys()) - self._prepared
+        self._prepared |= new
+        modules = [_NATIVE[each][0] for each in sorted(new)]
+        if "bedrock" in new:
+            modules += _HEAVY
+        if modules:
+            task = asyncio.get_running_loop().create_task(asyncio.to_thread(_import, modules))
+            self._imports.add(task)
+            task.add_done_callback(self._imports.discard)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for each in self._transports.values():
+            await each.aclose()
+
+    def _made(self, entity: ServedEntity, address: str, timeouts: Timeouts) -> Adapter:
+        provider, account = provider_named(entity.provider), entity.account
+        try:
+            where = read_address(address, self._hosts, setting=SETTING)
+            # A credential goes nowhere but to the address that it was given for, whatever an entity says.
+            strayed = (
+                account is not None and where.origin != read_address(account.base_url, self._hosts).origin
+            )
+        except AddressRefused as error:
+            raise Forbidden(str(error)) from error
+        if not address.rstrip("/").removeprefix(f"{'https' if where.tls else 'http'}://{where.authority}"):
+            # Without a path it is where the SDKs of this family would append their version.
+            address = address.rstrip("/") + ("/v1" if provider.dialect == "openai" else "")
+        address = address.rstrip("/")
+        secrets: Secrets
+        if strayed:
+            secrets = Missing("its credential is for another address")
+        elif account is not None:
+            secrets = secrets_of(account, self._sealing, self._folder)
+        else:
+            secrets = Fixed()
+        if provider.needs_credential and (account is None or account.source == "none"):
+            secrets = Missing("its provider has no credential")
+        options = dict(entity.options)
+        access = (
+            Signed(address, options.get("region")) if provider.access == "aws" else InHeader(provider.access)
+        )
+        transport = AuthorizedTransport(
+            self._connected(address, timeouts),
+            access,
+            secrets,
+            headers=dict(provider.headers),
+        )
+        return engine_of(provider, transport)
+
+    def _connected(self, address: str, timeouts: Timeouts) -> Transport:
+        key = (address, timeouts)
+        transport = self._transports.get(key)
+        if transport is None:
+            transport = self._transport(address, timeouts=timeouts, resolve=self._resolve_of(address))
+            self._transports[key] = transport
+        return transport
+
+    def _resolve_of(self, address: str) -> Callable[[str, int], Any]:
+        where = read_address(address, self._hosts, setting=SETTING)
+
+        async def resolve(host: str, port: int) -> str:
+            try:
+                return await resolved(where, self._resolver)
+            except AddressRefused as error:
+                raise Forbidden(str(error)) from error
+
+        return resolve
+
+
+def engine_of(provider: Provider, transport: Transport) -> Adapter:
+    """The adapter that speaks a provider's dialect."""
+    native = _NATIVE.get(provider.dialect)
+    if native is None:
+        return OpenAIEngine(transport, is_vllm=provider.name == "vllm", provider=provider, below="/v1")
+    module, name, embeds = native
+    dialect = getattr(importlib.import_module(module), name)()
+    return NativeEngine(transport, dialect, embedding=dialect if embeds else None)
+
+
+def _import(modules: list[str]) -> None:
+    for each in modules:
+        try:
+            importlib.import_module(each)
+        except ImportError:
+            log.exception("%s cannot be imported; what needs it will fail", each)

@@ -1,0 +1,170 @@
+"""Change the providers that this deployment uses, and what pays for calls to them.
+
+A credential is for one address: a change of address erases it. Rotation keeps the version before for a while, so that
+workers and the provider may see the new one at their own pace. What is secret is sealed before it is written and
+never read back by any route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from sqlalchemy import delete, insert, update
+
+from gateway.errors import BadRequest, Conflict
+from gateway.security.addresses import AddressRefused, read_address
+from gateway.security.sealing import Sealing, provider_subject
+from gateway.store.changes import Change
+from gateway.store.reading import Row
+from gateway.store.tables.catalog import served_entities
+from gateway.store.tables.providers import provider_secrets, providers
+
+KIND = "provider"
+Source = Literal["none", "stored", "environment", "file"]
+_HINT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A credential as it is given: itself, or the name of the variable or file that holds it."""
+
+    source: Source
+    secret: str = ""
+    reference: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Credential(source={self.source!r})"
+
+
+async def create_provider(
+    change: Change, sealing: Sealing, values: Mapping[str, Any], credential: Credential | None = None
+) -> Row:
+    """Add a provider; `values` hold its name, provider and base_url."""
+    row = await change.add(providers, KIND, {"id": change.new_id(), **values})
+    return row if credential is None else await set_credential(change, sealing, row, credential)
+
+
+async def update_provider(change: Change, before: Row, values: Mapping[str, Any]) -> Row:
+    """Change its name or its address; another address erases the credential."""
+    wanted = dict(values)
+    if wanted.get("base_url", before["base_url"]) != before["base_url"]:
+        await _erase(change, before["id"])
+        wanted |= {"source": "none", "reference": None, "hint": None}
+    return await change.revise(providers, KIND, before, **wanted)
+
+
+async def set_credential(
+    change: Change,
+    sealing: Sealing,
+    before: Row,
+    credential: Credential,
+    *,
+    keep: timedelta = timedelta(0),
+) -> Row:
+    """Give it a credential, or another one; the stored one before still counts for `keep`."""
+    identity = before["id"]
+    change.require_own(KIND, before)
+    if credential.source != "stored":
+        await _erase(change, identity)
+        return await change.revise(
+            providers,
+            KIND,
+            before,
+            action="set_credential",
+            source=credential.source,
+            reference=credential.reference,
+            hint=None,
+        )
+    version = before["credential_version"] + 1
+    secrets = provider_secrets
+    mine = secrets.c.provider_id == identity
+    await change.connection.execute(
+        delete(secrets).where(mine, secrets.c.version < before["credential_version"])
+    )
+    if keep > timedelta(0):
+        await change.connection.execute(update(secrets).where(mine).values(ends_at=change.at + keep))
+    else:
+        await change.connection.execute(delete(secrets).where(mine))
+    sealed = sealing.seal(credential.secret.encode(), provider_subject(identity, before["base_url"]))
+    await change.connection.execute(
+        insert(secrets).values(provider_id=identity, version=version, secret_sealed=sealed)
+    )
+    shown = credential.secret[-_HINT:] if len(credential.secret) >= 4 * _HINT else None
+    return await change.revise(
+        providers,
+        KIND,
+        before,
+        action="set_credential",
+        source="stored",
+        reference=None,
+        hint=shown,
+        credential_version=version,
+    )
+
+
+async def erase_credential(change: Change, before: Row) -> Row:
+    """Take its credential away at once."""
+    change.require_own(KIND, before)
+    await _erase(change, before["id"])
+    return await change.revise(
+        providers, KIND, before, action="erase_credential", source="none", reference=None, hint=None
+    )
+
+
+async def delete_provider(change: Change, before: Row) -> None:
+    """Delete a provider that no served entity is called through, and its credential with it."""
+    used = await change.rows(served_entities, served_entities.c.credential_id == before["id"])
+    if used:
+        raise Conflict(
+            f"The served entity {used[0]['name']!r} is called through this provider; change that one first."
+        )
+    await _erase(change, before["id"])
+    await change.remove(providers, KIND, before)
+
+
+async def require_fitting(change: Change, entity: Mapping[str, Any]) -> None:
+    """Raise BadRequest unless the entity's provider and all of its addresses are those that its credential is for."""
+    identity = entity["credential_id"]
+    found = await change.rows(providers, providers.c.id == identity)
+    if not found:
+        raise BadRequest(f"There is no provider with id {identity!r}.", param="served_entities")
+    held = found[0]
+    if held["provider"] != entity["provider"]:
+        raise BadRequest(
+            f"{held['name']!r} is of {held['provider']!r}, and entity {entity['name']!r} of {entity['provider']!r}.",
+            param="served_entities",
+        )
+    replicas = entity.get("settings", {}).get("rules", {}).get("replicas", ())
+    for address in (entity["base_url"], *replicas):
+        if address is not None and not same_origin(address, held["base_url"]):
+            raise BadRequest(
+                f"The credential of {held['name']!r} is for {held['base_url']}; entity {entity['name']!r} is elsewhere.",
+                param="served_entities",
+            )
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether two addresses are of the same scheme, host and port; what cannot be read is the same as nothing."""
+    try:
+        return read_address(one, _ANY).origin == read_address(other, _ANY).origin
+    except AddressRefused:
+        return False
+
+
+class _Any(frozenset[str]):
+    """Every host is listed: only the parts of an address are of interest."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+_ANY = _Any()
+
+
+async def _erase(change: Change, provider_id: str) -> None:
+    await change.connection.execute(
+        delete(provider_secrets).where(provider_secrets.c.provider_id == provider_id)
+    )
