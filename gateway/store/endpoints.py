@@ -112,8 +112,6 @@ async def set_entities(change: Change, endpoint: Row, wanted: Sequence[EntitySpe
         values["settings"] = _settings({} if old is None else old["settings"], each)
         if each.credential_id is not None:
             values["credential_id"] = each.credential_id
-        if old is None:
-            if each.id is not None:
         elif old is not None and addresses_of(old) != _addresses(
             each.base_url, each.provider, values["settings"]
         ):
@@ -122,6 +120,8 @@ async def set_entities(change: Change, endpoint: Row, wanted: Sequence[EntitySpe
         paying = values.get("credential_id", None if old is None else old["credential_id"])
         if paying is not None:
             await require_fitting(change, {**values, "name": each.name, "credential_id": paying})
+        if old is None:
+            if each.id is not None:
                 values["id"] = each.id
             await change.add(
                 served_entities, "served_entity", {**values, "name": each.name, "endpoint_id": endpoint["id"]}
@@ -237,17 +237,6 @@ async def _name_is_free(change: Change, name: str, own_id: str | None) -> None:
             raise BadRequest(f"{name!r} is an alias of endpoint {row['name']!r}.", param="name")
 
 
-def _check_entities(wanted: Sequence[EntitySpec]) -> None:
-    if not wanted:
-        raise BadRequest("An endpoint takes at least one served entity.", param="served_entities")
-    names = [each.name for each in wanted]
-    if len(set(names)) != len(names):
-        raise BadRequest("Two served entities have the same name.", param="served_entities")
-        for each in aliases:
-            if each.lower() == row["name"].lower() or each in row["aliases"]:
-                raise BadRequest(f"{each!r} means endpoint {row['name']!r} already.", param="aliases")
-
-
 def _check_external(wanted: EntitySpec) -> None:
     known = PROVIDERS.get(wanted.provider)
     if known is None:
@@ -257,6 +246,14 @@ def _check_external(wanted: EntitySpec) -> None:
         )
     if wanted.base_url is None and known.base_url is None and wanted.credential_id is None:
         raise BadRequest(f"External entity {wanted.name!r} needs a base_url.", param="served_entities")
+
+
+def _check_entities(wanted: Sequence[EntitySpec]) -> None:
+    if not wanted:
+        raise BadRequest("An endpoint takes at least one served entity.", param="served_entities")
+    names = [each.name for each in wanted]
+    if len(set(names)) != len(names):
+        raise BadRequest("Two served entities have the same name.", param="served_entities")
     total = sum(each.traffic_percent for each in wanted)
     if total != 100:
         raise BadRequest(f"traffic_percent adds up to {total}; it must be 100.", param="served_entities")

@@ -92,12 +92,12 @@ class EntityView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Time limits, places, replicas, circuit."""
     options: Options = {}
     """What its provider needs beside the address, no secret among it."""
+    credential_id: UUID | None = None
+    """The provider (of /admin/v1/providers) whose credential it is called with; left out: the one it has."""
     id: UUID | None = None
     """Set in answers; ignored in requests."""
 
 
-    credential_id: UUID | None = None
-    """The provider (of /admin/v1/providers) whose credential it is called with; left out: the one it has."""
 class EndpointView(Struct, frozen=True, kw_only=True):
     """An endpoint."""
 
@@ -286,6 +286,7 @@ def _spec(entity: EntityView) -> EntitySpec:
         fallback_position=entity.fallback_position,
         rules=stored(entity.calling),
         options=entity.options,
+        credential_id=optional_id(entity.credential_id),
     )
 
 
@@ -293,7 +294,6 @@ def _settings(before: Mapping[str, Any], calling: EndpointCalling) -> dict[str, 
     """An endpoint's settings with these rules; what belongs to other features stays."""
     kept = {name: value for name, value in before.items() if name != "rules"}
     rules = stored(calling)
-        credential_id=optional_id(entity.credential_id),
     return {**kept, "rules": dict(rules)} if rules else kept
 
 
@@ -309,6 +309,7 @@ def _entity(row: Row) -> EntityView:
         fallback_position=row["fallback_position"],
         calling=shown_entity(row["settings"]),
         options=row["settings"].get("options", {}),
+        credential_id=None if row["credential_id"] is None else UUID(row["credential_id"]),
     )
 
 
@@ -317,7 +318,6 @@ def _configuration(version: Version) -> ConfigurationView:
         config_version=version.number,
         began_at=version.endpoint["valid_from"],
         served_entities=[_entity(each) for each in version.entities],
-        credential_id=None if row["credential_id"] is None else UUID(row["credential_id"]),
     )
 
 

@@ -22,9 +22,9 @@ from gateway.http.admin.members import Members
 from gateway.http.admin.prices import Prices
 from gateway.http.admin.own_keys import OwnKeys
 from gateway.http.admin.principals import ServicePrincipals, Users, me
+from gateway.http.admin.providers import Providers
 from gateway.http.admin.sessions import sign_in, sign_out
 from gateway.http.admin.sql_roles import SqlRoles
-from gateway.http.admin.providers import Providers
 from gateway.http.admin.webhooks import Webhooks
 
 
@@ -56,11 +56,11 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Budgets,
                 Credits,
                 Prices,
+                Providers,
                 Webhooks,
                 effective,
                 plan_declaration,
                 apply_declaration,
-                Providers,
                 export_declaration,
                 explain_call,
                 read_audit,
