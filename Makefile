@@ -1,16 +1,17 @@
 # Recipes use relative paths only: the checkout's own path may hold spaces.
 PYTHON ?= python3
 MINUTES ?= 5
+ROWS ?= 10000000
 ARGS ?=
 RUN := .venv/bin/weighbridge
 PY := PYTHONPATH=. .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run demo test check bench soak model figure migrate
+.PHONY: help setup setup-dev run demo test check bench bench-books soak model figure migrate
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 setup: ## Make .venv from locks/gateway.txt (done by the others where needed)
 	@$(PYTHON) scripts/bootstrap.py
@@ -35,6 +36,9 @@ check: setup-dev ## Format, lint, types, import contracts
 
 bench: setup-dev ## Measure the gateway's cost a call; prints no figure unless the books balance
 	@$(PY) -m bench $(ARGS)
+
+bench-books: setup-dev ## Fill a ledger with ROWS=10000000 through the posting path, then time reports and draining
+	@$(PY) -m bench.ledger --rows $(ROWS) $(ARGS)
 
 soak: setup-dev ## Load with faults for MINUTES=5, then the books
 	@$(PY) -m pytest tests/soak --minutes=$(MINUTES) $(ARGS)

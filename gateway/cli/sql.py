@@ -12,23 +12,28 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from gateway.cli.reach import CannotReach, database_url, owner_url
+from gateway.cli.reach import CannotReach, database_url, owner_url, role_url
+from gateway.reports.drawing import safe
+from gateway.reports.reading import AUDITOR
+from gateway.reports.writing import plain
 from gateway.settings import Settings
 
-AUDITOR, APPLICATION = "weighbridge_auditor", "weighbridge_app"
+APPLICATION = "weighbridge_app"
 _WIDEST = 80
-_HELP = (
-    "End a statement with ; to run it. \\d lists what there is, \\d NAME its columns, \\q or Ctrl-D leaves."
-)
+_HELP = "End a statement with ; to run it. \\d lists what can be read, \\d NAME says what its columns hold, \\q or Ctrl-D leaves."
 _TABLES = """
 SELECT schemaname AS schema, relname AS name, obj_description(relid) AS holds
   FROM (SELECT n.nspname AS schemaname, c.relname, c.oid AS relid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'v', 'm', 'p') AND NOT c.relispartition AND n.nspname !~ '^(pg_|information_schema)'
            AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) AS readable
+UNION ALL
+SELECT n.nspname, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', obj_description(p.oid)
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname IN ('serving', 'access', 'billing') AND has_schema_privilege(n.oid, 'USAGE')
+   AND has_function_privilege(p.oid, 'EXECUTE')
  ORDER BY 1, 2
 """
 _COLUMNS = """
@@ -58,7 +63,7 @@ async def _connect(settings: Settings, who: str | None) -> tuple[asyncpg.Connect
     roles = {"auditor": [AUDITOR], "demo": ["demo"], "app": [APPLICATION], "owner": ["owner"]}
     problem = ""
     for role in [AUDITOR, APPLICATION] if who is None else roles[who]:
-        url = owner_url(settings) if role == "owner" else _as_role(settings, role)
+        url = owner_url(settings) if role == "owner" else _as(settings, role)
         writing = role in ("owner", "demo")
         try:
             connection: asyncpg.Connection = await asyncpg.connect(
@@ -79,13 +84,8 @@ async def _connect(settings: Settings, who: str | None) -> tuple[asyncpg.Connect
     raise CannotReach(f"The database does not let this role in: {problem}")
 
 
-def _as_role(settings: Settings, role: str) -> str:
-    url = database_url(settings, role)
-    if settings.database_url is None or role == APPLICATION:
-        return url
-    # Somebody else's PostgreSQL: the same address, another role, whose password libpq's own places may hold.
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
+def _as(settings: Settings, role: str) -> str:
+    return database_url(settings, role) if role == APPLICATION else role_url(settings, role)
 
 
 async def _prompt(connection: asyncpg.Connection, role: str, history: Path) -> None:
@@ -125,7 +125,9 @@ async def _described(connection: asyncpg.Connection, words: list[str]) -> None:
     elif len(words) == 1:
         await _execute(connection, _TABLES)
     else:
-        await _execute(connection, _COLUMNS, words[1].rstrip(";"))
+        name = words[1].rstrip(";")
+        if await _execute(connection, _COLUMNS, name):
+            print(await connection.fetchval("SELECT obj_description($1::regclass)", name) or "")
 
 
 async def _execute(connection: asyncpg.Connection, statement: str, *values: Any) -> bool:
@@ -166,11 +168,8 @@ def _table(columns: Sequence[str], found: Sequence[Any]) -> None:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)
+    text = value.hex() if isinstance(value, bytes) else plain(value)
+    return "\n".join(map(safe, text.split("\n")))
 
 
 def _history(path: Path) -> Any:
