@@ -60,8 +60,13 @@ def _of_nobody(_: Spec) -> Iterator[Reference]:
     return iter(())
 
 
+MEMBERS = (("users", "user"), ("service_principals", "service_principal"), ("groups", "group"))
+"""A group's fields that list its direct members, and of which kind they are."""
+MANAGERS = tuple((f"manager_{field}", kind) for field, kind in MEMBERS)
+
+
 def _of_members(spec: Spec) -> Iterator[Reference]:
-    for field, kind in (("users", "user"), ("service_principals", "service_principal"), ("groups", "group")):
+    for field, kind in (*MEMBERS, *MANAGERS):
         for index, name in enumerate(spec[field]):
             yield Reference(kind, name, field, index)
 
@@ -119,6 +124,7 @@ KINDS = (
     Kind("limit", "limits", _limit, _of_rule),
     Kind("budget", "budgets", _budget, _of_rule),
     Kind("price", "prices", _price, _of_price, lasting=True),
+    Kind("webhook", "webhooks", _named, _of_nobody),
 )
 BY_NAME: Mapping[str, Kind] = {each.name: each for each in KINDS}
 

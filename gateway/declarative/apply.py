@@ -21,11 +21,13 @@ from gateway.declarative import present
 from gateway.declarative.document import read
 from gateway.declarative.making import Making
 from gateway.errors import BadRequest, Conflict
+from gateway.security.addresses import AddressRefused, read_address
 from gateway.security.sealing import Sealing
 from gateway.store.changes import Change
 from gateway.store.tables.audit import audit_contents, audit_entries
-from policies.declaration import Action, CannotPlan, Declared, Plan, plan
+from policies.declaration import Action, CannotPlan, Declared, Plan, Problem
 from policies.declared_kinds import BY_NAME
+from policies.planning import plan
 
 _SHOWN_PROBLEMS = 20
 AUDIT_KIND = "declaration"
@@ -39,6 +41,8 @@ class Declaration:
     document: Mapping[str, Any]
     prune: bool = False
     sha256: str = ""
+    webhook_hosts: frozenset[str] = frozenset()
+    """Hosts to which events may go although they are private, or by plain http."""
 
 
 async def planned(connection: AsyncConnection, at: datetime, declaration: Declaration) -> Plan:
@@ -67,6 +71,7 @@ async def applied(change: Change, sealing: Sealing, declaration: Declaration, ex
                 await making.release(step)
             case Action.LEAVE | Action.UNCHANGED:
                 pass
+    await making.finish()
     last = await _last(change.connection, declaration.file)
     if change.touched or last is None or last.get("document") != declaration.document:
         content = {"sha256": declaration.sha256, "document": dict(declaration.document)}
@@ -94,6 +99,7 @@ async def _planned(
 ) -> tuple[Plan, present.Found]:
     try:
         declared = read(declaration.document)
+        _check_addresses(declared, declaration.webhook_hosts)
         wanted = {BY_NAME[each.kind].key(each.spec) for each in declared}
         last = await _last(connection, declaration.file)
         before = [] if last is None else _as_it_was(last.get("document"))
@@ -124,6 +130,18 @@ async def _last(connection: AsyncConnection, file: str) -> Mapping[str, Any] | N
         .limit(1)
     )
     return await connection.scalar(query)
+
+
+def _check_addresses(declared: list[Declared], listed: frozenset[str]) -> None:
+    problems: list[Problem] = []
+    for each in declared:
+        if each.kind == "webhook":
+            try:
+                read_address(each.spec["url"], listed)
+            except AddressRefused as error:
+                problems.append(Problem(f"{each.path}.url", f"no event can be sent there: {error}"))
+    if problems:
+        raise CannotPlan(problems)
 
 
 def _as_it_was(document: Any) -> list[Declared]:

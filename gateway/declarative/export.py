@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.declarative.document import STRUCTS, EntitySpec
 from gateway.declarative.present import Found
+from gateway.declarative.shapes import STRUCTS, EntitySpec
 from policies.declaration import Present
 from policies.declared_kinds import BY_NAME, KINDS, Spec
 

@@ -5,11 +5,13 @@ Names become ids here, those of objects made a moment ago included.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from gateway.declarative.present import CLASSES, TABLES, Found
+from gateway.events.sender import seal_subject
 from gateway.http.admin.limits import window_columns
 from gateway.security.sealing import Sealing
 from gateway.store.budgets import create_budget, delete_budget, update_budget
@@ -26,7 +28,6 @@ from gateway.store.endpoints import (
 from gateway.store.issuers import create_issuer, delete_issuer, update_issuer
 from gateway.store.principals import (
     Kind,
-    MemberKind,
     add_member,
     create_group,
     create_principal,
@@ -36,19 +37,15 @@ from gateway.store.principals import (
     update_principal,
 )
 from gateway.store.reading import Row
-from gateway.store.roles import set_roles
+from gateway.store.roles import set_managers, set_roles
 from gateway.store.rules import create_limit, delete_limit, update_limit
 from gateway.store.tables.catalog import endpoints, served_entities
+from gateway.store.tables.events import webhooks
 from gateway.store.tables.identity import groups, memberships, principals
 from policies.declaration import Step
-from policies.declared_kinds import GRANTEES, WORDED_WINDOWS, Spec
+from policies.declared_kinds import GRANTEES, MANAGERS, MEMBERS, WORDED_WINDOWS, Spec
 from policies.money import nano_of
 
-_MEMBERS: tuple[tuple[str, MemberKind], ...] = (
-    ("users", "user"),
-    ("service_principals", "service_principal"),
-    ("groups", "group"),
-)
 _SOURCES = ("jwks_uri", "public_keys")
 _LIMIT = ("amount", "mode", "name", "enabled")
 _BUDGET = ("thresholds_percent", "mode", "name", "enabled")
@@ -65,6 +62,8 @@ class Making:
             for each in found.objects
             if "name" in each.spec and each.kind in ("user", "service_principal", "group", "endpoint")
         }
+        self._managed: list[tuple[str, Spec]] = []
+        """Groups whose managers are to be named when every group is there."""
         self._ids |= {("key", part.lower()): key_id for part, key_id in found.keys.items()}
 
     async def create(self, step: Step) -> None:
@@ -83,6 +82,8 @@ class Making:
                 )
                 self._ids["group", spec["name"].lower()] = row["id"]
                 await self._members(row, spec)
+                await set_roles(change, row, "group", frozenset(spec["roles"]))
+                self._managed.append((row["id"], spec))
             case "endpoint":
                 row = await create_endpoint(change, _endpoint(spec, {}), _entities(spec))
                 self._ids["endpoint", spec["name"].lower()] = row["id"]
@@ -96,6 +97,8 @@ class Making:
                 values = {name: spec[name] for name in _BUDGET} | self._span(spec)
                 values |= {name: spec[name] for name in ("period", "time_zone")}
                 await create_budget(change, {**values, "amount_nano_usd": nano_of(spec["usd"])})
+            case "webhook":
+                await self._webhook(spec, None)
             case _:
                 await self._price(spec, None)
 
@@ -116,6 +119,8 @@ class Making:
                 own = {name: spec[name] for name in ("name", "description", "local_only")}
                 row = await change.revise(groups, "group", before, **own)
                 await self._members(row, spec)
+                await set_roles(change, row, "group", frozenset(spec["roles"]))
+                self._managed.append((row["id"], spec))
             case "endpoint":
                 values = _endpoint(spec, before["settings"])
                 await update_endpoint(change, before, values, _entities(spec))
@@ -126,6 +131,8 @@ class Making:
             case "budget":
                 values = {name: spec[name] for name in _BUDGET}
                 await update_budget(change, before, {**values, "amount_nano_usd": nano_of(spec["usd"])})
+            case "webhook":
+                await self._webhook(spec, before)
             case _:
                 if step.differences:
                     await self._price(spec, before)
@@ -153,6 +160,8 @@ class Making:
                 await withdraw(change, found[0])
             case "limit":
                 await delete_limit(change, found[0])
+            case "webhook":
+                await change.remove(webhooks, "webhook", found[0])
             case _:
                 await delete_budget(change, found[0])
 
@@ -162,6 +171,29 @@ class Making:
         table = TABLES[step.kind]
         before = await self._change.current(table, step.id, step.kind)
         await self._change.revise(table, step.kind, before, action="release", managed_by=None)
+
+    async def finish(self) -> None:
+        """Name the managers of groups, which may be groups that came later."""
+        for group_id, spec in self._managed:
+            group = await self._change.current(groups, group_id, "group")
+            wanted = {self._ids[kind, name.lower()]: kind for field, kind in MANAGERS for name in spec[field]}
+            await set_managers(self._change, group, wanted)
+
+    async def _webhook(self, spec: Spec, before: Row | None) -> None:
+        """A webhook; at a new address it gets a new secret, since the old one stays with the old."""
+        values = dict(spec)
+        made = self._change.new_id() if before is None else before["id"]
+        if before is None or before["url"] != spec["url"]:
+            secret = secrets.token_urlsafe(32).encode()
+            values["secret_sealed"] = self._sealing.seal(secret, seal_subject(made))
+        if before is None:
+            await self._change.add(webhooks, "webhook", {**values, "id": made})
+        else:
+            values["events"] = list(spec["events"])
+            if sorted(before["events"]) == values["events"]:
+                values["events"] = before["events"]
+            file = self._change.file
+            await self._change.revise(webhooks, "webhook", before, managed_by=file, **values)
 
     async def _principal(self, kind: Kind, before: Row, spec: Spec) -> None:
         change = self._change
@@ -173,8 +205,8 @@ class Making:
 
     async def _members(self, group: Row, spec: Spec) -> None:
         change = self._change
-        wanted: dict[str, MemberKind] = {
-            self._ids[kind, name.lower()]: kind for field, kind in _MEMBERS for name in spec[field]
+        wanted: dict[str, Any] = {
+            self._ids[kind, name.lower()]: kind for field, kind in MEMBERS for name in spec[field]
         }
         there = {
             row["member_id"]: row

@@ -18,10 +18,11 @@ from gateway.store.endpoints import standing
 from gateway.store.reading import Row, rows
 from gateway.store.snapshot import window_of
 from gateway.store.tables.catalog import endpoints, grants, prices, served_entities
+from gateway.store.tables.events import webhooks
 from gateway.store.tables.identity import api_keys, groups, issuers, memberships, principals, roles
 from gateway.store.tables.rules import budgets, limits
 from policies.declaration import Present
-from policies.declared_kinds import BY_NAME, GRANTEES, Spec
+from policies.declared_kinds import BY_NAME, GRANTEES, MANAGERS, MEMBERS, Spec
 from policies.money import usd_of
 from policies.windows import text_of
 
@@ -35,6 +36,7 @@ TABLES: dict[str, Table] = {
     "limit": limits,
     "budget": budgets,
     "price": prices,
+    "webhook": webhooks,
 }
 CLASSES = ("input", "cache_read", "cache_write", "output", "reasoning", "per_request", "per_gpu_second")
 _PRINCIPAL = ("name", "display_name", "email", "active", "issuer", "subject")
@@ -63,8 +65,12 @@ class Found:
 async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tuple[str, str]] = ()) -> Found:
     """What is there at this moment; `wanted` are the keys of what a file declares."""
     held: dict[str, list[str]] = {}
-    for row in await rows(connection, roles, roles.c.group_id.is_(None)):
-        held.setdefault(row["grantee_id"], []).append(row["role"])
+    managing: list[Row] = []
+    for row in await rows(connection, roles):
+        if row["group_id"] is None:
+            held.setdefault(row["grantee_id"], []).append(row["role"])
+        else:
+            managing.append(row)
     people = await rows(connection, principals)
     crowds = await rows(connection, groups)
     doors = await rows(connection, endpoints)
@@ -77,13 +83,18 @@ async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tup
     members: dict[str, dict[str, list[str]]] = {}
     for row in await rows(connection, memberships):
         if row["member_id"] in names:
-            members.setdefault(row["group_id"], {}).setdefault(row["member_kind"], []).append(
-                names[row["member_id"]]
-            )
+            _of_kind(members, row["group_id"], row["member_kind"]).append(names[row["member_id"]])
+    managers: dict[str, dict[str, list[str]]] = {}
+    for row in managing:
+        if row["grantee_id"] in names:
+            _of_kind(managers, row["group_id"], row["grantee_kind"]).append(names[row["grantee_id"]])
     serving = await rows(connection, served_entities)
     found = [
         *(_present("user" if row["kind"] == "user" else "service_principal", row, _principal(row, held)) for row in people),
-        *(_present("group", row, _group(row, members.get(row["id"], {}))) for row in crowds),
+        *(
+            _present("group", row, _group(row, members.get(row["id"], {}), managers.get(row["id"], {}), held))
+            for row in crowds
+        ),
         *(_present("endpoint", row, _endpoint(row, serving)) for row in doors),
         *(
             _present("grant", row, _grant(row, names))
@@ -101,6 +112,7 @@ async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tup
             if _is_whole(row, names)
         ),
     ]  # fmt: skip
+    found += [_present("webhook", row, _webhook(row)) for row in await rows(connection, webhooks)]
     undeclarable: list[str] = []
     for row in await rows(connection, issuers):
         if row["secret_sealed"] is not None:
@@ -129,15 +141,28 @@ def _principal(row: Row, held: Mapping[str, Sequence[str]]) -> Spec:
     return {**{name: row[name] for name in _PRINCIPAL}, "roles": sorted(held.get(row["id"], ()))}
 
 
-def _group(row: Row, members: Mapping[str, Sequence[str]]) -> Spec:
+def _of_kind(found: dict[str, dict[str, list[str]]], group: str, kind: str) -> list[str]:
+    return found.setdefault(group, {}).setdefault(kind, [])
+
+
+def _group(
+    row: Row,
+    members: Mapping[str, Sequence[str]],
+    managers: Mapping[str, Sequence[str]],
+    held: Mapping[str, Sequence[str]],
+) -> Spec:
     return {
         "name": row["name"],
         "description": row["description"],
         "local_only": row["local_only"],
-        "users": sorted(members.get("user", ())),
-        "service_principals": sorted(members.get("service_principal", ())),
-        "groups": sorted(members.get("group", ())),
+        **{field: sorted(members.get(kind, ())) for field, kind in MEMBERS},
+        **{field: sorted(managers.get(kind, ())) for field, kind in MANAGERS},
+        "roles": sorted(held.get(row["id"], ())),
     }
+
+
+def _webhook(row: Row) -> Spec:
+    return {**{name: row[name] for name in ("name", "url", "enabled")}, "events": sorted(row["events"])}
 
 
 def _endpoint(row: Row, serving: Sequence[Row]) -> Spec:
@@ -146,6 +171,7 @@ def _endpoint(row: Row, serving: Sequence[Row]) -> Spec:
     )
     return {
         **{name: row[name] for name in _ENDPOINT},
+        "aliases": sorted(row["aliases"]),
         "calling": row["settings"].get("rules", {}),
         "served_entities": [
             {

@@ -29,8 +29,10 @@ _LOCK = 0x5742_0010
 _UNSHOWN = frozenset(
     {"digest", "pepper_version", "secret_sealed", "from_change", "to_change", "valid_from", "valid_to"}
 )
-_NEVER_DECLARED = frozenset({"tokens_not_before", "increase_nano_usd", "increase_until", "revoked_at"})
-"""What no file speaks of: ending tokens and keys, and helping out for a while, stay possible at once."""
+_NEVER_DECLARED = frozenset(
+    {"tokens_not_before", "increase_nano_usd", "increase_until", "revoked_at", "secret_sealed"}
+)
+"""What no file speaks of: ending tokens and keys, helping out for a while, and secrets stay possible at once."""
 
 
 class ManagedByFile(Conflict):

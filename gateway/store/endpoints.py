@@ -46,7 +46,7 @@ class EntitySpec:
 
 async def create_endpoint(change: Change, values: Mapping[str, Any], entities: Sequence[EntitySpec]) -> Row:
     """Add an endpoint and what answers for it."""
-    await _name_is_free(change, values["name"], None)
+    await _names_are_free(change, values, None)
     row = await change.add(
         endpoints,
         "endpoint",
@@ -65,8 +65,9 @@ async def update_endpoint(
     change: Change, before: Row, values: Mapping[str, Any], entities: Sequence[EntitySpec] | None
 ) -> Row:
     """Change an endpoint's own values and, where given, the whole set of its entities."""
-    if "name" in values:
-        await _name_is_free(change, values["name"], before["id"])
+    if "name" in values or "aliases" in values:
+        names = {"name": before["name"], "aliases": before["aliases"], **values}
+        await _names_are_free(change, names, before["id"])
     if entities is not None and await set_entities(change, before, entities):
         values = {**values, "config_version": before["config_version"] + 1}
     return await change.revise(endpoints, "endpoint", before, **values)
@@ -231,12 +232,20 @@ async def endpoint_named(change: Change, name: str) -> Row:
     return found[0]
 
 
-async def _name_is_free(change: Change, name: str, own_id: str | None) -> None:
-    for row in await change.rows(endpoints, endpoints.c.aliases.contains([name])):
-        if row["id"] != own_id:
+async def _names_are_free(change: Change, values: Mapping[str, Any], own_id: str | None) -> None:
+    """Raise unless nothing else goes by the endpoint's name or by one of its aliases."""
+    name, aliases = values["name"], list(values.get("aliases", ()))
+    if name in aliases or len(set(aliases)) != len(aliases):
+        raise BadRequest("An endpoint's names are all different.", param="aliases")
+    others = [] if own_id is None else [endpoints.c.id != own_id]
+    for row in await change.rows(endpoints, *others):
+        if name in row["aliases"]:
             raise BadRequest(f"{name!r} is an alias of endpoint {row['name']!r}.", param="name")
 
 
+        for each in aliases:
+            if each.lower() == row["name"].lower() or each in row["aliases"]:
+                raise BadRequest(f"{each!r} means endpoint {row['name']!r} already.", param="aliases")
 def _check_external(wanted: EntitySpec) -> None:
     known = PROVIDERS.get(wanted.provider)
     if known is None:

@@ -51,8 +51,22 @@ async def roles_of(connection: AsyncConnection, grantees: Sequence[str]) -> Mapp
     return {each: sorted(found) for each, found in held.items()}
 
 
+async def set_managers(change: Change, group: Row, wanted: Mapping[str, str]) -> None:
+    """Name and dismiss until those wanted, kind by id, manage the group; a file takes over who does already."""
+    there = {row["grantee_id"]: row for row in await change.rows(roles, roles.c.group_id == group["id"])}
+    for gone in sorted(there.keys() - wanted.keys()):
+        await remove_manager(change, group["id"], gone)
+    for each, kind in sorted(wanted.items()):
+        if each in there:
+            await change.revise(roles, "role", there[each])
+        else:
+            await add_manager(change, group, kind, each)
+
+
 async def add_manager(change: Change, group: Row, kind: str, grantee_id: str) -> Row:
     """Name a manager: a user, a service principal, or a group whose members all manage it."""
+    # A file that has the group says all of its managers.
+    change.require_own("group", group)
     table = groups if kind == "group" else principals
     grantee = await change.current(table, grantee_id, kind)
     if kind != "group" and grantee["kind"] != kind:

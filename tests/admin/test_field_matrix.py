@@ -138,8 +138,8 @@ class Stage:
     def value(self, struct: str, field: str) -> Any:
         """A value that the field takes; fails for a field that nobody has thought of."""
         of: dict[str, Any] = {
-            "name": unique("name"), "display_name": "Shown", "description": "Said", "email": "a@example.com",
-            "active": True, "roles": [], "tokens_not_before": "2020-01-01T00:00:00Z", "add": [], "remove": [],
+            "name": unique("name"), "sql_role": unique("role"), "login": "warehouse_caller", "display_name": "Shown", "description": "Said", "email": "a@example.com",
+            "active": True, "roles": [], "aliases": [], "tokens_not_before": "2020-01-01T00:00:00Z", "add": [], "remove": [],
             "issuer": "https://issuer.example.com", "subject": unique("subject"), "tags": {"team": "x"},
             "expires_at": "2099-01-01T00:00:00Z", "planes": ["data"], "endpoints": [], "replaces": None,
             "overlap_until": None, "task": "llm/v1/chat", "estimate_milli": 500, "default_max_tokens": 1024,

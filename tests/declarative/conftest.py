@@ -47,7 +47,7 @@ class Files:
     async def named(self, path: str, name: str) -> Any:
         """The object of that name, or None."""
         found = (await self.deployment.ask("GET", f"/admin/v1/{path}?name={name}")).json()["items"]
-        return found[0] if found else None
+        return next((each for each in found if each["name"] == name), None)
 
 
 @pytest.fixture

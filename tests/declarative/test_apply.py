@@ -16,12 +16,17 @@ service_principals:
 groups:
   - name: everyone
     groups: [builders]
+    manager_users: [bob@example.com]
+    manager_groups: [wardens]
+  - name: wardens
+    roles: [auditor]
   - name: builders
     description: Who builds.
     users: [ada@example.com]
     service_principals: [nightly]
 endpoints:
   - name: team-chat
+    aliases: [team-talk]
     tags: {team: platform}
     served_entities:
       - {name: small, provider: vllm, model: mixtral-demo, traffic_percent: 90}
@@ -40,6 +45,8 @@ issuers:
 prices:
   - {endpoint: team-chat, entity: small, input: 0.50, cache_read: 0.05, cache_write: 0.50, output: 1, reasoning: 1}
   - {endpoint: team-chat, entity: large, from: 2030-01-01T00:00:00Z, input: 5, cache_read: 1, cache_write: 5, output: 9, reasoning: 9}
+webhooks:
+  - {name: finance, url: "https://hooks.example.com/weighbridge"}
 """
 
 
@@ -76,14 +83,14 @@ async def test_a_file_of_every_kind_is_applied_in_one_change_and_then_differs_fr
 
 async def test_a_bad_last_object_leaves_nothing_of_the_others(deployment: Any, files: Any) -> None:
     await deployment.made("/admin/v1/groups", {"name": "taken"})
-    bad = TEAM + "webhooks: []\n"
+    bad = TEAM + "hooks: []\n"
     refused = await files.apply("team.yaml", bad)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_declaration")
-    assert "webhooks" in refused.text
+    assert "hooks" in refused.text
     # This one is found by the database alone, after everything else was written.
-    late = (
-        TEAM
-        + "  - {endpoint: team-chat, entity: small, from: 0001-01-02T00:00:00Z, input: 1, cache_read: 1, cache_write: 1, output: 1, reasoning: 1}\n"
+    late = TEAM.replace(
+        "webhooks:",
+        "  - {endpoint: team-chat, entity: small, from: 0001-01-02T00:00:00Z, input: 1, cache_read: 1, cache_write: 1, output: 1, reasoning: 1}\nwebhooks:",
     )
     broken = late.replace(
         'issuer: "https://login.example.com"', 'issuer: "https://login.example.com", kind: user'
@@ -258,6 +265,75 @@ async def test_what_is_exported_differs_from_nothing(files: Any, deployment: Any
         assert {each["action"] for each in planned["steps"]} <= {"adopt", "unchanged"}
     everything = (await deployment.ask("GET", "/admin/v1/declarations:export?everything=true")).json()
     assert "team-chat" in str(everything["document"])
+
+
+async def test_managers_roles_and_aliases_are_as_the_file_says_and_follow_it(
+    files: Any, deployment: Any
+) -> None:
+    await files.applied("team.yaml", TEAM)
+    everyone, wardens = await files.named("groups", "everyone"), await files.named("groups", "wardens")
+    path = f"/admin/v1/groups/{everyone['id']}/managers"
+    bob = (await files.named("users", "bob@example.com"))["id"]
+    there = {each["member_id"] for each in (await deployment.ask("GET", path)).json()["items"]}
+    assert there == {bob, wardens["id"]}
+    assert (await files.named("groups", "wardens"))["roles"] == ["auditor"]
+    assert (await files.named("endpoints", "team-chat"))["aliases"] == ["team-talk"]
+    refused = await deployment.ask("POST", path, json={"member_kind": "user", "member_id": bob})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "managed_by_file")
+    fewer = TEAM.replace("    manager_users: [bob@example.com]\n", "").replace("    roles: [auditor]\n", "")
+    assert (await files.steps("team.yaml", fewer))["group everyone"] == "update"
+    await files.applied("team.yaml", fewer)
+    assert [each["member_id"] for each in (await deployment.ask("GET", path)).json()["items"]] == [
+        wardens["id"]
+    ]
+    assert (await files.named("groups", "wardens"))["roles"] == []
+    assert set(await _actions(files, "team.yaml", fewer)) == {"unchanged"}
+
+
+@pytest.mark.parametrize("alias", ["other-chat", "OTHER-CHAT", "team-chat", "other-talk"])
+async def test_an_alias_that_means_something_already_is_refused(files: Any, alias: str) -> None:
+    entity = "served_entities: [{name: m, provider: vllm, model: m}]"
+    both = f"""
+endpoints:
+  - {{name: other-chat, aliases: [other-talk], {entity}}}
+  - {{name: team-chat, aliases: [{alias}], {entity}}}
+"""
+    refused = await files.apply("team.yaml", both)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "aliases"), refused.text
+
+
+async def test_a_webhooks_secret_is_never_the_files_and_may_be_set_whatever_manages_it(
+    files: Any, deployment: Any, owner_url: str
+) -> None:
+    from gateway.store.database import connect
+
+    async def sealed() -> bytes:
+        connection = await connect(owner_url, application_name="test")
+        query = "SELECT secret_sealed FROM gateway.webhooks WHERE name = 'finance' AND to_change IS NULL"
+        found = await connection.fetchval(query)
+        await connection.close()
+        return bytes(found)
+
+    await files.applied("team.yaml", TEAM)
+    hook = await files.named("webhooks", "finance")
+    first, path = await sealed(), f"/admin/v1/webhooks/{hook['id']}"
+    assert hook["managed_by"] == "team.yaml"
+    changed = await deployment.changed("PATCH", path, {"secret": "s" * 40})
+    assert changed.status_code == 200, changed.text
+    assert changed.json()["managed_by"] == "team.yaml"
+    second = await sealed()
+    assert second != first
+    assert set(await _actions(files, "team.yaml", TEAM)) == {"unchanged"}
+    await files.applied("team.yaml", TEAM)
+    assert await sealed() == second
+    refused = await deployment.changed("PATCH", path, {"enabled": False})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "managed_by_file")
+    await files.applied("team.yaml", TEAM.replace("hooks.example.com", "other.example.com"))
+    assert await sealed() != second, "a new address does not get the old one's secret"
+    assert (await files.named("webhooks", "finance"))["managed_by"] == "team.yaml"
+    private = await files.plan("team.yaml", TEAM.replace("hooks.example.com", "10.0.0.1"))
+    assert (private.status_code, private.json()["error"]["param"]) == (400, "webhooks[0].url")
+    assert (await files.steps("team.yaml", "{}", prune=True))["webhook finance"] == "delete"
 
 
 async def test_prices_that_begin_together_are_exported_as_the_one_that_holds(

@@ -12,8 +12,9 @@ from gateway.declarative.document import read
 from gateway.declarative.export import document
 from gateway.declarative.present import Found
 from gateway.declarative.yaml_text import YamlProblem, dump, load
-from policies.declaration import Action, CannotPlan, Declared, Plan, Present, plan
+from policies.declaration import Action, CannotPlan, Declared, Plan, Present
 from policies.declared_kinds import BY_NAME
+from policies.planning import plan
 
 FILE = "team.yaml"
 PRICE = {"input": 1, "cache_read": 1, "cache_write": 1, "output": 1, "reasoning": 1}
@@ -142,6 +143,7 @@ def test_what_is_still_named_cannot_be_pruned() -> None:
         ({"grups": []}, "the file"),
         ({"users": [{"name": "a", "rols": []}]}, "users[0]"),
         ({"users": [{"name": "a", "roles": ["king"]}]}, "users[0].roles[0]"),
+        ({"groups": [{"name": "a", "roles": ["group_manager"]}]}, "groups[0].roles[0]"),
         ({"endpoints": [{"name": "c", "served_entities": [{"name": "m"}]}]}, "endpoints[0].served_entities[0]"),
         ({"limits": [{"scope": "user", "metric": "requests", "window": "day", "amount": 1}]}, "limits[0].subject"),
         ({"limits": [{"scope": "user_default", "metric": "requests", "window": "fortnight", "amount": 1}]}, "limits[0].window"),
@@ -218,11 +220,14 @@ def contents(draw: Any) -> dict[str, Any]:
         ],
         "groups": [
             {"name": name, "description": draw(free), "users": draw(st.lists(st.sampled_from(people), max_size=3)),
-             "groups": crowds[:number][-1:] if draw(st.booleans()) else []}
+             "groups": crowds[:number][-1:] if draw(st.booleans()) else [],
+             "manager_groups": draw(st.lists(st.sampled_from(crowds), max_size=2)),
+             "manager_users": draw(st.lists(st.sampled_from(people), max_size=2)),
+             "roles": draw(st.lists(st.sampled_from(["admin", "auditor"]), max_size=2))}
             for number, name in enumerate(crowds)
         ],
         "endpoints": [
-            {"name": door, "tags": draw(st.dictionaries(names, free, max_size=2)),
+            {"name": door, "aliases": draw(once(labels, max_size=2)), "tags": draw(st.dictionaries(names, free, max_size=2)),
              "served_entities": [
                  {"name": each, "provider": "vllm", "model": draw(names), "traffic_percent": draw(st.integers(0, 100)),
                   "fallback_position": draw(st.none() | st.integers(1, 9))} for each in own
@@ -237,6 +242,10 @@ def contents(draw: Any) -> dict[str, Any]:
         ],
         "budgets": [{"scope": "deployment", "period": "week", "usd": draw(dollars), "thresholds_percent": [5, 50]}],
         "prices": prices,
+        "webhooks": [
+            {"name": name, "url": "https://hooks.example.com/", "events": ["budget.threshold"], "enabled": draw(st.booleans())}
+            for name in draw(once(names, max_size=2))
+        ],
     }  # fmt: skip
 
 

@@ -104,14 +104,15 @@ class PlanView(Struct, frozen=True, kw_only=True):
 async def plan_declaration(admin: NamedDependency[Admin], data: JSONBody[DeclarationToPlan]) -> PlanView:
     """Changes nothing; refuses what could not be applied, with each place in the file."""
     async with admin.reading() as connection:
-        made = await planned(connection, datetime.now(UTC), Declaration(data.file, data.document, data.prune))
+        declaration = Declaration(data.file, data.document, data.prune, webhook_hosts=admin.webhook_hosts)
+        made = await planned(connection, datetime.now(UTC), declaration)
     return _view(made)
 
 
 @post("/declarations:apply", opt=WRITE, status_code=200, tags=["Declarations"], summary="Apply a file")
 async def apply_declaration(admin: NamedDependency[Admin], data: JSONBody[DeclarationToApply]) -> PlanView:
     """All of it in one change, or nothing; answers what was done."""
-    declaration = Declaration(data.file, data.document, data.prune, data.sha256)
+    declaration = Declaration(data.file, data.document, data.prune, data.sha256, admin.webhook_hosts)
     async with admin.change(f"apply {data.file} {data.sha256}", file=data.file) as change:
         done = await applied(change, admin.sealing, declaration, data.plan)
     return _view(done)

@@ -51,6 +51,10 @@ EndpointName = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", examples=["databricks-mixtral-8x7b-instruct"]),
 ]
+Aliases = Annotated[
+    list[EndpointName],
+    Meta(max_length=20, description="Other names that callers may use for it.", examples=[["mixtral"]]),
+]
 Task = Literal["llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings"]
 Level = Literal["CAN_VIEW", "CAN_QUERY", "CAN_MANAGE"]
 Tags = Annotated[
@@ -103,6 +107,7 @@ class EndpointView(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
+    aliases: list[str]
     task: str
     description: str
     tags: dict[str, str]
@@ -122,6 +127,7 @@ class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """An endpoint to create."""
 
     name: EndpointName
+    aliases: Aliases = []
     task: Task = "llm/v1/chat"
     description: FreeText = ""
     tags: Tags = {}
@@ -137,6 +143,7 @@ class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class EndpointChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to change of an endpoint; `served_entities`, where given, is the whole new set."""
 
+    aliases: Aliases | UnsetType = UNSET
     description: FreeText | UnsetType = UNSET
     tags: Tags | UnsetType = UNSET
     estimate_milli: Estimate | UnsetType = UNSET
@@ -330,6 +337,7 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Endpoint
         EndpointView(
             id=row["id"],
             name=row["name"],
+            aliases=list(row["aliases"]),
             task=row["task"],
             description=row["description"],
             tags=row["tags"],
