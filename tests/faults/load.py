@@ -74,7 +74,10 @@ def calls(
         delay_ms = rng.choice(mix.delays_ms)
         if leave in (BEFORE_FIRST, MID_STREAM):
             # Somebody has to be there to be left.
-            first_ms, delay_ms = max(first_ms, 20), max(delay_ms, 2)
+            first_ms, delay_ms = (
+                max(first_ms, 20),
+                max(delay_ms or min(filter(None, mix.delays_ms), default=0), 2),
+            )
         if delay_ms == 0:
             # An answer without pace is in the socket's buffer at once: who dies then cannot know of more than this.
             tokens = min(tokens, 64)
