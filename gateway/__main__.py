@@ -240,7 +240,7 @@ def drain() -> None:
 
 @main.group()
 def keys() -> None:
-    """Make, list and revoke API keys, through the running gateway."""
+    """Make, list, rotate and revoke API keys, through the running gateway."""
 
 
 ADMIN_KEY = click.option(
@@ -264,6 +264,7 @@ ADMIN_KEY = click.option(
     type=click.Choice(["data", "control"]),
     help="Planes it is for (default: both).",
 )
+@click.option("--batch", is_flag=True, help="For batch work, which gives way where a limit is shared.")
 @click.option("--replaces", metavar="KEY", help="Key that it takes over from, by id or beginning.")
 @click.option(
     "--overlap", metavar="SPAN", help="How long the replaced key still works (default: not at all)."
@@ -275,6 +276,7 @@ def keys_create(
     expires: str | None,
     endpoints: tuple[str, ...],
     planes: tuple[str, ...],
+    batch: bool,
     replaces: str | None,
     overlap: str | None,
     admin_key: Path | None,
@@ -292,6 +294,7 @@ def keys_create(
             expires=expires,
             endpoints=endpoints,
             planes=planes,
+            batch=batch,
             replaces=replaces,
             overlap=overlap,
         )
@@ -323,6 +326,34 @@ def keys_list(principal: str | None, admin_key: Path | None) -> None:
             used,
         ]
         click.echo("  ".join(field for field in fields if field))
+
+
+@keys.command("rotate")
+@click.argument("key")
+@click.option(
+    "--overlap",
+    metavar="SPAN",
+    default="24h",
+    show_default=True,
+    help="How long the old key still works: a number and m, h, d or w, or 0 for not at all.",
+)
+@ADMIN_KEY
+def keys_rotate(key: str, overlap: str, admin_key: Path | None) -> None:
+    """Make a key like KEY (its id, or how it begins) that takes over from it. It is printed once and kept nowhere.
+
+    The new key has the name, scopes, priority and lifetime of the old one and shares its limits and budgets.
+    """
+    from gateway.cli.keys import rotate
+    from gateway.cli.reach import AdminApi
+
+    settings = _settings()
+    text, details, replaced = _guarded(lambda: rotate(AdminApi(settings, admin_key), key, overlap=overlap))
+    click.echo(text)
+    click.echo(
+        f"Key {details['id']} takes over from {replaced['prefix']}..., which works until {replaced['expires_at'][:16]}."
+        " Keep the new one now: it cannot be shown again.",
+        err=True,
+    )
 
 
 @keys.command("revoke")

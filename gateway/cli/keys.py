@@ -1,4 +1,4 @@
-"""`weighbridge keys`: make, list and revoke API keys through the running gateway's admin API."""
+"""`weighbridge keys`: make, list, rotate and revoke API keys through the running gateway's admin API."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def create(
     expires: str | None,
     endpoints: Sequence[str],
     planes: Sequence[str],
+    batch: bool,
     replaces: str | None,
     overlap: str | None,
 ) -> tuple[str, Any]:
@@ -35,6 +36,8 @@ def create(
         ]
     if planes:
         body["planes"] = sorted(set(planes))
+    if batch:
+        body["priority"] = "batch"
     if replaces is not None:
         body["replaces"] = key_like(api, replaces)["id"]
         if overlap is not None:
@@ -52,6 +55,13 @@ def listed(api: AdminApi, principal: str | None) -> list[tuple[Any, str]]:
     return [
         (key, people.get(key["principal_id"], "(deleted)")) for key in api.pages("/keys", principal_id=owner)
     ]
+
+
+def rotate(api: AdminApi, which: str, *, overlap: str) -> tuple[str, Any, Any]:
+    """The new key's text, what is known of it, and of the key that it takes over from."""
+    seconds = 0 if overlap == "0" else int(_span(overlap).total_seconds())
+    made = api.act(f"/keys/{key_like(api, which)['id']}", "rotate", {"overlap_seconds": seconds})
+    return made["key"], made["details"], made["replaced"]
 
 
 def revoke(api: AdminApi, which: str) -> Any:
@@ -101,7 +111,11 @@ def _one(page: Any, what: str) -> Any:
 
 
 def _from_now(span: str) -> str:
-    match = _SPAN.fullmatch(span)
+    return (datetime.now(UTC) + _span(span)).isoformat()
+
+
+def _span(text: str) -> timedelta:
+    match = _SPAN.fullmatch(text)
     if match is None:
-        raise CannotReach(f"{span!r} is no span of time; it is a number and m, h, d or w, such as 90d.")
-    return (datetime.now(UTC) + timedelta(**{_UNITS[match[2]]: int(match[1])})).isoformat()
+        raise CannotReach(f"{text!r} is no span of time; it is a number and m, h, d or w, such as 90d.")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

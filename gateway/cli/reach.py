@@ -113,6 +113,11 @@ class AdminApi:
         """Set something."""
         return self._call("PUT", path, {}, body)[0]
 
+    def act(self, path: str, action: str, body: Any) -> Any:
+        """Do something to what is at the path, as it is now."""
+        _, etag = self._call("GET", path, {})
+        return self._call("POST", f"{path}/{action}", {}, body, etag=etag)[0]
+
     def delete(self, path: str) -> Any:
         """Delete or revoke what is at the path, as it is now."""
         _, etag = self._call("GET", path, {})

@@ -99,12 +99,19 @@ async def test_a_key_is_made_listed_and_revoked_from_the_command_line(
     replaced = await run("keys", "create", "demo", "--replaces", text[:20], "--overlap", "1h")
     assert replaced.exit_code == 0, replaced.output
     assert (await deployment.ask("GET", "/admin/v1/me", "cli")).status_code == 200
+    rotated = await run("keys", "rotate", text[:20], "--overlap", "30m")
+    assert rotated.exit_code == 0, rotated.output
+    assert "takes over from" in rotated.stderr
+    deployment.keys["rotated"] = rotated.stdout.strip()
+    for works in ("cli", "rotated"):
+        assert (await deployment.ask("GET", "/admin/v1/me", works)).json()["name"] == "demo"
     revoked = await run("keys", "revoke", text[:20])
     assert revoked.exit_code == 0, revoked.output
     assert (await deployment.ask("GET", "/admin/v1/me", "cli")).status_code == 401
     for wrong in (
         ("keys", "create", "nobody"),
         ("keys", "revoke", "gk_live"),
+        ("keys", "rotate", text[:20]),
         ("keys", "create", "demo", "--expires", "soon"),
     ):
         refused = await run(*wrong)

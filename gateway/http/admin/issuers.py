@@ -22,13 +22,11 @@ from gateway.http.admin.versions import (
     Name,
     Page,
     Size,
-    optional_id,
-    require_match,
     set_fields,
     versioned,
 )
 from gateway.store.issuers import create_issuer, delete_issuer, update_issuer
-from gateway.store.reading import Row, current, page
+from gateway.store.reading import Row
 from gateway.store.tables.identity import issuers
 from policies.administration import Permission
 from policies.tokens import MAX_AGE_SECONDS, MAX_LEEWAY_SECONDS
@@ -162,9 +160,7 @@ class Issuers(Controller):
         self, admin: NamedDependency[Admin], after: After = None, size: Size = 50
     ) -> Page[IssuerView]:
         """Disabled ones included."""
-        async with admin.reading() as connection:
-            found, following = await page(connection, issuers, after=optional_id(after), size=size)
-        return Page([_view(row) for row in found], following)
+        return await admin.listed(_view, issuers, after=after, size=size)
 
     @post("/", opt=WRITE, summary="Take tokens of an issuer")
     async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewIssuer]) -> Response[IssuerView]:
@@ -176,8 +172,7 @@ class Issuers(Controller):
     @get("/{issuer_id:uuid}", opt=READ, summary="Read an issuer")
     async def read(self, admin: NamedDependency[Admin], issuer_id: FromPath[UUID]) -> Response[IssuerView]:
         """Answers its version as `ETag`; never its secret."""
-        async with admin.reading() as connection:
-            row = await current(connection, issuers, str(issuer_id), "issuer")
+        row = await admin.read(issuers, issuer_id, "issuer")
         return versioned(row, _view(row))
 
     @patch("/{issuer_id:uuid}", opt=WRITE, summary="Change an issuer")
@@ -189,9 +184,7 @@ class Issuers(Controller):
         if_match: IfMatch = None,
     ) -> Response[IssuerView]:
         """Its tokens are verified again, by what it says now, within a second."""
-        async with admin.change() as change:
-            before = await change.current(issuers, str(issuer_id), "issuer")
-            require_match(before, if_match)
+        async with admin.revising(issuers, issuer_id, "issuer", if_match) as (change, before):
             row = await update_issuer(change, admin.sealing, before, _values(data))
         return versioned(row, _view(row))
 
@@ -200,9 +193,7 @@ class Issuers(Controller):
         self, admin: NamedDependency[Admin], issuer_id: FromPath[UUID], if_match: IfMatch = None
     ) -> None:
         """Its tokens are refused within a second; the principals that it knows stay."""
-        async with admin.change() as change:
-            before = await change.current(issuers, str(issuer_id), "issuer")
-            require_match(before, if_match)
+        async with admin.revising(issuers, issuer_id, "issuer", if_match) as (change, before):
             await delete_issuer(change, before)
 
 

@@ -22,11 +22,10 @@ from gateway.http.admin.versions import (
     Page,
     Size,
     optional_id,
-    require_match,
     set_fields,
     versioned,
 )
-from gateway.store.reading import Row, current, page
+from gateway.store.reading import Row
 from gateway.store.rules import create_limit, delete_limit, update_limit
 from gateway.store.snapshot import window_of
 from gateway.store.tables.rules import limits
@@ -66,6 +65,8 @@ class LimitView(Struct, frozen=True, kw_only=True):
     amount: int
     mode: str
     enabled: bool
+    by_owner: bool
+    """Set on the endpoint's own route: its managers may change it."""
     managed_by: str | None
     updated_at: datetime
 
@@ -120,11 +121,7 @@ class Limits(Controller):
             conditions.append(limits.c.subject_id == str(subject_id))
         if endpoint_id is not None:
             conditions.append(limits.c.endpoint_id == str(endpoint_id))
-        async with admin.reading() as connection:
-            found, following = await page(
-                connection, limits, *conditions, after=optional_id(after), size=size
-            )
-        return Page([_view(row) for row in found], following)
+        return await admin.listed(_view, limits, *conditions, after=after, size=size)
 
     @post("/", opt=WRITE, summary="Create a rate limit")
     async def create(self, admin: NamedDependency[Admin], data: JSONBody[NewLimit]) -> Response[LimitView]:
@@ -140,8 +137,7 @@ class Limits(Controller):
     @get("/{limit_id:uuid}", opt=READ, summary="Read a rate limit")
     async def read(self, admin: NamedDependency[Admin], limit_id: FromPath[UUID]) -> Response[LimitView]:
         """Answers its version as `ETag`."""
-        async with admin.reading() as connection:
-            row = await current(connection, limits, str(limit_id), "limit")
+        row = await admin.read(limits, limit_id, "limit")
         return versioned(row, _view(row))
 
     @patch("/{limit_id:uuid}", opt=WRITE, summary="Change a rate limit")
@@ -153,9 +149,7 @@ class Limits(Controller):
         if_match: IfMatch = None,
     ) -> Response[LimitView]:
         """What has been counted stays counted."""
-        async with admin.change() as change:
-            before = await change.current(limits, str(limit_id), "limit")
-            require_match(before, if_match)
+        async with admin.revising(limits, limit_id, "limit", if_match) as (change, before):
             row = await update_limit(change, before, set_fields(data))
         return versioned(row, _view(row))
 
@@ -164,9 +158,7 @@ class Limits(Controller):
         self, admin: NamedDependency[Admin], limit_id: FromPath[UUID], if_match: IfMatch = None
     ) -> None:
         """Nothing is refused for it any more within a second."""
-        async with admin.change() as change:
-            before = await change.current(limits, str(limit_id), "limit")
-            require_match(before, if_match)
+        async with admin.revising(limits, limit_id, "limit", if_match) as (change, before):
             await delete_limit(change, before)
 
 
@@ -202,6 +194,7 @@ def _view(row: Row) -> LimitView:
         amount=row["amount"],
         mode=row["mode"],
         enabled=row["enabled"],
+        by_owner=row["by_owner"],
         managed_by=row["managed_by"],
         updated_at=row["valid_from"],
     )

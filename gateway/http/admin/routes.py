@@ -7,6 +7,8 @@ from litestar.di import Provide
 
 from gateway.http.admin.access import ControlPlane, Guard, bodies_and_keys, keeping_answers, provide_admin
 from gateway.http.admin.audit import read_audit
+from gateway.http.admin.budget_balances import balance
+from gateway.http.admin.budget_increases import Increases
 from gateway.http.admin.budgets import Budgets
 from gateway.http.admin.credits import Credits
 from gateway.http.admin.declarations import apply_declaration, export_declaration, plan_declaration
@@ -54,6 +56,8 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 grant_many,
                 Limits,
                 Budgets,
+                Increases,
+                balance,
                 Credits,
                 Prices,
                 Providers,
