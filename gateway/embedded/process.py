@@ -15,10 +15,32 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gateway.embedded.account import Account, popen_options
 
 _PR_SET_PDEATHSIG = 1
+
+
+class Process(Protocol):
+    """What is needed of a started process; `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        ...
+
+    def wait(self) -> int:
+        """The same, once it has ended."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Signal it alone."""
+        ...
 
 
 @dataclass(slots=True)
@@ -26,7 +48,7 @@ class Child:
     """A running (or ended) child, the leader of its own session and process group."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: Process
 
     @property
     def pid(self) -> int:
@@ -48,7 +70,11 @@ class Child:
         if self.popen.poll() is None:
             loop = asyncio.get_running_loop()
             ended = asyncio.Event()
-            descriptor = os.pidfd_open(self.pid)
+            try:
+                descriptor = os.pidfd_open(self.pid)
+            except ProcessLookupError:
+                # Another's child has been reaped by now.
+                return self.popen.wait()
             try:
                 loop.add_reader(descriptor, ended.set)
                 await ended.wait()

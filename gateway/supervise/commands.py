@@ -27,15 +27,14 @@ from gateway.supervise.tree import DRAIN_SECONDS, Tree
 
 FAILED = 1
 NOT_RUNNING = 3
-_OWN_PROGRAM = (sys.executable, "-m", "gateway")
 
 
-def up(settings: Settings, program: Sequence[str] = _OWN_PROGRAM) -> int:
+def up(settings: Settings, program: Sequence[str] | None = None) -> int:
     """Everything for one machine: embedded stores, migrations, first objects, gateway, engine."""
     return _told(lambda: asyncio.run(_run(settings, program, everything=True)))
 
 
-def serve(settings: Settings, program: Sequence[str] = _OWN_PROGRAM) -> int:
+def serve(settings: Settings, program: Sequence[str] | None = None) -> int:
     """Workers and drainer beside stores that someone else runs; migrations are a step of their own."""
 
     def run() -> int:
@@ -143,7 +142,7 @@ def _told(run: Callable[[], int]) -> int:
         return 128 + signal.SIGINT
 
 
-async def _run(settings: Settings, program: Sequence[str], *, everything: bool) -> int:
+async def _run(settings: Settings, program: Sequence[str] | None, *, everything: bool) -> int:
     screen = Screen(settings.home / "logs" / "supervisor.log")
     preflight.check_python()
     if everything and settings.embedded:
@@ -164,7 +163,9 @@ async def _run(settings: Settings, program: Sequence[str], *, everything: bool) 
         lock.release()
 
 
-async def _live(settings: Settings, screen: Screen, program: Sequence[str], *, everything: bool) -> int:
+async def _live(
+    settings: Settings, screen: Screen, program: Sequence[str] | None, *, everything: bool
+) -> int:
     asked = asyncio.Event()
     mode = "up" if everything else "serve"
     state = State(ProcessNote.of(os.getpid()), address(settings), mode)

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from gateway.supervise.engine import GIVEN_UP, own_engine_url
 from gateway.supervise.instance import ProcessNote, State
 from gateway.supervise.keeper import Keeper
 from gateway.supervise.listening import WorkerSockets, reserve
+from gateway.supervise.nursery import Nursery
 from gateway.supervise.preflight import CannotRun
 from gateway.supervise.probe import answer_of
 from gateway.supervise.screen import Screen, address, last_line, welcome
@@ -49,7 +49,9 @@ class Tree:
     state: State
     everything: bool
     """True for `up` (embedded stores, migration, seed, engine), False for `serve`."""
-    program: Sequence[str] = (sys.executable, "-m", "gateway")
+    program: Sequence[str] | None = None
+    """What stands in for the gateway's own commands, started as a program each time; None: they are forked."""
+    nursery: Nursery = field(init=False)
     postgres: EmbeddedPostgres | None = None
     redis: EmbeddedRedis | None = None
     sockets: list[WorkerSockets] = field(default_factory=list[WorkerSockets])
@@ -57,6 +59,9 @@ class Tree:
     tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to end the waits of `stop`: children are then killed."""
+
+    def __post_init__(self) -> None:
+        self.nursery = Nursery(self.log_folder / "cradle.log", _environment(self.settings))
 
     @property
     def log_folder(self) -> Path:
@@ -66,6 +71,9 @@ class Tree:
     async def start(self) -> None:
         """Bring everything up in order and print the closing screen."""
         self.sockets = reserve(self.settings)
+        # What children need is imported while the stores start.
+        if self.program is None:
+            self.nursery.start()
         self.tasks.append(asyncio.create_task(logs.keep_bounded(self.log_folder)))
         own_engine = self.everything and self.settings.engine == "vllm" and self.settings.engine_url is None
         if self.everything:
@@ -105,6 +113,7 @@ class Tree:
             await self.redis.stop()
         if self.postgres is not None:
             await self.postgres.stop()
+        await self.nursery.stop()
         self._note(phase="stopped")
 
     async def _start_stores(self) -> None:
@@ -228,13 +237,24 @@ class Tree:
         self, name: str, *arguments: str, descriptors: tuple[int, ...] = ()
     ) -> Callable[[], Awaitable[Child]]:
         async def start() -> Child:
-            return spawn(
+            log, env = self.log_folder / f"{name}.log", _environment(self.settings)
+            if self.program is not None:
+                return spawn(
+                    name,
+                    [*self.program, *arguments],
+                    log=log,
+                    death_signal=signal.SIGTERM,
+                    cwd=self.settings.home,
+                    env=env,
+                    pass_fds=descriptors,
+                )
+            return await self.nursery.bear(
                 name,
-                [*self.program, *arguments],
-                log=self.log_folder / f"{name}.log",
+                arguments,
+                log=log,
                 death_signal=signal.SIGTERM,
                 cwd=self.settings.home,
-                env=_environment(self.settings),
+                env=env,
                 pass_fds=descriptors,
             )
 

@@ -16,7 +16,7 @@ import asyncio
 import os
 import signal
 import socket
-import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from redis import Redis
 
-from gateway.embedded.process import Child, spawn
+from gateway.embedded.process import Child
 from gateway.security.keys import Peppers
 from gateway.security.secrets import Purpose, load_master_key
 from gateway.seed import ENDPOINT, seed
@@ -39,12 +39,17 @@ from gateway.store.endpoints import endpoint_named, grant
 from gateway.store.principals import create_principal
 from gateway.store.rules import create_limit
 from gateway.supervise.listening import WorkerSockets, reserve
+from gateway.supervise.nursery import Nursery
 from tests.faults.killer import died
 from tests.faults.wire import Target
 from tests.system.asking import Answer, ask
 
 ROOT = Path(__file__).parents[2]
 PROPAGATION_SECONDS = 1.1
+NURSERY = Nursery(
+    Path(tempfile.gettempdir()) / f"wb-cradle-{os.getpid()}.log", {**os.environ, "PYTHONPATH": str(ROOT)}
+)
+"""Forks every process of every deployment, as the product's own supervisor does; ends with this process."""
 """The promise is that every worker follows a change of the configuration within a second."""
 
 
@@ -165,6 +170,8 @@ class Deployment:
             redis_url=self._redis_url,
             engine="none",
             engine_url=self._engine_url,
+            # Providers of the tests are on this machine.
+            provider_hosts=frozenset({"127.0.0.1"}),
         ).to_env()
 
     # -- life ----------------------------------------------------------------------------------
@@ -193,7 +200,7 @@ class Deployment:
         if self._sql_calls:
             self._processes["sql-calls"] = _Process("sql-calls", ["sql-calls"])
         for process in self._processes.values():
-            self._spawn(process)
+            await self._spawn(process)
             process.keeper = asyncio.create_task(self._keep(process))
         await self.ready()
 
@@ -242,18 +249,18 @@ class Deployment:
         finally:
             await engine.dispose()
 
-    def _spawn(self, process: _Process) -> None:
+    async def _spawn(self, process: _Process) -> None:
         extra, process.extra = process.extra, {}
-        process.starts += 1
-        process.child = spawn(
+        process.child = await NURSERY.bear(
             process.name,
-            [sys.executable, "-m", "gateway", *process.arguments],
+            process.arguments,
             log=self.log(process.name),
             death_signal=signal.SIGKILL,
             cwd=self.home,
             env={**self._environment, **self._variables(), **extra},
             pass_fds=process.descriptors,
         )
+        process.starts += 1
 
     async def _keep(self, process: _Process) -> None:
         while True:
@@ -264,7 +271,7 @@ class Deployment:
             if status != -signal.SIGKILL:
                 # A crash of its own accord must not become a busy loop.
                 await asyncio.sleep(0.2)
-            self._spawn(process)
+            await self._spawn(process)
 
     # -- processes -----------------------------------------------------------------------------
 
