@@ -43,9 +43,10 @@ bench-books: setup-dev ## Fill a ledger with ROWS=10000000 through the posting p
 soak: setup-dev ## Load with faults for MINUTES=5, then the books
 	@$(PY) -m pytest tests/soak --minutes=$(MINUTES) $(ARGS)
 
-model: setup ## Train the demo model again from its corpus and print its score
+model: setup ## Train the demo model and its SQL adapter again from their corpora; print their scores
 	@$(PY) -m engines.local.environment "$${WEIGHBRIDGE_HOME:-var}/engine-venv"
 	@PYTHONPATH=. "$${WEIGHBRIDGE_HOME:-var}/engine-venv/bin/python" -m engines.local.model.train $(ARGS)
+	@PYTHONPATH=. "$${WEIGHBRIDGE_HOME:-var}/engine-venv/bin/python" -m engines.local.model.adapt
 
 figure: setup ## Time a sparse layer against the equal dense one, and draw it beside its prediction
 	@$(PY) -m engines.local.environment "$${WEIGHBRIDGE_HOME:-var}/engine-venv"

@@ -757,6 +757,27 @@ def verify(audit: bool, as_: str, heads: Path | None, metrics: Path | None) -> N
 
 
 @main.group()
+def audit() -> None:
+    """The record of changes, logins and refusals; `verify --audit` checks it."""
+
+
+@audit.command("erase")
+@click.argument("entries", nargs=-1, type=click.IntRange(min=1))
+@click.option("--refusals-of", "principal", metavar="ID", help="Erase every refusal of this principal too.")
+@click.option("--reason", required=True, help="Why; kept in the audit.")
+def audit_erase(entries: tuple[int, ...], principal: str | None, reason: str) -> None:
+    """Erase for good what ENTRIES, by number, are about. Their digests stay, so the chain still holds.
+
+    It is done as the schema's owner (WEIGHBRIDGE_MIGRATE_DATABASE_URL), and recorded.
+    """
+    from gateway.cli.erase import run
+
+    settings = _settings()
+    erased, refusals = _guarded(lambda: run(settings, entries, principal, reason))
+    click.echo(f"Erased the contents of {erased} entries and {refusals} refusals.")
+
+
+@main.group()
 def spool() -> None:
     """The files between the workers and the ledger."""
 

@@ -18,6 +18,7 @@ from engines.errors import EngineError
 from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
 from engines.transport import Timeouts, Transport
+from gateway.adapter_notes import read_standings
 from gateway.providers.adapters import ProviderAdapters
 from policies.calling import PLAIN_ENTITY, EntityRules
 from policies.catalog import EntityKind, ServedEntity
@@ -95,6 +96,7 @@ class EngineWatch:
         self._up: tuple[str, ...] = ()
         self._reason: str | None = "the engine has not been reached yet"
         self._gone = False
+        self._adapters_standing = read_standings(run_dir)
         self._task: asyncio.Task[None] | None = None
         self.ready_since: float | None = None
         if engine_url is None:
@@ -139,12 +141,23 @@ class EngineWatch:
     def unfit(self, entity: ServedEntity) -> str | None:
         """Why the entity cannot be called now."""
         if entity.kind is EntityKind.LOCAL:
-            return self._reason
+            return self._reason or self._adapter_reason(entity.model)
         return "it has no address" if self._providers is None else self._providers.unfit(entity)
 
     def gone_for_good(self, entity: ServedEntity) -> bool:
         """Whether waiting is pointless."""
-        return self._gone if entity.kind is EntityKind.LOCAL else True
+        if entity.kind is not EntityKind.LOCAL:
+            return True
+        standing = self._adapters_standing.get(entity.model)
+        return self._gone or (standing is not None and not standing.loaded and bool(standing.reason))
+
+    def _adapter_reason(self, model: str) -> str | None:
+        standing = self._adapters_standing.get(model)
+        if standing is None or standing.loaded:
+            return None
+        return f"adapter {model!r} " + (
+            f"cannot be loaded: {standing.reason}" if standing.reason else "is being loaded"
+        )
 
     async def start(self) -> None:
         """Probe once, then go on in the background."""
@@ -167,6 +180,7 @@ class EngineWatch:
 
     async def _probe(self) -> None:
         await asyncio.gather(*(each.probe() for each in self._replicas))
+        self._adapters_standing = read_standings(self._run_dir)
         self._up = tuple(each.address for each in self._replicas if each.fault is None)
         if self._up:
             if self._reason is not None:

@@ -34,6 +34,10 @@ from gateway.store.tables.versioned import configuration_change
 
 ENDPOINT = "databricks-mixtral-8x7b-instruct"
 ENTITY = "mixtral-demo"
+SQL_ENDPOINT = "mixtral-demo-sql"
+"""The adapter that ships, and the endpoint that it answers for."""
+_DESCRIPTION = "The local engine: a small Mixtral-architecture demonstration model, or what serves in its place."
+_SQL_DESCRIPTION = "The demonstration model with an adapter that answers in SQL for this gateway's own tables."
 GROUP = "demo-users"
 _ACTOR = Actor(None, "first start")
 _KEY_NAME = "first start"
@@ -89,32 +93,33 @@ async def _create_all(change: Change) -> None:
     demo = await create_principal(change, "user", {"name": "demo", "display_name": "Demonstration user"})
     group = await create_group(change, GROUP, "May query the demonstration endpoint.")
     await add_member(change, group, "user", demo["id"])
-    endpoint = await create_endpoint(
-        change,
-        {
-            "name": ENDPOINT,
-            "task": "llm/v1/chat",
-            "description": "The local engine: a small Mixtral-architecture demonstration model, or what serves in its place.",
-        },
-        [EntitySpec(name=ENTITY, kind="local", provider="vllm", model=ENTITY)],
-    )
-    entity = await _named(change, served_entities, ENTITY)
-    assert entity is not None
-    await add_price(
-        change,
-        entity["id"],
-        {
-            # $0.50 and $1.00 per million tokens.
-            "input": 500_000 * _MILLIONTH,
-            "cache_read": 500_000 * _MILLIONTH,
-            "cache_write": 500_000 * _MILLIONTH,
-            "output": 1_000_000 * _MILLIONTH,
-            "reasoning": 1_000_000 * _MILLIONTH,
-            "note": "Price of the demonstration.",
-        },
-    )
-    await grant(change, endpoint, "user", demo["id"], "CAN_QUERY")
-    await grant(change, endpoint, "group", group["id"], "CAN_VIEW")
+    # $0.50 and $1.00 per million tokens; an adapter costs a fifth more.
+    for name, model, description, percent in (
+        (ENDPOINT, ENTITY, _DESCRIPTION, 100),
+        (SQL_ENDPOINT, SQL_ENDPOINT, _SQL_DESCRIPTION, 120),
+    ):
+        endpoint = await create_endpoint(
+            change,
+            {"name": name, "task": "llm/v1/chat", "description": description},
+            [EntitySpec(name=model, kind="local", provider="vllm", model=model)],
+        )
+        entity = await _named(change, served_entities, model)
+        assert entity is not None
+        read, written = 5_000 * _MILLIONTH * percent, 10_000 * _MILLIONTH * percent
+        await add_price(
+            change,
+            entity["id"],
+            {
+                "input": read,
+                "cache_read": read,
+                "cache_write": read,
+                "output": written,
+                "reasoning": written,
+                "note": "Price of the demonstration.",
+            },
+        )
+        await grant(change, endpoint, "user", demo["id"], "CAN_QUERY")
+        await grant(change, endpoint, "group", group["id"], "CAN_VIEW")
     # In the embedded database the role `demo` calls as the user `demo`; elsewhere there is no such role.
     await map_role(change, CALLER, "demo", demo["id"])
     minute = {"window_kind": "rolling", "window_ms": 60_000}

@@ -12,10 +12,16 @@ from typing import Literal
 
 SERVER = Path(__file__).with_name("server.py")
 DEMO_MODEL = Path(__file__).with_name("model") / "mixtral-demo"
+SHIPPED_ADAPTERS = DEMO_MODEL.with_name("adapters")
 DEMO_NAME = "mixtral-demo"
 DEMO_CONTEXT = 4096
 # sun_path holds 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 107
+
+# In one batch; loaded; and the highest rank of any. Room for the first two is set aside on every start.
+ADAPTERS_AT_ONCE = 4
+ADAPTERS_KEPT = 32
+LARGEST_RANK = 64
 
 _KEPT = frozenset(
     {
@@ -56,6 +62,8 @@ class EngineSpec:
     """Threads for one forward pass on a CPU; the demo model is too small to gain from more."""
     kv_cache_bytes: int = 256 << 20
     """Room for keys and values on a CPU: 262,144 tokens of the demo model."""
+    adapters: bool = True
+    """Whether fine-tuned adapters (LoRA) may be loaded while it runs."""
     extra: tuple[str, ...] = ()
     """Further options of vLLM, last so that they win."""
 
@@ -90,6 +98,14 @@ def command(spec: EngineSpec) -> list[str]:
             *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
             *("--kv-cache-memory-bytes", str(spec.kv_cache_bytes), "--max-num-seqs", "128"),
         ]
+    if spec.adapters:
+        arguments += [
+            *("--enable-lora", "--max-loras", str(ADAPTERS_AT_ONCE), "--max-lora-rank", str(LARGEST_RANK)),
+            *("--max-cpu-loras", str(ADAPTERS_KEPT)),
+        ]
+        if spec.device == "cpu":
+            # The experts' kernel for CPUs takes no adapter; attention does.
+            arguments += ["--lora-target-modules", "q_proj", "k_proj", "v_proj", "o_proj"]
     return [*arguments, *spec.extra]
 
 
@@ -104,6 +120,9 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
         "PYTHONNOUSERSITE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if spec.adapters:
+        # Only over the engine's own address, which no client reaches: the gateway decides who loads what.
+        quiet["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if spec.device == "cpu":
         quiet |= {
             "HF_HUB_OFFLINE": "1",

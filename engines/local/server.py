@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 5.0
@@ -60,6 +61,23 @@ def fork_on_cpu() -> None:
     CpuPlatform.check_and_update_config = classmethod(configure_and_fork)
 
 
+def adapters_on_cpu() -> None:
+    """Let a mixture of experts take adapters of its attention projections on a CPU.
+
+    With adapters enabled vLLM picks a Triton kernel for the experts whatever the adapters change, and there is no
+    Triton on a CPU: its engine dies at the first call. The experts themselves take no adapter here.
+    """
+    from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method as method
+
+    select = method.select_unquantized_moe_backend
+
+    def select_without_adapters(moe_config: Any) -> object:
+        moe_config.is_lora_enabled = False
+        return select(moe_config)
+
+    method.select_unquantized_moe_backend = select_without_adapters
+
+
 def main() -> None:
     if "--leash" in sys.argv:
         sys.argv.remove("--leash")
@@ -75,6 +93,8 @@ def main() -> None:
         importlib.import_module("vllm.v1.worker.cpu_worker")
 
         fork_on_cpu()
+        if "--enable-lora" in sys.argv:
+            adapters_on_cpu()
     gc.enable()
     serve()
 

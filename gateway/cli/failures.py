@@ -7,6 +7,7 @@ from typing import Any
 
 # A class that no module was imported for cannot have been raised: nothing is imported here only to be compared.
 _SAID = (
+    ("gateway.cli.adapters", "CannotAdapt"),
     ("gateway.cli.engine_plan", "CannotPlan"),
     ("gateway.cli.reach", "CannotReach"),
     ("gateway.errors", "GatewayError"),

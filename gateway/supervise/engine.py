@@ -13,9 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+from engines.http1.transport import Http1Transport
+from engines.local.adapter_keeper import AdapterKeeper, Standing
+from engines.local.adapters import scan
 from engines.local.environment import Say, install
-from engines.local.launch import EngineSpec
+from engines.local.launch import SHIPPED_ADAPTERS, EngineSpec
 from engines.local.supervise import EngineState, Phase, supervise
+from gateway.adapter_notes import FOLDER, write_standings
 from gateway.embedded.places import socket_folder
 from gateway.engine_watch import EngineNote, write_note
 from gateway.settings import Settings
@@ -56,9 +60,12 @@ async def _supervise(home: Path, socket: Path) -> int:
             log=home / "logs" / "vllm.log",
         )
 
+    adapters = _Adapters(home, f"unix:{socket}")
+
     def report(state: EngineState) -> None:
         nonlocal last
         last = state
+        adapters.follow(state)
         write_note(home / "run", EngineNote(state.phase.value, state.detail))
         detail = f": {state.detail}" if state.detail else ""
         print(f"{time.monotonic() - began:.0f} s {state.phase}{detail}", flush=True)
@@ -69,4 +76,41 @@ async def _supervise(home: Path, socket: Path) -> int:
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await running
+    adapters.stop()
     return GIVEN_UP if last.phase is Phase.FAILED else 0
+
+
+class _Adapters:
+    """Keeps the engine's adapters while it is ready; says that they are on their way while it is not."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        # A mounted or uploaded adapter goes before the one that ships under the same name.
+        self._folders = (SHIPPED_ADAPTERS, home / FOLDER)
+        self._run_dir = home / "run"
+        self._url = url
+        self._keeping: asyncio.Task[None] | None = None
+
+    def follow(self, state: EngineState) -> None:
+        self.stop()
+        if state.phase is Phase.READY:
+            self._keeping = asyncio.create_task(self._keep(), name="adapters")
+
+    def stop(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            self._keeping = None
+        found, wrong = scan(self._folders)
+        waiting = {
+            name: Standing(loaded=False, rank=each.rank, size=each.size) for name, each in found.items()
+        }
+        failed = {name: Standing(loaded=False, reason=why) for name, why in wrong.items()}
+        write_standings(self._run_dir, waiting | failed)
+
+    async def _keep(self) -> None:
+        transport = Http1Transport(self._url)
+        try:
+            await AdapterKeeper(
+                transport, self._folders, lambda standings: write_standings(self._run_dir, standings)
+            ).keep()
+        finally:
+            await transport.aclose()

@@ -16,6 +16,7 @@ from databricks.sdk.service.serving import ChatMessage, ChatMessageRole
 from mlflow.deployments import get_deploy_client
 from requests import HTTPError
 
+from gateway.seed import SQL_ENDPOINT
 from tests.system.deployment import ENDPOINT, Deployment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -74,7 +75,7 @@ async def test_mlflow_lists_and_reads_endpoints(as_user: AsUser) -> None:
     as_user()
     client = get_deploy_client("databricks")
     listed = await in_thread(client.list_endpoints)
-    assert [each["name"] for each in listed] == [ENDPOINT]
+    assert {each["name"] for each in listed} == {ENDPOINT, SQL_ENDPOINT}
     read = await in_thread(client.get_endpoint, endpoint=ENDPOINT)
     assert read["name"] == ENDPOINT
     assert read["task"] == "llm/v1/chat"
@@ -117,7 +118,7 @@ async def test_databricks_sdk_queries_lists_and_reads(as_user: AsUser) -> None:
     assert answer.usage.completion_tokens == 6
     assert answer.served_model_name == "mixtral-demo"
     listed = await in_thread(lambda: list(workspace.serving_endpoints.list()))
-    assert [each.name for each in listed] == [ENDPOINT]
+    assert {each.name for each in listed} == {ENDPOINT, SQL_ENDPOINT}
     read = await in_thread(workspace.serving_endpoints.get, ENDPOINT)
     assert read.name == ENDPOINT
     assert read.state.ready.value == "READY"
@@ -166,7 +167,7 @@ async def test_mlflows_gateway_client_lists_reads_and_asks(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", gateway.demo_key)
     client = get_deploy_client(gateway.url)
     listed = await in_thread(client.list_endpoints)
-    assert [each.name for each in listed] == [ENDPOINT]
+    assert {each.name for each in listed} == {ENDPOINT, SQL_ENDPOINT}
     read = await in_thread(client.get_endpoint, ENDPOINT)
     assert read.endpoint_type == "llm/v1/chat"
     answer = await in_thread(client.predict, endpoint=ENDPOINT, inputs=INPUTS)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import openai
 import pytest
 
+from gateway.seed import SQL_ENDPOINT
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person, chat, limit
 
@@ -199,7 +200,7 @@ async def test_an_upstream_that_fails_is_an_internal_server_error_and_mid_stream
 
 async def test_models_are_those_that_the_caller_may_query(gateway: Deployment) -> None:
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.demo_key) as ours:
-        assert [model.id async for model in await ours.models.list()] == [ENDPOINT]
+        assert {model.id async for model in await ours.models.list()} == {ENDPOINT, SQL_ENDPOINT}
         model = await ours.models.retrieve(ENDPOINT)
         assert (model.id, model.object) == (ENDPOINT, "model")
         with pytest.raises(openai.NotFoundError):
