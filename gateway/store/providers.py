@@ -43,8 +43,10 @@ async def create_provider(
     change: Change, sealing: Sealing, values: Mapping[str, Any], credential: Credential | None = None
 ) -> Row:
     """Add a provider; `values` hold its name, provider and base_url."""
-    row = await change.add(providers, KIND, {"id": change.new_id(), **values})
-    return row if credential is None else await set_credential(change, sealing, row, credential)
+    wanted = {"id": change.new_id(), **values}
+    if credential is not None:
+        wanted |= await _placed(change, sealing, wanted, credential, 1)
+    return await change.add(providers, KIND, wanted)
 
 
 async def update_provider(change: Change, before: Row, values: Mapping[str, Any]) -> Row:
@@ -67,42 +69,15 @@ async def set_credential(
     """Give it a credential, or another one; the stored one before still counts for `keep`."""
     identity = before["id"]
     change.require_own(KIND, before)
-    if credential.source != "stored":
+    held, mine = before["credential_version"], provider_secrets.c.provider_id == identity
+    if credential.source != "stored" or keep <= timedelta(0):
         await _erase(change, identity)
-        return await change.revise(
-            providers,
-            KIND,
-            before,
-            action="set_credential",
-            source=credential.source,
-            reference=credential.reference,
-            hint=None,
-        )
-    version = before["credential_version"] + 1
-    secrets = provider_secrets
-    mine = secrets.c.provider_id == identity
-    await change.connection.execute(
-        delete(secrets).where(mine, secrets.c.version < before["credential_version"])
-    )
-    if keep > timedelta(0):
-        await change.connection.execute(update(secrets).where(mine).values(ends_at=change.at + keep))
     else:
-        await change.connection.execute(delete(secrets).where(mine))
-    sealed = sealing.seal(credential.secret.encode(), provider_subject(identity, before["base_url"]))
-    await change.connection.execute(
-        insert(secrets).values(provider_id=identity, version=version, secret_sealed=sealed)
-    )
-    shown = credential.secret[-_HINT:] if len(credential.secret) >= 4 * _HINT else None
-    return await change.revise(
-        providers,
-        KIND,
-        before,
-        action="set_credential",
-        source="stored",
-        reference=None,
-        hint=shown,
-        credential_version=version,
-    )
+        older = delete(provider_secrets).where(mine, provider_secrets.c.version < held)
+        await change.connection.execute(older)
+        await change.connection.execute(update(provider_secrets).where(mine).values(ends_at=change.at + keep))
+    placed = await _placed(change, sealing, before, credential, held + 1)
+    return await change.revise(providers, KIND, before, action="set_credential", **placed)
 
 
 async def erase_credential(change: Change, before: Row) -> Row:
@@ -162,6 +137,22 @@ class _Any(frozenset[str]):
 
 
 _ANY = _Any()
+
+
+async def _placed(
+    change: Change, sealing: Sealing, provider: Mapping[str, Any], credential: Credential, version: int
+) -> dict[str, Any]:
+    """The columns that say where the credential is, once it is there."""
+    if credential.source != "stored":
+        return {"source": credential.source, "reference": credential.reference, "hint": None}
+    subject = provider_subject(provider["id"], provider["base_url"])
+    sealed = sealing.seal(credential.secret.encode(), subject)
+    await change.connection.execute(
+        insert(provider_secrets).values(provider_id=provider["id"], version=version, secret_sealed=sealed)
+    )
+    # A short one would be half told by its end.
+    hint = credential.secret[-_HINT:] if len(credential.secret) >= 4 * _HINT else None
+    return {"source": "stored", "reference": None, "hint": hint, "credential_version": version}
 
 
 async def _erase(change: Change, provider_id: str) -> None:

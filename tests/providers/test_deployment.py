@@ -1,0 +1,311 @@
+"""Through the real gateway to every provider: plain and streamed, paid for, counted by class, and told in our own words."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.providers.cases import CASES
+from tests.providers.stub import AWS, SECRET_WORDS, Providers
+from tests.system.asking import Answer
+from tests.system.deployment import Deployment
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+CHAT = "/v1/chat/completions"
+KINDS = {
+    "openai": ("/openai/v1", "key-one"),
+    "anthropic": ("/anthropic/v1", "key-one"),
+    "gemini": ("/gemini/v1beta", "key-one"),
+    "amazon-bedrock": ("/bedrock", ":".join(AWS)),
+    "cohere": ("/cohere/v2", "key-one"),
+}
+MADE: dict[str, str] = {}
+"""Provider's kind -> its id."""
+PRICE = {"input": 1_000_000, "cache_read": 100_000, "cache_write": 2_000_000, "output": 5_000_000}
+
+
+async def provider(gateway: Deployment, stub: Providers, kind: str) -> str:
+    """The id of a provider of that kind."""
+    if kind not in MADE:
+        path, secret = KINDS[kind]
+        body = {
+            "name": f"my {kind}",
+            "provider": kind,
+            "base_url": stub.url(path),
+            "credential": {"secret": secret},
+        }
+        answer = await gateway.ask("POST", "/admin/v1/providers", body, key=gateway.admin_key)
+        assert answer.status == 201, answer.body
+        assert secret.encode() not in answer.body
+        MADE[kind] = answer.json()["id"]
+    return MADE[kind]
+
+
+async def endpoint(gateway: Deployment, stub: Providers, kind: str, model: str) -> str:
+    """The name of an endpoint that a provider's model answers for."""
+    name = f"{kind}-{model.replace(' ', '-')}"
+    if name not in MADE:
+        entity = {
+            "name": "it",
+            "kind": "external",
+            "provider": kind,
+            "model": model,
+            "credential_id": await provider(gateway, stub, kind),
+            "options": {"region": "eu-west-1"} if kind == "amazon-bedrock" else {},
+        }
+        body = {"name": name, "served_entities": [entity]}
+        answer = await gateway.ask("POST", "/admin/v1/endpoints", body, key=gateway.admin_key)
+        assert answer.status == 201, answer.body
+        made = answer.json()["served_entities"][0]["id"]
+        price = {"served_entity_id": made, **PRICE, "reasoning": 5_000_000}
+        answer = await gateway.ask("POST", "/admin/v1/prices", price, key=gateway.admin_key)
+        assert answer.status == 201, answer.body
+        MADE[name] = answer.json()["id"]
+        await asyncio.sleep(1.1)
+    return name
+
+
+async def call(gateway: Deployment, name: str, **more: Any) -> Answer:
+    body = {
+        "model": name,
+        "messages": [{"role": "user", "content": "How are you?"}],
+        "max_tokens": 100,
+        **more,
+    }
+    return await gateway.ask("POST", CHAT, body, key=gateway.admin_key, timeout=60.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_provider_answers_plain_and_streamed_and_the_ledger_has_its_count_and_cost(
+    gateway: Deployment, stub: Providers, kind: str
+) -> None:
+    name = await endpoint(gateway, stub, kind, "cached")
+    plain = await call(gateway, name)
+    assert plain.status == 200, (plain.body, gateway.ends_of_logs())
+    assert plain.json()["choices"][0]["message"]["content"] == "Again."
+    stream = await call(gateway, name, stream=True)
+    events = stream.events()
+    assert events[-1] == "[DONE]"
+    text = "".join(each["choices"][0]["delta"].get("content") or "" for each in events[:-1])
+    assert text == "Again."
+    assert all(each["choices"] for each in events[:-1])
+    usage = CASES["cached"].usage
+    assert usage is not None
+    for answer in (plain, stream):
+        row = await gateway.row_of(answer.request_id)
+        assert (row["status"], row["usage_source"]) == ("ok", "reported")
+        written = 0 if kind in ("gemini", "cohere") else usage.cache_write
+        fresh = usage.fresh + usage.cache_write - written
+        counted = (row["fresh_input"], row["cache_read"], row["cache_write"], row["output"])
+        assert counted == (fresh, usage.cache_read, written, usage.output)
+        assert row["cost_nano_usd"] == fresh + 3 + 2 * written + 5 * usage.output
+        assert "set-cookie" not in answer.headers
+    sent = stub.calls[-1]
+    assert not {"cookie", "x-forwarded-for"} & sent.headers.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_tools_called_at_once_come_back_whole(gateway: Deployment, stub: Providers, kind: str) -> None:
+    name = await endpoint(gateway, stub, kind, "tools at once")
+    tool = {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+    }
+    asked = {"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "weather"}}}
+    plain = (await call(gateway, name, **asked)).json()["choices"][0]
+    assert plain["finish_reason"] == "tool_calls"
+    assert [each["function"]["name"] for each in plain["message"]["tool_calls"]] == [
+        "weather",
+        "clock",
+        "weather",
+    ]
+    events = (await call(gateway, name, stream=True, **asked)).events()
+    assert [e["choices"][0]["finish_reason"] for e in events[:-1] if e["choices"][0]["finish_reason"]] == [
+        "tool_calls"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure", "status", "code"),
+    [
+        ("anthropic", "fail-401", 502, "upstream_credential_refused"),
+        ("anthropic", "fail-400", 400, "rejected_by_model"),
+        ("amazon-bedrock", "fail-429", 502, "upstream_overloaded"),
+        *((kind, "fail-529", 502, "upstream_overloaded") for kind in KINDS),
+    ],
+)
+async def test_what_a_provider_says_of_its_failure_is_not_passed_on(
+    gateway: Deployment, stub: Providers, kind: str, failure: str, status: int, code: str
+) -> None:
+    name = await endpoint(gateway, stub, kind, failure)
+    for stream in (False, True):
+        answer = await call(gateway, name, stream=stream)
+        assert (answer.status, answer.code) == (status, code), answer.body
+        assert SECRET_WORDS.encode() not in answer.body
+        assert SECRET_WORDS not in str(answer.headers)
+    if code == "upstream_overloaded":
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+    row = await gateway.row_of(answer.request_id)
+    assert (row["status"], row["cost_nano_usd"]) == ("error", 0)
+
+
+async def test_what_a_provider_cannot_be_asked_is_refused_by_name_and_nothing_is_sent(
+    gateway: Deployment, stub: Providers
+) -> None:
+    name = await endpoint(gateway, stub, "anthropic", "text")
+    before = len(stub.calls)
+    answer = await call(gateway, name, n=2)
+    assert (answer.status, answer.code, answer.json()["error"]["param"]) == (400, "unsupported_field", "n")
+    assert len(stub.calls) == before
+
+
+async def test_a_credential_is_rotated_under_load_without_a_failed_call(
+    gateway: Deployment, stub: Providers
+) -> None:
+    name = await endpoint(gateway, stub, "cohere", "text")
+    identity = MADE["cohere"]
+    statuses: list[int] = []
+    stop = asyncio.Event()
+
+    async def load() -> None:
+        while not stop.is_set():
+            statuses.append((await call(gateway, name)).status)
+
+    running = [asyncio.create_task(load()) for _ in range(4)]
+    try:
+        for number in range(2):
+            fresh = f"key-new-{number}"
+            # The provider takes the new one a while after it was entered here, and then only that.
+            answer = await gateway.ask(
+                "PUT",
+                f"/admin/v1/providers/{identity}/credential",
+                {"secret": fresh, "keep_seconds": 60},
+                key=gateway.admin_key,
+            )
+            assert answer.status == 200, answer.body
+            assert answer.json()["credential_version"] == number + 2
+            await asyncio.sleep(0.6)
+            stub.keys.add(fresh)
+            await asyncio.sleep(1.2)
+            stub.keys -= {"key-one", f"key-new-{number - 1}"}
+            seen = len(stub.calls)
+            while len(stub.calls) < seen + 8:
+                await asyncio.sleep(0.05)
+    finally:
+        stop.set()
+        await asyncio.gather(*running)
+        stub.keys.add("key-one")
+    assert len(statuses) > 20
+    assert set(statuses) == {200}
+    told = {
+        each.headers["authorization"]
+        for each in stub.calls
+        if each.path == "/cohere/v2/chat" and each.status == 200
+    }
+    assert {"Bearer key-new-0", "Bearer key-new-1"} <= told
+
+
+async def test_another_address_erases_the_credential_and_nothing_is_sent_there(
+    gateway: Deployment, stub: Providers
+) -> None:
+    body = {
+        "name": "moving",
+        "provider": "openai",
+        "base_url": stub.url("/openai/v1"),
+        "credential": {"secret": "key-one"},
+    }
+    made = await gateway.administer("POST", "/providers", body)
+    entity = {
+        "name": "it",
+        "kind": "external",
+        "provider": "openai",
+        "model": "text",
+        "credential_id": made["id"],
+    }
+    await gateway.administer("POST", "/endpoints", {"name": "moving", "served_entities": [entity]})
+    assert (await call(gateway, "moving")).status == 200
+    sealed = "SELECT count(*) AS found FROM gateway.provider_secrets WHERE provider_id = $1"
+    assert (await gateway.query(sealed, made["id"]))[0]["found"] == 1
+    async with Providers() as elsewhere:
+        moved = await gateway.administer(
+            "PATCH", f"/providers/{made['id']}", {"base_url": elsewhere.url("/openai/v1")}
+        )
+        assert (moved["credential"], moved["hint"]) == ("none", None)
+        assert (await gateway.query(sealed, made["id"]))[0]["found"] == 0
+        assert (await call(gateway, "moving")).status == 503
+        assert elsewhere.connections == 0
+        # Nor does an entity that is moved take a credential along.
+        answer = await gateway.ask(
+            "POST",
+            "/admin/v1/endpoints",
+            {"name": "straying", "served_entities": [{**entity, "base_url": stub.url("/openai/v1")}]},
+            key=gateway.admin_key,
+        )
+        assert answer.status == 400
+        assert elsewhere.connections == 0
+
+
+async def test_credentials_come_from_the_environment_and_from_files_that_change(
+    gateway: Deployment, stub: Providers
+) -> None:
+    folder = gateway.settings.credentials
+    folder.mkdir(exist_ok=True)
+    (folder / "openai.key").write_text("key-file\n")
+    for name, credential in (
+        ("by-variable", {"environment": "WEIGHBRIDGE_CREDENTIAL_OF_TESTS"}),
+        ("by-file", {"file": "openai.key"}),
+    ):
+        body = {
+            "name": name,
+            "provider": "openai",
+            "base_url": stub.url("/openai/v1"),
+            "credential": credential,
+        }
+        made = await gateway.administer("POST", "/providers", body)
+        entity = {
+            "name": "it",
+            "kind": "external",
+            "provider": "openai",
+            "model": "text",
+            "credential_id": made["id"],
+        }
+        await gateway.administer("POST", "/endpoints", {"name": name, "served_entities": [entity]})
+    assert (await call(gateway, "by-variable")).status == 200
+    assert (await call(gateway, "by-file")).code == "upstream_credential_refused"
+    (folder / "openai.key").write_text("key-one\n")
+    deadline = asyncio.get_running_loop().time() + 15
+    while (await call(gateway, "by-file")).status != 200:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.1)
+    for credential in (
+        {"environment": "WEIGHBRIDGE_DATABASE_URL"},
+        {"file": "../master.key"},
+        {"secret": "a", "file": "b"},
+    ):
+        body = {"name": "bad", "provider": "openai", "credential": credential}
+        assert (await gateway.ask("POST", "/admin/v1/providers", body, key=gateway.admin_key)).status == 400
+
+
+async def test_no_route_and_no_table_shows_a_credential(gateway: Deployment, stub: Providers) -> None:
+    await provider(gateway, stub, "anthropic")
+    secret = "key-one"
+    for path in (
+        "/providers",
+        "/endpoints",
+        "/audit",
+        f"/providers/{MADE['anthropic']}",
+        "/declarations/export",
+    ):
+        answer = await gateway.ask("GET", f"/admin/v1{path}", key=gateway.admin_key)
+        assert secret.encode() not in answer.body, path
+    for table in ("providers", "provider_secrets", "audit", "configuration_change"):
+        try:
+            rows = await gateway.query(f"SELECT t::text AS row FROM gateway.{table} t")
+        except Exception:
+            continue
+        assert not [each for each in rows if secret in each["row"] or secret.encode().hex() in each["row"]], (
+            table
+        )
+    assert secret not in gateway.ends_of_logs()
