@@ -133,8 +133,9 @@ class Places:
             if found is None:
                 return
             self.waiting -= 1
-            self._take(found.who)
-            found.turn.set_result(None)
+            if not found.turn.done():
+                self._take(found.who)
+                found.turn.set_result(None)
 
     def _next(self, line: dict[str, deque[Waiting]]) -> Waiting | None:
         """The first call of the first principal that may have another place; the principal goes to the end."""
