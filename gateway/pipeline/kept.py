@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -22,7 +21,7 @@ from gateway.pipeline.guard import guard
 from gateway.pipeline.line import Line
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle, settlement
-from gateway.spool.records import Attempt, Charge, Intent, Settlement
+from gateway.spool.records import Attempt, Intent, Settlement
 
 Outcome = bytes | GatewayError
 Keep = Callable[[Outcome, Settlement], Awaitable[bool]]
@@ -31,50 +30,22 @@ SHUTDOWN = "shutdown"
 """What `stopped_by` says of a call that is left to another process."""
 
 
-@dataclass(slots=True)
 class Begun:
     """A call that a process which is dead had begun; also its reservation, which outlives it."""
 
-    intent: Intent
-    attempts: list[Attempt]
-    settled: bool = False
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
-    refusal: LimitDetail | None = None
-
-    @property
-    def request_id(self) -> str:
-        """Its id in the counters."""
-        return text(self.intent.request_id)
-
-    @property
-    def admitted_at_ms(self) -> int:
-        """Of the one admission that there was."""
-        return self.intent.admitted_at_ms
-
-    @property
-    def sequence(self) -> int:
-        """Number of that admission."""
-        return self.intent.sequence
-
-    @property
-    def granted_output(self) -> int:
-        """Output tokens that it holds."""
-        return self.intent.granted_output_tokens
-
-    @property
-    def group_id(self) -> str | None:
-        """The charged group."""
-        return self.intent.group_id
-
-    @property
-    def degraded(self) -> str | None:
-        """Mode under which it was admitted."""
-        return self.intent.degraded
-
-    @property
-    def charges(self) -> list[Charge]:
-        """What the counters were charged."""
-        return self.intent.charges
+    def __init__(self, intent: Intent, attempts: list[Attempt]) -> None:
+        self.intent = intent
+        self.attempts = attempts
+        self.request_id = text(intent.request_id)
+        self.admitted_at_ms = intent.admitted_at_ms
+        self.sequence = intent.sequence
+        self.granted_output = intent.granted_output_tokens
+        self.group_id = intent.group_id
+        self.degraded = intent.degraded
+        self.charges = intent.charges
+        self.settled = False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.refusal: LimitDetail | None = None
 
 
 async def complete_kept(line: Line, exchange: Exchange, keep: Keep, begun: Begun | None = None) -> Outcome:

@@ -55,8 +55,12 @@ class CallQueue:
         if self._listening is not None and not self._listening.is_closed():
             return
         made = await connect(self._url, application_name="weighbridge-sql-calls")
-        await made.add_listener(CHANNEL, lambda *_: fresh())
-        await made.add_listener(LEFT_CHANNEL, lambda *_: left())
+
+        def notified(connection: object, pid: int, channel: str, payload: object) -> None:
+            (fresh if channel == CHANNEL else left)()
+
+        await made.add_listener(CHANNEL, notified)
+        await made.add_listener(LEFT_CHANNEL, notified)
         self._listening = made
 
     async def close(self) -> None:

@@ -17,9 +17,17 @@ def test_everything_starts_in_order_and_the_screen_says_how_to_begin(instance: I
     wait_for(lambda: "Engine: ready after" in instance.screen)
     begins = [event.removesuffix(" begins") for event in instance.events if event.endswith(" begins")]
     assert begins[:2] == ["migrate", "seed"]
-    assert set(begins[2:5]) == {"worker-0", "worker-1", "drain"}
+    assert set(begins[2:6]) == {"worker-0", "worker-1", "drain", "sql-calls"}
     assert f"curl http://127.0.0.1:{instance.port}/v1/chat/completions" in instance.screen
-    assert set(instance.children) == {"postgres", "redis", "worker-0", "worker-1", "drainer", "engine"}
+    assert set(instance.children) == {
+        "postgres",
+        "redis",
+        "worker-0",
+        "worker-1",
+        "drainer",
+        "sql-calls",
+        "engine",
+    }
 
 
 def test_an_interrupt_stops_everything_in_order_and_leaves_no_process(instance: Instance) -> None:
@@ -30,8 +38,8 @@ def test_an_interrupt_stops_everything_in_order_and_leaves_no_process(instance: 
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
     ends = [event.removesuffix(" ends") for event in instance.events if event.endswith(" ends")]
-    assert set(ends[2:4]) == {"worker-0", "worker-1"}
-    assert ends[4:] == ["drain", "engine"]
+    assert set(ends[2:5]) == {"worker-0", "worker-1", "sql-calls"}
+    assert ends[5:] == ["drain", "engine"]
     assert not any(alive(pid) for pid in pids)
     assert instance.answers() is None
 
