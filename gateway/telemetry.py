@@ -7,6 +7,7 @@ worker had not handed over yet is lost from the metrics only; the ledger has it.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,8 @@ class Telemetry:
         self._used: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._spent: defaultdict[str, int] = defaultdict(int)
         self._unpriced: defaultdict[str, int] = defaultdict(int)
-        self._times: list[tuple[str, int, int | None]] = []
+        self._durations: defaultdict[str, list[int]] = defaultdict(list)
+        self._firsts: defaultdict[str, list[int]] = defaultdict(list)
         self.running = 0
 
     def admitted(self, exchange: Exchange) -> None:
@@ -106,7 +108,9 @@ class Telemetry:
         if usage.total_tokens and not cost_nano_usd and price is not None and price.priced:
             self._unpriced[name] += 1
         first = exchange.first_byte_ns
-        self._times.append((name, duration_ns, None if first is None else first - exchange.received_ns))
+        self._durations[name].append(duration_ns)
+        if first is not None:
+            self._firsts[name].append(first - exchange.received_ns)
 
     def refused(self, code: str) -> None:
         """A request was refused before admission."""
@@ -130,11 +134,10 @@ class Telemetry:
             self._free.labels(name).inc(count)
         for counted in (self._ended, self._turned_away, self._used, self._spent, self._unpriced):
             counted.clear()
-        times, self._times = self._times, []
-        for name, duration_ns, first_ns in times:
-            self._duration.labels(name).observe(duration_ns / 1e9)
-            if first_ns is not None:
-                self._first.labels(name).observe(first_ns / 1e9)
+        for counted, histogram in ((self._durations, self._duration), (self._firsts, self._first)):
+            for name, times in counted.items():
+                _observe(histogram.labels(name), times)
+            counted.clear()
         self._running.set(self.running)
 
     def page(self) -> bytes:
@@ -146,3 +149,14 @@ class Telemetry:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self._folder))
         return generate_latest(registry)
+
+
+def _observe(histogram: Histogram, times_ns: list[int]) -> None:
+    """Many observations at once; one by one, each a write to the mapped file, they were 3 % of a worker's time."""
+    counts = [0] * len(histogram._upper_bounds)
+    for each in times_ns:
+        counts[bisect_left(histogram._upper_bounds, each / 1e9)] += 1
+    histogram._sum.inc(sum(times_ns) / 1e9)
+    for bucket, count in zip(histogram._buckets, counts, strict=True):
+        if count:
+            bucket.inc(count)

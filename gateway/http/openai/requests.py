@@ -97,18 +97,7 @@ def read_completion(body: dict[str, Any], *, model: str | None = None) -> ModelR
 def _request(
     body: dict[str, Any], path: str, known: frozenset[str], model: str | None, text_bytes: int, messages: int
 ) -> ModelRequest:
-    forbidden = body.keys() & _FORBIDDEN
-    if forbidden:
-        name = min(forbidden)
-        raise BadRequest(
-            f"The field {name!r} is not accepted; remove it.", param=name, code="unsupported_field"
-        )
-    unknown = tuple(sorted(body.keys() - known))
-    for name in unknown:
-        if name.lower() in known:
-            raise BadRequest(
-                f"The field {name!r} must be written {name.lower()!r}.", param=name, code="duplicate_key"
-            )
+    unknown = () if body.keys() <= known else _unknown(body, known)
     named = body.get("model")
     if model is None:
         if type(named) is not str or not named:
@@ -136,7 +125,7 @@ def _request(
             _number(body, name, low, high)
     if body.get("stop") is not None:
         _stop(body["stop"])
-    tags, end_user, client_id = _consumed(body)
+    tags, end_user, client_id = ({}, None, None) if body.keys().isdisjoint(_CONSUMED) else _consumed(body)
     sent = {name: value for name, value in body.items() if name not in _HELD}
     return ModelRequest(
         model=model,
@@ -154,6 +143,23 @@ def _request(
         end_user=end_user,
         client_request_id=client_id,
     )
+
+
+def _unknown(body: dict[str, Any], known: frozenset[str]) -> tuple[str, ...]:
+    """Fields that are not known here, none of them forbidden."""
+    forbidden = body.keys() & _FORBIDDEN
+    if forbidden:
+        name = min(forbidden)
+        raise BadRequest(
+            f"The field {name!r} is not accepted; remove it.", param=name, code="unsupported_field"
+        )
+    unknown = tuple(sorted(body.keys() - known))
+    for name in unknown:
+        if name.lower() in known:
+            raise BadRequest(
+                f"The field {name!r} must be written {name.lower()!r}.", param=name, code="duplicate_key"
+            )
+    return unknown
 
 
 _HELD = _CONSUMED | {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
