@@ -28,13 +28,14 @@ async def close_weeks(
     before = (now or datetime.now(UTC)) - keep
     closed: list[str] = []
     with translated():
-        async with engine.begin() as connection:
-            found = await connection.execute(
-                text("SELECT gateway.weeks_before(:before) AS week LIMIT :size"),
-                {"before": before, "size": _AT_ONCE},
-            )
-            weeks = [row.week for row in found]
-        for week in weeks:
+        while len(closed) < _AT_ONCE:
+            async with engine.begin() as connection:
+                # Of what has no partition only the oldest week is told: one is asked for at a time.
+                week = await connection.scalar(
+                    text("SELECT gateway.weeks_before(:before) AS week LIMIT 1"), {"before": before}
+                )
+            if week is None:
+                break
             async with engine.begin() as connection:
                 told = await connection.scalar(text("SELECT gateway.close_week(:week)"), {"week": week})
                 await audit.append(

@@ -122,3 +122,10 @@ async def test_a_key_for_one_plane_gives_a_token_for_no_more(deployment: Any) ->
     key = await deployment.made("/admin/v1/keys", {"principal_id": user["id"], "planes": ["data"]})
     deployment.keys["narrow"] = key["key"]
     assert (await deployment.ask("POST", "/admin/v1/sessions", "narrow")).status_code == 403
+
+
+async def test_a_login_is_an_entry_of_the_audit(deployment: Any) -> None:
+    await signed_in(deployment, "demo")
+    (entry,) = (await deployment.ask("GET", "/admin/v1/audit?object_kind=session&limit=1")).json()["items"]
+    assert (entry["action"], entry["actor"].partition(" ")[0]) == ("session.sign_in", "demo")
+    assert entry["after"].keys() == {"key_id", "until"}

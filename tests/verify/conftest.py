@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,41 +89,39 @@ class World:
         await drain(self.drainer)
         await self.drainer._now_and_then()
 
-    async def checks(self) -> dict[str, Check]:
-        """The checks of the books, by name."""
+    async def checks(self, connection: asyncpg.Connection | None = None) -> dict[str, Check]:
+        """The checks of the books, by name; `connection` may be the forger's, in the middle of it."""
+        connection = connection or self.connection
         # As if it were later: of the last seconds it is not certain yet whether anything is missing.
-        until = await self.connection.fetchval("SELECT clock_timestamp() + interval '10 seconds'")
+        until = await connection.fetchval("SELECT clock_timestamp() + interval '10 seconds'")
         assert until is not None
-        return {each.name: each for each in await check_books(self.connection, until)}
+        return {each.name: each for each in await check_books(connection, until)}
 
-    async def wrong(self) -> dict[str, list[str]]:
+    async def wrong(self, connection: asyncpg.Connection | None = None) -> dict[str, list[str]]:
         """What each check that found something says."""
         return {
             name: [f"{found.where}: {found.what}" for found in check.findings]
-            for name, check in (await self.checks()).items()
+            for name, check in (await self.checks(connection)).items()
             if check.differences
         }
-
-
-Make = Callable[[], World]
 
 
 @pytest.fixture
 async def world(
     postgres_server: EmbeddedPostgres, migrated_template: str, redis_url: str, tmp_path: Path
 ) -> AsyncIterator[World]:
-    import json
-
     name = "verify_test"
     await postgres_server.create_database(name, template=migrated_template)
     url, superuser = postgres_server.url(database=name), postgres_server.url("postgres", name)
     redis = Redis.from_url(redis_url)
     redis.set(Keys().epoch, "run.1.0")
     connection = await database.connect(url, application_name="tests")
-    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
+    forger = await asyncpg.connect(superuser)
+    for each in (connection, forger):
+        await each.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
     made = World(
         tmp_path / "spool", url, superuser, redis, redis_url, PostgresBooks(url, host="here"),
-        SpoolWriter(tmp_path / "spool"), connection, await asyncpg.connect(superuser),
+        SpoolWriter(tmp_path / "spool"), connection, forger,
     )  # fmt: skip
     yield made
     made.spool.close()

@@ -39,6 +39,10 @@ async def sign_in(admin: NamedDependency[Admin]) -> Response[SessionView]:
     if caller.key_id is None or caller.issued_at is not None:
         raise Forbidden("Only an API key can be exchanged for a token; send the key itself.")
     text, ends = admin.sessions.issue(caller.key_id, caller.principal.id, at_most=caller.expires_at)
+    async with admin.change() as change:
+        until = datetime.fromtimestamp(ends, UTC).isoformat()
+        told = {"key_id": caller.key_id, "until": until}
+        await change.record("session", caller.principal.id, "sign_in", told)
     shown = SessionView(token=text, expires_at=datetime.fromtimestamp(ends, UTC))
     return Response(shown, status_code=201, headers={"cache-control": "no-store"})
 
