@@ -165,3 +165,27 @@ async def test_a_client_that_reads_nothing_is_given_up(port: int, monkeypatch: p
     await asyncio.wait_for(gone.wait(), 10)
     sweeping.cancel()
     writer.close()
+
+
+async def test_a_connection_that_asks_for_nothing_any_more_is_ended_and_a_busy_one_kept(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[Connection] = set()
+    begun = Connection.on_message_begin
+
+    def noted(self: Connection) -> None:
+        seen.add(self)
+        self.timeout_keep_alive = 1
+        begun(self)
+
+    monkeypatch.setattr(Connection, "on_message_begin", noted)
+    sweeping = asyncio.create_task(sweep(lambda: seen))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    began = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - began < 1.5:
+        writer.write(request("/"))
+        await reader.readuntil(b"{}")
+        await asyncio.sleep(0.1)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    sweeping.cancel()
+    writer.close()
