@@ -21,8 +21,9 @@ from gateway.http.admin.access import ControlPlane, Guard, noting_refusals, prov
 from gateway.http.admin.once import replay
 from gateway.http.admin.routes import admin_routes
 from gateway.http.console.pages import console_routes
-from gateway.http.databricks.endpoints import Ready, databricks_routes
+from gateway.http.databricks.endpoints import Ready
 from gateway.http.databricks.invocations import invocation_routes
+from gateway.http.databricks.routes import databricks_routes
 from gateway.http.errors import dialect_of, rendered
 from gateway.http.openai.chat import openai_routes
 from gateway.http.openai.models import model_routes

@@ -53,6 +53,8 @@ class Permission(StrEnum):
     """Exchange one's own key for a short-lived token, and end all such tokens."""
     SERVING_LIMIT = "control:serving:limit"
     """Set the rate limits of endpoints that the caller may manage, as far as administrators have not set them."""
+    SERVING_MANAGE = "control:serving:manage"
+    """Set what answers for endpoints that the caller may manage, their tags and features, and delete them."""
     SERVING_READ = "control:serving:read"
     """List and read endpoints as far as the caller's own grants go."""
     SERVING_SHARE = "control:serving:share"
@@ -69,6 +71,7 @@ OF_EVERYONE = frozenset(
         Permission.SELF_READ,
         Permission.SELF_SIGN_IN,
         Permission.SERVING_LIMIT,
+        Permission.SERVING_MANAGE,
         Permission.SERVING_READ,
         Permission.SERVING_SHARE,
     }

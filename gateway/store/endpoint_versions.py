@@ -80,6 +80,7 @@ def _spec(row: Row, now: Sequence[Row]) -> EntitySpec:
         fallback_position=row["fallback_position"],
         rules=row["settings"].get("rules", {}),
         options=row["settings"].get("options", {}),
+        shown=row["settings"].get("shown", {}),
         # What is in use holds, rotated as it may be since; else the one that stood with this address then.
         credential_id=None if kept else row["credential_id"],
         id=row["id"],

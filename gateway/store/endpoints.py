@@ -38,6 +38,8 @@ class EntitySpec:
     """How it is called, without defaults; None: as it is."""
     options: Mapping[str, Any] | None = None
     """What its provider needs beside the address (region, deployment, ...), no secret among it; None: as it is."""
+    shown: Mapping[str, Any] | None = None
+    """What has no meaning here and is shown again; None: as it is."""
     credential_id: str | None = None
     """A credential to call it with from now on; None: the one it has, unless its address or provider changes."""
     id: str | None = None
@@ -145,7 +147,7 @@ def _addresses(base_url: str | None, provider: str, settings: Mapping[str, Any])
 
 def _settings(old: Mapping[str, Any], wanted: EntitySpec) -> dict[str, Any]:
     settings = dict(old)
-    for name, value in (("rules", wanted.rules), ("options", wanted.options)):
+    for name, value in (("rules", wanted.rules), ("options", wanted.options), ("shown", wanted.shown)):
         if value:
             settings[name] = dict(value)
         elif value is not None:
@@ -241,11 +243,11 @@ async def _names_are_free(change: Change, values: Mapping[str, Any], own_id: str
     for row in await change.rows(endpoints, *others):
         if name in row["aliases"]:
             raise BadRequest(f"{name!r} is an alias of endpoint {row['name']!r}.", param="name")
-
-
         for each in aliases:
             if each.lower() == row["name"].lower() or each in row["aliases"]:
                 raise BadRequest(f"{each!r} means endpoint {row['name']!r} already.", param="aliases")
+
+
 def _check_external(wanted: EntitySpec) -> None:
     known = PROVIDERS.get(wanted.provider)
     if known is None:

@@ -1,20 +1,21 @@
 """Endpoints as Databricks' and MLflow's clients list and read them: only those that the caller may view.
 
-Reading is all of it; endpoints are made on /admin/v1. With and without a trailing slash, never a redirect.
+With and without a trailing slash, never a redirect. Whoever changed something reads it back, whichever worker answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from litestar import Router, get
-from litestar.di import NamedDependency, Provide
+from litestar import get
+from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from gateway.errors import Forbidden, NotFound
-from gateway.http.admin.access import Admin, ControlPlane, Guard, provide_admin, request_ids, strict_body
-from gateway.http.databricks.permissions import PERMISSION_ROUTES
+from gateway.http.admin.access import Admin
+from gateway.http.databricks.ai_gateway import ai_gateway
+from gateway.http.databricks.external_models import shown as external_model
 from policies.administration import Permission
 from policies.catalog import Endpoint, EntityKind, ServedEntity
 from policies.decision import Deny
@@ -22,33 +23,28 @@ from policies.permissions import Level, granted, may
 
 READ = {"permission": Permission.SERVING_READ}
 Ready = Callable[[Endpoint], bool]
-_PROVIDERS = frozenset(
-    {
-        "ai21labs",
-        "amazon-bedrock",
-        "anthropic",
-        "cohere",
-        "databricks-model-serving",
-        "google-cloud-vertex-ai",
-        "openai",
-        "palm",
-    }
-)
+CatchUp = Callable[[], Awaitable[object]]
+"""Makes this worker's configuration the newest."""
 
 
 @get("/serving-endpoints", opt=READ, tags=["Databricks"], summary="List endpoints (Databricks)")
 async def list_serving_endpoints(
-    admin: NamedDependency[Admin], ready: NamedDependency[Ready]
+    admin: NamedDependency[Admin], ready: NamedDependency[Ready], catch_up: NamedDependency[CatchUp]
 ) -> dict[str, Any]:
     """Those that the caller may view, in order of name."""
+    await catch_up()
     return {"endpoints": [serving_endpoint(admin, ready, each, detailed=False) for each in _viewable(admin)]}
 
 
 @get("/serving-endpoints/{name:str}", opt=READ, tags=["Databricks"], summary="Read an endpoint (Databricks)")
 async def get_serving_endpoint(
-    admin: NamedDependency[Admin], ready: NamedDependency[Ready], name: FromPath[str]
+    admin: NamedDependency[Admin],
+    ready: NamedDependency[Ready],
+    catch_up: NamedDependency[CatchUp],
+    name: FromPath[str],
 ) -> dict[str, Any]:
     """The endpoint in Databricks' shape."""
+    await catch_up()
     return serving_endpoint(admin, ready, _view(admin, name), detailed=True)
 
 
@@ -93,35 +89,14 @@ async def scim_me(admin: NamedDependency[Admin]) -> dict[str, Any]:
     }
 
 
-def databricks_routes(control: ControlPlane, ready: Ready = lambda _: True) -> list[Router]:
-    """The control-plane routes under /api/2.0; `ready` says whether an endpoint could answer now."""
-    return [
-        Router(
-            "/api/2.0",
-            guards=[Guard(control)],
-            before_request=strict_body,
-            after_request=request_ids(control),
-            dependencies={
-                "admin": Provide(provide_admin(control)),
-                "ready": Provide(lambda: ready, sync_to_thread=False),
-            },
-            route_handlers=[
-                list_serving_endpoints,
-                get_serving_endpoint,
-                list_gateway_endpoints,
-                get_gateway_endpoint,
-                scim_me,
-                *PERMISSION_ROUTES,
-            ],
-        )
-    ]
-
-
-def serving_endpoint(
-    admin: NamedDependency[Admin], ready: NamedDependency[Ready], endpoint: Endpoint, *, detailed: bool
-) -> dict[str, Any]:
+def serving_endpoint(admin: Admin, ready: Ready, endpoint: Endpoint, *, detailed: bool) -> dict[str, Any]:
     """An endpoint in Databricks' shape, as the caller may see it."""
     held, _ = granted(admin.snapshot, admin.caller, endpoint)
+    manages = held is Level.CAN_MANAGE
+    # The order in which a client lists them is the order of the fallbacks.
+    order = {name: place for place, name in enumerate(endpoint.order)}
+    entities = sorted(endpoint.entities, key=lambda each: order.get(each.name, len(order)))
+    external = any(each.kind is not EntityKind.LOCAL for each in entities)
     shown: dict[str, Any] = {
         "name": endpoint.name,
         "id": endpoint.id,
@@ -129,28 +104,33 @@ def serving_endpoint(
         "creation_timestamp": endpoint.created_at_ms,
         "last_updated_timestamp": endpoint.updated_at_ms,
         "state": {"ready": "READY" if ready(endpoint) else "NOT_READY", "config_update": "NOT_UPDATING"},
-        "config": {
-            "served_entities": [_served_entity(endpoint, each) for each in endpoint.entities],
+        "config": {"served_entities": [_served_entity(endpoint, each, manages=manages) for each in entities]},
+        "tags": [{"key": key, "value": value} for key, value in endpoint.tags],
+        "task": endpoint.task,
+        "description": endpoint.description,
+        "endpoint_type": "EXTERNAL_MODEL" if external else "FOUNDATION_MODEL_API",
+        "permission_level": (held or Level.CAN_VIEW).name,
+        "route_optimized": False,
+    }
+    if detailed:
+        shown["config"] |= {
+            "config_version": endpoint.config_version,
             "traffic_config": {
                 "routes": [
                     {"served_model_name": name, "served_entity_name": name, "traffic_percentage": percent}
                     for name, percent in endpoint.split
                 ]
             },
-        },
-        "tags": [{"key": key, "value": value} for key, value in endpoint.tags],
-        "task": endpoint.task,
-        "description": endpoint.description,
-        "permission_level": (held or Level.CAN_VIEW).name,
-        "route_optimized": False,
-    }
-    if not detailed:
-        del shown["config"]["traffic_config"]
+        }
+        if manages:
+            # Limits name others: they are shown to those who may set them.
+            shown["ai_gateway"] = ai_gateway(admin.snapshot, endpoint)
     return shown
 
 
-def _served_entity(endpoint: Endpoint, entity: ServedEntity) -> dict[str, Any]:
+def _served_entity(endpoint: Endpoint, entity: ServedEntity, *, manages: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {
+        **entity.shown,
         "name": entity.name,
         "creator": endpoint.creator,
         "creation_timestamp": endpoint.created_at_ms,
@@ -162,8 +142,10 @@ def _served_entity(endpoint: Endpoint, entity: ServedEntity) -> dict[str, Any]:
             "entity_name": entity.model,
             "foundation_model": {"name": entity.model, "display_name": entity.model},
         }
-    provider = entity.provider if entity.provider in _PROVIDERS else "custom"
-    return {**shown, "external_model": {"name": entity.model, "provider": provider, "task": endpoint.task}}
+    model = external_model(entity, endpoint.task)
+    if not manages:
+        model = {name: value for name, value in model.items() if not name.endswith("_config")}
+    return {**shown, "external_model": model}
 
 
 def _gateway_endpoint(endpoint: Endpoint) -> dict[str, Any]:
