@@ -44,13 +44,19 @@ class RunningTable:
             self._map = mmap.mmap(fd, _SLOT.size * _SLOTS)
         finally:
             os.close(fd)
-        self._free = list(range(_SLOTS - 1, -1, -1))
+        self._free: list[int] = []
+        """Slots that were given back."""
+        self._fresh = 0
+        """The first slot that was never taken."""
 
     def begin(self, request_id: bytes, attempt: int) -> int:
         """Take a slot for a stream that has sent its first byte; NO_SLOT where none is left."""
-        if not self._free:
+        if self._free:
+            slot = self._free.pop()
+        elif self._fresh < _SLOTS:
+            slot, self._fresh = self._fresh, self._fresh + 1
+        else:
             return NO_SLOT
-        slot = self._free.pop()
         _SLOT.pack_into(self._map, slot * _SLOT.size, request_id, attempt, 0, 0, 0)
         return slot
 

@@ -67,7 +67,6 @@ class StoredKeys:
         self._catalog = catalog
         self._clock = clock
         self._known: dict[bytes, _Known] = {}
-        self._digests: dict[str, tuple[bytes, ...]] = {}
         self._refused: dict[bytes, float] = {}
         self._under_way: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._turns = asyncio.Semaphore(LOOKUPS_AT_ONCE)
@@ -163,16 +162,18 @@ class StoredKeys:
         self._changes += 1
         if "*" in touched:
             self._known.clear()
-            self._digests.clear()
             self._refused.clear()
+        changed: set[str] = set()
         for each in touched:
             kind, _, object_id = each.partition(":")
             if kind == "api_key":
-                for digest in self._digests.pop(object_id, ()):
-                    self._known.pop(digest, None)
+                changed.add(object_id)
+            if kind in ("api_key", "user", "service_principal"):
                 self._refused.clear()
-            elif kind in ("user", "service_principal"):
-                self._refused.clear()
+        if changed:
+            # Looked through, some 2 ms a change where there are 20,000: an index would take a fifth of each key's room.
+            for digest in [digest for digest, known in self._known.items() if known.key_id in changed]:
+                del self._known[digest]
 
     def _renew(self, found: _Known) -> Caller | None:
         """The caller under the present snapshot: groups, roles and whether it is active may have changed."""
@@ -207,21 +208,10 @@ class StoredKeys:
                 break
         if found is not None:
             if len(self._known) >= _REMEMBERED_AT_MOST:
-                self._forget(next(iter(self._known)))
+                del self._known[next(iter(self._known))]
             self._known[fingerprint] = found
-            known = self._digests.get(found.key_id, ())
-            if fingerprint not in known:
-                self._digests[found.key_id] = (*known, fingerprint)
             self._renew(found)
         return found
-
-    def _forget(self, fingerprint: bytes) -> None:
-        key_id = self._known.pop(fingerprint).key_id
-        digests = tuple(each for each in self._digests.get(key_id, ()) if each != fingerprint)
-        if digests:
-            self._digests[key_id] = digests
-        else:
-            self._digests.pop(key_id, None)
 
     def _refuse(self, fingerprint: bytes) -> None:
         if len(self._refused) >= _REMEMBERED_AT_MOST:
