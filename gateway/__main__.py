@@ -91,6 +91,64 @@ def engine_adapters_remove(name: str) -> None:
     click.echo(_guarded(lambda: remove(_settings().home, name)))
 
 
+@engine.command("cost")
+@click.option(
+    "--from", "since", metavar="TIME", help="A date, a month or a moment, UTC (default: a day ago)."
+)
+@click.option("--to", "until", metavar="TIME", help="Its end (default: now).")
+@click.option(
+    "--by",
+    type=click.Choice(["principal", "group", "endpoint", "model"]),
+    default="principal",
+    show_default=True,
+)
+@click.option("--hour-price", type=click.FloatRange(0), required=True, help="Dollars an hour of one replica.")
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--prompt-weight",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="What a prompt's token takes of an answer's; `engine plan` shows it as the ratio of its prices.",
+)
+@click.option(
+    "--prompt-price", type=click.FloatRange(0), help="Another's price: dollars a million prompt tokens."
+)
+@click.option("--answer-price", type=click.FloatRange(0), help="And a million answer tokens.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def engine_cost(
+    since: str | None,
+    until: str | None,
+    by: str,
+    hour_price: float,
+    replicas: int,
+    prompt_weight: float,
+    prompt_price: float | None,
+    answer_price: float | None,
+    as_json: bool,
+) -> None:
+    """Who used the local engine's time, what it cost, and what stood idle; read as the auditor."""
+    from gateway.cli.engine_cost import engine_cost as run
+
+    settings = _settings()
+    click.echo(
+        _told(
+            lambda: run(
+                settings,
+                since=since,
+                until=until,
+                by=cast("Any", by),
+                hour_price=hour_price,
+                replicas=replicas,
+                prompt_weight=prompt_weight,
+                prompt_price=prompt_price,
+                answer_price=answer_price,
+                as_json=as_json,
+            )
+        )
+    )
+
+
 @engine.command("plan")
 @click.argument("model", default="Mixtral-8x7B")
 @click.option("--card", help="One kind of card, such as h100 or h200 (default: all that are known).")
