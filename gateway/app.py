@@ -29,7 +29,7 @@ from gateway.http.openai.chat import openai_routes
 from gateway.http.openai.models import model_routes
 from gateway.http.operations import Part, operation_routes
 from gateway.http.plane import MAX_BODY, DataPlane
-from gateway.http.schema import describe_calls
+from gateway.http.schema import describe_calls, describe_changes
 from gateway.store.once import Replayed
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,11 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
         logging_config=None,
         debug=False,
     )
-    if data and (paths := app.openapi_schema.paths) is not None:
-        describe_calls(paths)
+    if (paths := app.openapi_schema.paths) is not None:
+        if data:
+            describe_calls(paths)
+        if admin:
+            describe_changes(paths)
     return app
 
 

@@ -56,6 +56,25 @@ def describe_calls(paths: Paths) -> None:
         paths[path] = PathItem(post=_operation(path, summary, example))
 
 
+def describe_changes(paths: Paths) -> None:
+    """Say on every change of the admin API that it takes an Idempotency-Key."""
+    for path, item in paths.items():
+        if path.startswith("/admin/v1"):
+            for operation in (item.post, item.put, item.patch, item.delete):
+                if operation is not None:
+                    operation.parameters = [*(operation.parameters or ()), _ONCE]
+
+
+_ONCE = Parameter(
+    name="Idempotency-Key",
+    param_in="header",
+    description="Sent again within 24 hours with the same body, the request gets the first answer and changes nothing.",
+    schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255),
+    required=False,
+    example="7d0f1c1e-create-group-analysts",
+)
+
+
 def _operation(path: str, summary: str, example: dict[str, Any]) -> Operation:
     properties: dict[str, Any] = {name: Schema(examples=[value]) for name, value in example.items()}
     required = [name for name in ("model", "messages", "prompt") if name in example]

@@ -133,5 +133,8 @@ async def test_the_api_describes_itself_with_every_admin_route(deployment: Any) 
         "/v1/chat/completions",
     ):
         assert path in paths
+    for path in ("/admin/v1/groups", "/admin/v1/me/keys", "/admin/v1/keys/{key_id}/rotate"):
+        headers = {each["name"] for each in paths[path]["post"].get("parameters", ())}
+        assert "Idempotency-Key" in headers, path
     operations = [each for path in paths.values() for each in path.values()]
     assert all(operation.get("summary") for operation in operations)
