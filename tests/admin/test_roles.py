@@ -121,6 +121,66 @@ async def test_a_manager_cannot_hand_on_a_role_through_its_group(cast: Cast) -> 
     assert not await cast.members("own")
 
 
+async def test_members_hold_the_roles_of_their_groups_however_deep_as_long_as_they_are_in_them(
+    cast: Cast,
+) -> None:
+    deployment, outer = cast.deployment, f"/admin/v1/groups/{cast.ids['foreign']}"
+    inner = {"member_kind": "group", "member_id": cast.ids["own"]}
+    assert (
+        await cast.ask("POST", f"/groups/{cast.ids['foreign']}/members", inner, "admin")
+    ).status_code == 201
+    given = await deployment.changed("PATCH", outer, {"roles": ["auditor"]})
+    assert given.json()["roles"] == ["auditor"]
+    assert given.headers["etag"] == (await deployment.ask("GET", outer)).headers["etag"]
+    assert (await cast.ask("GET", "/users")).status_code == 403
+    members = f"/groups/{cast.ids['own']}/members"
+    assert (await cast.ask("POST", members, cast.user("manager"), "admin")).status_code == 201
+    assert (await cast.ask("GET", "/me")).json()["roles"] == ["auditor"]
+    assert (await cast.ask("GET", "/users")).status_code == 200
+    assert (await cast.ask("POST", "/users", {"name": "x"})).status_code == 403
+    assert (await cast.ask("DELETE", f"{members}/{cast.ids['manager']}", as_="admin")).status_code == 204
+    assert (await cast.ask("GET", "/users")).status_code == 403
+
+    # A group whose members manage another: theirs by being in it.
+    manages = {"member_kind": "group", "member_id": cast.ids["bosses"]}
+    assert (
+        await cast.ask("POST", f"/groups/{cast.ids['foreign']}/managers", manages, "admin")
+    ).status_code == 201
+    assert (await cast.ask("GET", f"/groups/{cast.ids['foreign']}/members")).status_code == 403
+    assert (
+        await cast.ask("POST", f"/groups/{cast.ids['bosses']}/members", cast.user("manager"), "admin")
+    ).status_code == 201
+    assert (await cast.ask("GET", f"/groups/{cast.ids['foreign']}/members")).status_code == 200
+
+
+async def test_somebody_active_administers_whatever_is_taken_away(cast: Cast) -> None:
+    deployment = cast.deployment
+    me = (await deployment.ask("GET", "/admin/v1/me")).json()["id"]
+    for row in (await deployment.ask("GET", "/admin/v1/groups?limit=200")).json()["items"]:
+        if "admin" in row["roles"]:
+            await deployment.changed("PATCH", f"/admin/v1/groups/{row['id']}", {"roles": []})
+    bosses = f"/admin/v1/groups/{cast.ids['bosses']}"
+    inside = {"member_kind": "user", "member_id": me}
+    assert (await deployment.ask("POST", f"{bosses}/members", json=inside)).status_code == 201
+    await deployment.changed("PATCH", bosses, {"roles": ["admin"]})
+    user = f"/admin/v1/users/{me}"
+    assert (await deployment.changed("PATCH", user, {"roles": []})).status_code == 200, (
+        "its group administers"
+    )
+    for method, path, body in (
+        ("DELETE", f"{bosses}/members/{me}", None),
+        ("DELETE", bosses, None),
+        ("PATCH", bosses, {"roles": []}),
+        ("PATCH", user, {"active": False}),
+    ):
+        tag = {} if path.endswith(me) and method == "DELETE" else {"if_match": "*"}
+        answer = await deployment.ask(method, path, json=body, **tag)
+        assert answer.status_code == 409, f"{method} {path}: {answer.text}"
+        assert "administrator" in answer.json()["error"]["message"]
+    assert (await deployment.changed("PATCH", user, {"roles": ["admin"]})).status_code == 200
+    assert (await deployment.changed("PATCH", bosses, {"roles": []})).status_code == 200
+
+
 async def test_an_owner_shares_its_endpoint_by_every_route_and_no_other_endpoint_by_any(cast: Cast) -> None:
     mine, theirs = (f"/endpoints/{cast.ids[each]}/grants" for each in ("mine", "theirs"))
     grant = {**cast.grantee("member"), "level": "CAN_QUERY"}

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.events import outbox
-from gateway.security.addresses import AddressRefused, read_address, refuse_private, resolved
 from gateway.events.post import PostFailed, post
 from gateway.events.sender import WebhookSender, seal_subject
 from gateway.events.signature import HEADER, signed, verifies
 from gateway.events.thresholds import ThresholdWatch
+from gateway.security.addresses import AddressRefused, read_address, refuse_private, resolved
+from gateway.security.keys import Peppers
 from gateway.security.sealing import Sealing
 from gateway.store import audit_check
+from gateway.store.api_keys import NewKey, create_key, rotate_key
 from gateway.store.changes import Actor, Configuration
+from gateway.store.principals import create_principal
 from gateway.store.spend import spent
 from gateway.store.tables.events import budget_events, webhook_deliveries, webhooks
 from policies.budgets import Budget
@@ -136,6 +140,28 @@ async def test_spend_is_cut_at_the_edges_of_periods_to_the_millisecond(
         budget = budget_of(1, ScopeKind.USER, subject_id=subject, period=day)
         async with engine.connect() as connection:
             assert [each.nano_usd for each in await spent(connection, budget, (start, end))] == [1110], zone
+
+
+async def test_keys_of_one_line_are_summed_as_the_first_of_it(
+    engine: AsyncEngine, configuration: Configuration, root: Actor, spend: Spending
+) -> None:
+    peppers = Peppers({1: b"p" * 32})
+    async with configuration.change(root) as change:
+        user = await create_principal(change, "user", {"name": f"line-{uuid4()}"})
+        first, _ = await create_key(change, peppers, NewKey(user["id"]))
+    async with configuration.change(root) as change:
+        second, _, _ = await rotate_key(change, peppers, first, timedelta(hours=1))
+        apart, _ = await create_key(change, peppers, NewKey(user["id"]))
+    for key, amount in ((first, 1), (second, 10), (apart, 100)):
+        await spend(user["id"], amount, key_id=key["id"])
+    each = budget_of(1, ScopeKind.KEY, period=Calendar(Unit.DAY))
+    named = budget_of(1, ScopeKind.KEY, subject_id=first["id"], period=Calendar(Unit.DAY))
+    period = edges(each.period, now_ms())
+    async with engine.connect() as connection:
+        found = {row.subject: row.nano_usd for row in await spent(connection, each, period)}
+        assert (found[first["id"]], found[apart["id"]]) == (11, 100)
+        assert second["id"] not in found
+        assert [row.nano_usd for row in await spent(connection, named, period)] == [11]
 
 
 async def hook(configuration: Configuration, root: Actor, url: str) -> str:
