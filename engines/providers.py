@@ -107,7 +107,7 @@ _EVERY = (
         "openai-compatible",
         "anything that speaks OpenAI's dialect",
         needs_credential=False,
-        features=_ALL,
+        features=_ALL - {"urls"},
     ),
     Provider(
         "anthropic",

@@ -43,6 +43,7 @@ def write_messages(request: Request, *, model: str, stream: bool) -> bytes:
     }
     if request.system:
         body["system"] = "\n\n".join(request.system)
+    # Its newest models sample as they see fit and refuse these; a value that changes nothing is not worth a refusal.
     body |= {
         name: value
         for name, value in (
@@ -50,7 +51,7 @@ def write_messages(request: Request, *, model: str, stream: bool) -> bytes:
             ("top_p", request.top_p),
             ("top_k", request.top_k),
         )
-        if value is not None
+        if value is not None and value != 1
     }
     if request.stop:
         body["stop_sequences"] = list(request.stop)

@@ -33,7 +33,10 @@ class ModelRequest:
     text_bytes: int
     messages: int
     token_ids: int = 0
-    """Prompt tokens that came as ids, which need no estimate."""
+    """Prompt tokens that need no estimate: those that came as ids, and what pictures are taken for."""
+    pictures: int = 0
+    far_pictures: bool = False
+    """Some pictures are at addresses, which whoever answers would fetch."""
     unknown: tuple[str, ...] = ()
     """Fields that the local engine's allow-list does not have."""
     tags: dict[str, str] = field(default_factory=dict[str, str])

@@ -66,7 +66,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
                 }
             ]
         ),
-        "messages[0].content[0]",
+        "messages[0].content[0].image_url.url",
         "unsupported_content",
     ),
 ]

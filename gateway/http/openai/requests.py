@@ -6,15 +6,20 @@ silence. What would reach into an engine or another host is refused whatever the
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from gateway.errors import BadRequest
 from gateway.pipeline.exchange import ModelRequest
+from gateway.security.addresses import AddressRefused, read_address
 
 MAX_OUTPUT = 1_000_000
 MAX_CHOICES = 128
+PICTURE_TOKENS = 1_600
+"""What a picture reserves; the provider's own count is charged."""
+_INLINE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,", re.ASCII)
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _MESSAGE_FIELDS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call", "reasoning_content"}
@@ -65,11 +70,20 @@ def read_chat(body: dict[str, Any], *, model: str | None = None) -> ModelRequest
     text_bytes = 0
     for index, message in enumerate(messages):
         text_bytes += _message_bytes(message, index)
+    pictures = [
+        url for message in messages if type(message.get("content")) is list for url in _pictures(message)
+    ]
     if "tools" in body:
         text_bytes += _tools_bytes(body["tools"])
     if body.get("response_format") is not None:
         text_bytes += len(msgspec.json.encode(_typed(body, "response_format", dict, "an object")))
-    return _request(body, "/v1/chat/completions", _CHAT, model, text_bytes, len(messages))
+    request = _request(body, "/v1/chat/completions", _CHAT, model, text_bytes, len(messages))
+    if pictures:
+        request.pictures = len(pictures)
+        request.far_pictures = any(not url.startswith("data:") for url in pictures)
+        # Of fixed cost, whatever their bytes: what the providers count for a large one.
+        request.token_ids = PICTURE_TOKENS * len(pictures)
+    return request
 
 
 def read_completion(body: dict[str, Any], *, model: str | None = None) -> ModelRequest:
@@ -206,15 +220,39 @@ def _parts_bytes(parts: Any, where: str) -> int:
                 f"'{where}[{index}]' must be an object with a 'type'.", param=f"{where}[{index}]"
             )
         kind = part.get("type")
+        if kind == "image_url":
+            _check_picture(part.get("image_url"), f"{where}[{index}].image_url")
+            continue
         text = part.get(kind) if kind in ("text", "refusal") else None
         if type(text) is not str:
             raise BadRequest(
-                f"'{where}[{index}]' must be a text part; the models served here take text only.",
+                f"'{where}[{index}]' must be a text or an image_url.",
                 param=f"{where}[{index}]",
                 code="unsupported_content",
             )
         size += _size(text)
     return size
+
+
+def _check_picture(picture: Any, where: str) -> None:
+    url = picture.get("url") if type(picture) is dict else None
+    if type(url) is not str or picture.keys() - {"url", "detail"}:
+        raise BadRequest(f"'{where}' must be an object with a 'url'.", param=where)
+    if _INLINE.match(url):
+        return
+    try:
+        read_address(url, ())
+    except AddressRefused as exc:
+        raise BadRequest(
+            f"'{where}.url' must be a picture inline (data:image/png;base64,...) or at a public https address.",
+            param=f"{where}.url",
+            code="unsupported_content",
+        ) from exc
+
+
+def _pictures(message: dict[str, Any]) -> list[str]:
+    """The addresses of a checked message's pictures."""
+    return [part["image_url"]["url"] for part in message["content"] if part["type"] == "image_url"]
 
 
 def _tools_bytes(tools: Any) -> int:

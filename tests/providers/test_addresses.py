@@ -1,0 +1,196 @@
+"""Addresses that administrators enter: none leads inside, whatever it is dressed as; and a credential goes to its own alone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from engines.access import AuthorizedTransport, Fixed, InHeader, NoCredential
+from engines.adapter import Call
+from engines.aiohttp_client import AiohttpTransport
+from engines.errors import EngineError, Refused
+from engines.http1.transport import Http1Transport
+from engines.transport import OpenResponse, Response, Timeouts
+from gateway.providers.adapters import ProviderAdapters
+from gateway.security.addresses import AddressRefused, read_address
+from gateway.security.sealing import SealError, Sealing, provider_subject
+from policies.catalog import Account, EntityKind, Price, ServedEntity
+
+SEALING = Sealing({1: bytes(range(32))})
+CALL = Call("/v1/chat/completions", {"messages": []}, "m", 5, {})
+PORT = "{port}"
+CORPUS = [
+    "https://good\\@169.254.169.254/",
+    "https://good@169.254.169.254/",
+    "https://169.254.169.254/latest",
+    "https://2852039166:{port}/",
+    "https://2130706433:{port}/v1",
+    "https://0x7f000001:{port}/v1",
+    "https://0177.0.0.1:{port}/v1",
+    "https://127.1:{port}/v1",
+    "https://127.0.0.1:{port}/v1",
+    "https://[::1]:{port}/v1",
+    "https://[::ffff:127.0.0.1]:{port}/v1",
+    "https://[::ffff:7f00:1]:{port}/v1",
+    "https://[64:ff9b::7f00:1]:{port}/v1",
+    "https://0.0.0.0:{port}/v1",
+    "https://10.0.0.1/v1",
+    "https://192.168.1.1/v1",
+    "https://[fe80::1]/v1",
+    "https://[fd00::1]/v1",
+    "https://224.0.0.1/v1",
+    "https://localhost:{port}/v1",
+    "https://rebinds.example:{port}/v1",
+    "https://inside.example:{port}/v1",
+    "http://api.openai.com/v1",
+    "http://127.0.0.1:{port}/v1",
+    "file:///etc/passwd",
+    "gopher://127.0.0.1:{port}/",
+    "https://exa mple.com/",
+    "https://example.com/v1#@127.0.0.1",
+    "https://ｅxample.com/v1",
+    "https://user:word@example.com/v1",
+    "https://example.com\r\n/v1",
+    "//127.0.0.1:{port}/v1",
+    "",
+]
+
+
+@pytest_asyncio.fixture
+async def listener() -> AsyncIterator[list[Any]]:
+    """A server on the loopback that counts who connects; its port is the first of what it gives."""
+    seen: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("peername"))
+        writer.write(b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    seen.append(server.sockets[0].getsockname()[1])
+    yield seen
+    server.close()
+
+
+async def names(host: str, port: int) -> list[str]:
+    """What names lead to: some inside, one outside first and inside afterwards."""
+    if host == "inside.example":
+        return ["93.184.216.34", "127.0.0.1"]
+    if host == "rebinds.example":
+        return ["127.0.0.1"]
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return [str(each[4][0]) for each in found]
+
+
+def entity(address: str, account: Account | None = None, provider: str = "openai-compatible") -> ServedEntity:
+    return ServedEntity(
+        "e", "it", EntityKind.EXTERNAL, provider, "m", Price("p"), base_url=address, account=account
+    )
+
+
+def adapters(transport: Any = Http1Transport, hosts: frozenset[str] = frozenset()) -> ProviderAdapters:
+    return ProviderAdapters(transport, SEALING, hosts=hosts, folder=Path("/nowhere"), resolve=names)
+
+
+@pytest.mark.parametrize("transport", [Http1Transport, AiohttpTransport])
+async def test_no_address_of_the_corpus_is_ever_connected_to(listener: list[Any], transport: Any) -> None:
+    for each in CORPUS:
+        address = each.replace(PORT, str(listener[0]))
+        made = adapters(transport)
+        with pytest.raises((EngineError, OSError)):
+            await made.adapter(entity(address), address, Timeouts(connect=2)).complete(CALL)
+        await made.aclose()
+    assert len(listener) == 1
+
+
+async def test_a_listed_host_is_called_and_its_redirect_is_not_followed(listener: list[Any]) -> None:
+    address = f"http://127.0.0.1:{listener[0]}/v1"
+    made = adapters(hosts=frozenset({"127.0.0.1"}))
+    with pytest.raises(Refused) as caught:
+        await made.adapter(entity(address), address, Timeouts()).complete(CALL)
+    assert caught.value.status == 302
+    assert len(listener) == 2
+    await made.aclose()
+
+
+async def test_a_credential_is_told_at_its_own_address_alone(listener: list[Any]) -> None:
+    subject = provider_subject("a", "https://api.example.com/v1")
+    account = Account(
+        "a",
+        "mine",
+        "openai",
+        "https://api.example.com/v1",
+        "stored",
+        sealed=(SEALING.seal(b"secret", subject),),
+    )
+    address = f"http://127.0.0.1:{listener[0]}/v1"
+    made = adapters(hosts=frozenset({"127.0.0.1"}))
+    with pytest.raises(NoCredential):
+        await made.adapter(entity(address, account, "openai"), address, Timeouts()).complete(CALL)
+    # Nor does it open for another address, should one be written into the table.
+    with pytest.raises(SealError):
+        SEALING.open(account.sealed[0], provider_subject("a", address))
+    moved = replace(account, base_url=address)
+    with pytest.raises(NoCredential):
+        await made.adapter(entity(address, moved, "openai"), address, Timeouts()).complete(CALL)
+    assert len(listener) == 1
+    await made.aclose()
+
+
+class Upstream:
+    """Takes some secrets; keeps those that it was told."""
+
+    def __init__(self, *taken: str) -> None:
+        self.taken = taken
+        self.told: list[str] = []
+
+    async def post(self, path: str, body: bytes, headers: Any) -> Response:
+        self.told.append(headers["authorization"].removeprefix("Bearer "))
+        return Response(200 if self.told[-1] in self.taken else 401, {}, b"")
+
+    async def open(self, path: str, body: bytes, headers: Any) -> OpenResponse:
+        raise NotImplementedError
+
+    async def get(self, path: str) -> Response:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_the_version_before_is_told_where_the_newest_is_refused_and_the_newest_again_after_a_while() -> (
+    None
+):
+    now = 100.0
+    upstream = Upstream("old")
+    transport = AuthorizedTransport(upstream, InHeader("bearer"), Fixed("new", "old"), monotonic=lambda: now)
+    for _ in range(3):
+        assert (await transport.post("/", b"", {})).status == 200
+    assert upstream.told == ["new", "old", "old", "old"]
+    now += 6
+    upstream.taken = ("new",)
+    upstream.told.clear()
+    assert (await transport.post("/", b"", {})).status == 200
+    assert upstream.told == ["new"]
+    upstream.taken = ()
+    assert (await transport.post("/", b"", {})).status == 401
+    with pytest.raises(EngineError):
+        await AuthorizedTransport(upstream, InHeader("bearer"), Fixed("a\r\nb: c")).post("/", b"", {})
+
+
+@pytest.mark.parametrize("address", ["https://api.openai.com/v1", "https://[2606:4700::1111]/v1"])
+def test_addresses_of_the_public_internet_pass(address: str) -> None:
+    read_address(address, ())
+
+
+def test_what_is_refused_says_which_setting_would_allow_it() -> None:
+    with pytest.raises(AddressRefused, match="WEIGHBRIDGE_PROVIDER_HOSTS"):
+        read_address("http://gpu1:8000/v1", (), setting="WEIGHBRIDGE_PROVIDER_HOSTS")
