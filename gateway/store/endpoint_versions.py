@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.errors import BadRequest, NotFound
 from gateway.store.changes import Change
 from gateway.store.endpoints import EntitySpec, addresses_of, update_endpoint
+from gateway.store.providers import require_fitting
 from gateway.store.reading import Row
 from gateway.store.tables.catalog import endpoints, served_entities
 
@@ -64,10 +65,22 @@ async def roll_back(change: Change, before: Row, number: int) -> Row:
     if found is None:
         raise NotFound(f"Endpoint {before['name']!r} has had no configuration version {number}.")
     now = await change.rows(served_entities, served_entities.c.endpoint_id == before["id"])
-    return await update_endpoint(change, before, {}, [_spec(row, now) for row in found.entities])
+    specs = [_spec(row, now, await _credential(change, row)) for row in found.entities]
+    return await update_endpoint(change, before, {}, specs)
 
 
-def _spec(row: Row, now: Sequence[Row]) -> EntitySpec:
+async def _credential(change: Change, row: Row) -> str | None:
+    """The credential that it was called with, if that is still there and still for its address."""
+    if row["credential_id"] is None:
+        return None
+    try:
+        await require_fitting(change, row)
+    except BadRequest:
+        return None
+    return row["credential_id"]
+
+
+def _spec(row: Row, now: Sequence[Row], credential_id: str | None) -> EntitySpec:
     same = next((each for each in now if each["id"] == row["id"]), None)
     kept = same is not None and addresses_of(same) == addresses_of(row)
     return EntitySpec(
@@ -82,7 +95,7 @@ def _spec(row: Row, now: Sequence[Row]) -> EntitySpec:
         options=row["settings"].get("options", {}),
         shown=row["settings"].get("shown", {}),
         # What is in use holds, rotated as it may be since; else the one that stood with this address then.
-        credential_id=None if kept else row["credential_id"],
+        credential_id=None if kept else credential_id,
         id=row["id"],
     )
 

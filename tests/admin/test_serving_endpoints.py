@@ -169,7 +169,7 @@ async def test_tags_are_added_and_deleted_one_by_one(deployment: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"config": {"served_entities": []}}, "served_entities"),
+        ({"config": {"served_entities": []}}, "at least one"),
         ({"config": {"served_entities": [LOCAL], "auto_capture_config": {}}}, "auto_capture_config"),
         ({"config": {"served_entities": [{**LOCAL, "environment_vars": {}}]}}, "environment_vars"),
         ({"config": {"served_entities": [LOCAL]}, "route_optimized": True}, "route_optimized"),
