@@ -18,6 +18,8 @@ from gateway.store.ledger import PostgresBooks
 
 CHANNEL = "weighbridge_calls"
 LEFT_CHANNEL = "weighbridge_calls_left"
+# What a pooler that gives each transaction another server connection answers to a prepared statement's name.
+_NAMES_ARE_LOST = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
@@ -49,6 +51,7 @@ class CallQueue:
         self._listening: asyncpg.Connection | None = None
         self._working: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
+        self._names_hold = True
 
     async def listen(self, fresh: Callable[[], None], left: Callable[[], None]) -> None:
         """Be told of new calls, and of callers that left, from now on; raises what AWAY names."""
@@ -119,6 +122,11 @@ class CallQueue:
             connection = await self._reach()
             try:
                 return await connection.fetch(statement, self._own, *arguments)
+            except _NAMES_ARE_LOST:
+                self._names_hold = False
+                connection.terminate()
+                connection = await self._reach()
+                return await connection.fetch(statement, self._own, *arguments)
             except asyncio.CancelledError:
                 # In the middle of an exchange: what the connection says next would be taken for another's answer.
                 connection.terminate()
@@ -126,7 +134,11 @@ class CallQueue:
 
     async def _reach(self) -> asyncpg.Connection:
         if self._working is None or self._working.is_closed():
-            self._working = await connect(self._url, application_name="weighbridge-sql-calls")
+            self._working = await connect(
+                self._url,
+                application_name="weighbridge-sql-calls",
+                statement_cache_size=20 if self._names_hold else 0,
+            )
         return self._working
 
 

@@ -68,7 +68,7 @@ _DEFINER = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 # For the waiting side. A login sees and touches only what it asked itself.
 WAITING_SIDE = (
     """
-CREATE FUNCTION weighbridge_calls.request_id() RETURNS uuid LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION weighbridge_calls.request_id() RETURNS uuid LANGUAGE sql VOLATILE
     COMMENTED 'A UUIDv7: the ledger is partitioned on it.' AS $$
     SELECT encode(set_byte(made, 6, (get_byte(made, 6) & 15) | 112), 'hex')::uuid
       FROM (SELECT overlay(uuid_send(gen_random_uuid())
@@ -103,6 +103,22 @@ DECLARE
     ended jsonb;
     lost jsonb;
 BEGIN
+    WITH taken AS (
+        DELETE FROM weighbridge_calls.calls WHERE ticket = ANY (awaited) AND login = session_user AND state = 'done'
+        RETURNING ticket, answer)
+    SELECT jsonb_agg(answer::jsonb || jsonb_build_object('ticket', ticket)) INTO ended FROM taken;
+    IF jsonb_array_length(ended) = cardinality(awaited) THEN
+        RETURN ended;
+    END IF;
+    UPDATE weighbridge_calls.calls SET seen_at = clock_timestamp()
+     WHERE ticket = ANY (awaited) AND login = session_user AND left_at IS NULL;
+    SELECT jsonb_agg(jsonb_build_object('ticket', one, 'code', '58000',
+               'message', 'The call was given up: for a second nobody was seen to wait for it, or the server was restarted.'))
+      INTO lost
+      FROM unnest(awaited) AS one
+     WHERE NOT EXISTS (SELECT FROM weighbridge_calls.calls
+                        WHERE ticket = one AND login = session_user AND state <> 'gone')
+       AND NOT coalesce(ended, '[]') @> jsonb_build_array(jsonb_build_object('ticket', one));
     UPDATE weighbridge_calls.calls SET state = 'done', answer = jsonb_build_object(
                'code', '57P03', 'message', 'No process of the gateway answers calls from SQL.',
                'hint', 'Start it with `weighbridge up` or `weighbridge serve`, then call again.')::text
@@ -110,18 +126,6 @@ BEGIN
        AND asked_at < clock_timestamp() - interval '15 s'
        -- One that was killed has a minute to come back.
        AND NOT EXISTS (SELECT FROM weighbridge_calls.workers WHERE seen_at > clock_timestamp() - interval '60 s');
-    SELECT jsonb_agg(jsonb_build_object('ticket', one, 'code', '58000',
-               'message', 'The call was given up: for a second nobody was seen to wait for it, or the server was restarted.'))
-      INTO lost
-      FROM unnest(awaited) AS one
-     WHERE NOT EXISTS (SELECT FROM weighbridge_calls.calls
-                        WHERE ticket = one AND login = session_user AND state <> 'gone');
-    WITH taken AS (
-        DELETE FROM weighbridge_calls.calls WHERE ticket = ANY (awaited) AND login = session_user AND state = 'done'
-        RETURNING ticket, answer)
-    SELECT jsonb_agg(answer::jsonb || jsonb_build_object('ticket', ticket)) INTO ended FROM taken;
-    UPDATE weighbridge_calls.calls SET seen_at = clock_timestamp()
-     WHERE ticket = ANY (awaited) AND login = session_user AND left_at IS NULL;
     RETURN coalesce(ended, '[]') || coalesce(lost, '[]');
 END $$
 """,

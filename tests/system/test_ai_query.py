@@ -364,6 +364,8 @@ async def test_another_database_calls_through_the_script_as_its_own_login(
 
 async def killed_over(gateway: Deployment, upstream: Upstream, sql: asyncpg.Connection, rows: int) -> None:
     """Many rows while the process that answers is killed twice: the books of it."""
+    # Of a user without limits: those of `demo` are not the question here.
+    await gateway.administer("PUT", "/sql-roles", {"sql_role": "demo", "principal_id": gateway.ids["bulk"]})
     before = {row["request_id"] for row in await gateway.ledger_rows()}
     seen = len(upstream.records)
     asked = f"ARRAY(SELECT '[[first=60ms tokens=3 text=r' || i || ']]' FROM generate_series(1, {rows}) i)"
@@ -424,7 +426,7 @@ async def test_wherever_it_is_killed_a_call_is_answered_and_is_one_request(
     await gateway.fell("sql-calls", starts)
     record = upstream.records[-1]
     row = await gateway.row_of(record.request_id or "")
-    assert (row["status"], row["principal_name"]) == ("ok", "demo")
+    assert row["status"] == "ok"
     assert len({each.request_id for each in upstream.records[seen:]}) == 1
 
 
