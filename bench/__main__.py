@@ -25,10 +25,11 @@ from bench.loader import Loader
 from bench.nginx import Nginx, program
 from bench.picture import draw
 from bench.ports import NotUp
-from bench.processors import go_first, hurry, pinned, rss_mb, two_cores
+from bench.processors import go_first, hurry, own_mb, pinned, rss_mb, two_cores
 from bench.profile import sample
 from bench.report import measured, medians, tables
 from bench.rounds import Rounds
+from bench.stages import table as stages
 
 OUT = Path(__file__).parent / "out"
 
@@ -90,7 +91,7 @@ async def bench(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         try:
             if found is not None:
                 nginx = await _nginx(home, found, deployment, cores[1])
-            rest = rss_mb(deployment.worker.pid)
+            rest, rest_own = rss_mb(deployment.worker.pid), own_mb(deployment.worker.pid)
             rounds = Rounds(deployment, loader, books, nginx, seconds=options.seconds, say=say)
             say("Warming up: every key once ...")
             await rounds.warm_up(cells)
@@ -102,6 +103,8 @@ async def bench(options: argparse.Namespace, home: Path) -> dict[str, Any]:
             memory = {
                 "worker_at_rest_mb": rest,
                 "worker_mb": rss_mb(deployment.worker.pid),
+                "worker_at_rest_own_mb": rest_own,
+                "worker_own_mb": own_mb(deployment.worker.pid),
                 "drainer_mb": rss_mb(deployment.drainer.pid),
             }
             checked = await books.check()
@@ -217,6 +220,8 @@ def main() -> int:
         told = result["machine"]
         print(f"{told['at']}  {told['version']}  {told['processor']}  Python {told['python']}\n")
         print(tables(result["samples"], result["memory"], result["books"]))
+        say("\nThe steps of the line and the floor below them, alone in this process ...")
+        print(f"\n{stages()}")
         say(f"\nWritten: {stem}.json, {stem}.svg")
     return 0
 

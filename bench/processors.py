@@ -80,6 +80,15 @@ def rss_mb(pid: int) -> float:
     return 0.0
 
 
+def own_mb(pid: int) -> float:
+    """Resident memory in MB that no other process shares."""
+    kib = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Private_Clean:", "Private_Dirty:")):
+            kib += int(line.split()[1])
+    return kib * 1024 / 1e6
+
+
 class Meter:
     """Processor time of named groups of processes between `start` and `stop`."""
 

@@ -95,8 +95,9 @@ def tables(samples: Samples, memory: dict[str, float], checked: dict[str, int]) 
     lines += [
         "",
         (
-            f"Worker: {memory['worker_at_rest_mb']:.0f} MB at rest, {memory['worker_mb']:.0f} MB after; "
-            f"drainer: {memory['drainer_mb']:.0f} MB."
+            f"Worker: {memory['worker_at_rest_mb']:.0f} MB at rest, {memory['worker_mb']:.0f} MB after, of which "
+            f"{memory['worker_at_rest_own_mb']:.0f} and {memory['worker_own_mb']:.0f} MB are its own and the rest is "
+            f"shared with other processes; drainer: {memory['drainer_mb']:.0f} MB."
         ),
         (
             f"Books: {checked['calls']:,} calls, {checked['prompt_tokens'] + checked['completion_tokens']:,} tokens, "

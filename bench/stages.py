@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import hmac
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -60,6 +59,7 @@ ANSWER = (
 )
 
 
+_ids = RequestIds()
 _CHARGES = [
     Charge(
         _ID.format(n),
@@ -167,6 +167,20 @@ def build_line(home: Path, spool: SpoolWriter) -> Line:
     )
 
 
+def granted_exchange(line: Line) -> Exchange:
+    """A streamed request that was admitted, and whose upstream is about to answer."""
+    made = _ids.make()
+    exchange = Exchange(request_id=made, id_text=text(made), api="openai.chat", credential="key", now_ns=0)
+    exchange.snapshot = line.catalog.snapshot
+    exchange.endpoint = next(iter(exchange.snapshot.endpoints.values()))
+    exchange.request = read_chat(
+        {"model": exchange.endpoint.name, "messages": [{"role": "user", "content": "x"}], "stream": True}
+    )
+    exchange.reservation = _Hold(exchange.id_text, 1 << 20)
+    exchange.entity = exchange.endpoint.entities[0]
+    return exchange
+
+
 async def measure(home: Path) -> list[tuple[str, float]]:
     """(step, microseconds a call): the best of several batches, which is what the step costs undisturbed."""
     spool = SpoolWriter(home / "spool")
@@ -243,14 +257,26 @@ async def measure(home: Path) -> list[tuple[str, float]]:
     return [(name, seconds * 1e6) for name, seconds in best.items()]
 
 
-def main() -> None:
-    """Measure and print the table."""
+def table() -> str:
+    """Measure the steps and the floor below them; Markdown."""
+    # Here, because it takes this module's answer.
+    from bench.floor import measure as floor
+
     with tempfile.TemporaryDirectory(prefix="wb-stages-") as home:
         found = uvloop.run(measure(Path(home)))
-    print("| step | us a call |\n|---|---|")
-    for name, microseconds in found:
-        print(f"| {name} | {microseconds:.1f} |")
+    lines = ["| step | us a call |", "|---|---|"]
+    lines += [f"| {name} | {microseconds:.1f} |" for name, microseconds in found]
+    parts = floor()
+    lines += ["", "| what a plain call cannot do without | us |", "|---|---|"]
+    lines += [f"| {name} | {microseconds:.1f} |" for name, microseconds in parts]
+    lines.append(f"| together | {sum(each for _, each in parts):.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    print(table())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

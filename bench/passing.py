@@ -1,0 +1,177 @@
+"""What passing a stream through costs over a plain byte proxy: the same server, the same client, the same upstream.
+
+    python -m bench.passing
+
+Three ways for the same 64 chunks, burst and paced, in interleaved rounds: `bytes` hands on what comes; `frames` reads
+each frame, counts, and cuts the usage out; `metered` is all that the gateway does for a piece, with notes and
+checkpoints. Each is a process of its own; admission and settlement are in none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from bench.cells import CELLS, Cell
+from bench.loader import Loader
+from bench.ports import free_port, until_open
+from bench.processors import Meter, go_first, pinned, two_cores
+from bench.stages import build_line, granted_exchange
+from engines.chat_stream import ChatStream
+from engines.http1.transport import Http1Transport
+from gateway.http.connection import Connection
+from gateway.http.outlet import outlet
+from gateway.pipeline.passage import Passage
+from gateway.spool.writer import SpoolWriter
+
+WAYS = ("bytes", "frames", "metered")
+_ASKED = b'"include_usage":true'
+_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+ROOT = Path(__file__).parents[1]
+
+
+def application(upstream_port: int, way: str, home: Path) -> Any:
+    """The ASGI application of one way."""
+    transport = Http1Transport(f"http://127.0.0.1:{upstream_port}")
+    line = build_line(home, SpoolWriter(home / "spool"))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        # As the gateway asks the local engine, so that each way gets the same frames.
+        body = body.replace(_ASKED, _ASKED + b',"continuous_usage_stats":true')
+        exchange = granted_exchange(line)
+        opened = await transport.open("/v1/chat/completions", body, {"x-request-id": exchange.id_text})
+        to = outlet(scope, send, lambda: _HEADERS)
+        reader = ChatStream(show_usage=True, show_running=False, limit=1 << 20)
+        take: Callable[[bytes], bool]
+        if way == "bytes":
+            take = to.write
+        elif way == "frames":
+            take = lambda data: to.write(reader.feed(data)) and not reader.done  # noqa: E731
+        else:
+            take = Passage(line, exchange, reader, to).take
+        while not reader.done and not await opened.pump(take):
+            await to.ready()
+        opened.let_go()
+        if way != "bytes":
+            to.write(b"data: [DONE]\n\n")
+        if exchange.slot >= 0:
+            line.spool.running.end(exchange.slot)
+        await to.end()
+
+    return app
+
+
+async def serve(port: int, upstream_port: int, way: str, home: Path) -> None:
+    """Serve one way until killed."""
+    config = uvicorn.Config(
+        application(upstream_port, way, home), http=Connection, ws="none", lifespan="off", loop="none", port=port,
+        access_log=False, log_config=None, server_header=False, date_header=False,
+    )  # fmt: skip
+    await uvicorn.Server(config).serve()
+
+
+async def measure(rounds: int, seconds: float, home: Path) -> dict[tuple[str, str], list[float]]:
+    """(cell, way) -> processor milliseconds a stream, one figure a round."""
+    cores = two_cores()
+    keys = home / "keys"
+    keys.write_text("nobody\n")
+    upstream_port = free_port()
+    children: list[asyncio.subprocess.Process] = []
+    ports: dict[str, int] = {}
+    found: dict[tuple[str, str], list[float]] = {}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    try:
+        with pinned(cores[0]):
+            arguments = ["-m", "tests.faults.upstream", "--port", str(upstream_port)]
+            children.append(
+                await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, env=environment)
+            )
+        await until_open(upstream_port, "upstream", home / "none")
+        with pinned(cores[1]):
+            for way in WAYS:
+                ports[way] = free_port()
+                (home / way).mkdir()
+                arguments = ["-m", "bench.passing", "--serve", way, "--port", str(ports[way])]
+                arguments += ["--upstream", str(upstream_port), "--home", str(home / way)]
+                children.append(
+                    await asyncio.create_subprocess_exec(
+                        sys.executable, *arguments, cwd=ROOT, env=environment
+                    )
+                )
+        for way in WAYS:
+            await until_open(ports[way], way, home / "none")
+        loader = await Loader.start(keys, cores[0])
+        try:
+            for number in range(-1, rounds):
+                for cell in (each for each in CELLS if each.stream):
+                    for way, child in zip(WAYS, children[1:], strict=True):
+                        figure = await _once(
+                            loader, cell, ports[way], child.pid, 0.3 if number < 0 else seconds
+                        )
+                        if number >= 0:
+                            found.setdefault((cell.title, way), []).append(figure)
+        finally:
+            await loader.stop()
+    finally:
+        for child in children:
+            child.kill()
+            await child.wait()
+    return found
+
+
+async def _once(loader: Loader, cell: Cell, port: int, pid: int, seconds: float) -> float:
+    meter = Meter({"way": (pid,)})
+    meter.start()
+    done = await loader.run(cell, port, seconds=seconds, most=10**6)
+    if done["failed"] or not done["calls"]:
+        raise RuntimeError(f"{cell.name}: {done['failed']} streams failed: {done['quotes']}")
+    return meter.stop()["way"] / done["calls"]
+
+
+def table(found: dict[tuple[str, str], list[float]]) -> str:
+    """Medians, and the median of the ratios to the byte proxy, taken round by round."""
+    lines = ["| cell | way | CPU ms a stream (least-most) | over bytes |", "|---|---|---|---|"]
+    for (cell, way), figures in found.items():
+        over = median(mine / floor - 1 for mine, floor in zip(figures, found[cell, "bytes"], strict=True))
+        lines.append(
+            f"| {cell} | {way} | {median(figures):.3f} ({min(figures):.3f}-{max(figures):.3f}) | {over:+.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print, or serve one way."""
+    parser = argparse.ArgumentParser(prog="python -m bench.passing", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one way's turn in a round (2)")
+    parser.add_argument("--serve", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--upstream", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        uvloop.run(serve(options.port, options.upstream, options.serve, options.home))
+        return
+    go_first()
+    with tempfile.TemporaryDirectory(prefix="wb-passing-") as home:
+        print(table(asyncio.run(measure(options.rounds, options.seconds, Path(home)))))
+
+
+if __name__ == "__main__":
+    main()
