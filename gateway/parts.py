@@ -116,6 +116,8 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         await engines.start()
         parts.push_async_callback(engines.stop)
         traffic = Traffic(lambda: time.monotonic_ns() // 1_000_000, random.random)
+        # Until the workers have heard of each other.
+        traffic.workers = settings.workers
         shared = SharedTraffic(settings.redis_url, str(spool.worker_id), traffic)
         parts.push_async_callback(shared.close)
         following = asyncio.create_task(shared.follow(), name="shared traffic")

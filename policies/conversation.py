@@ -5,21 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 _OPENERS = frozenset({"system", "developer"})
-_PROMPT = 2_048
+_LONGEST = 2_048
+"""Characters of each text that are looked at: enough to tell conversations apart, whatever they carry."""
+_PARTS = 8
 
 
 def beginning(body: Mapping[str, Any]) -> bytes:
     """A digest of the system prompt and the first turn, the same for every later call of the conversation."""
-    messages = body.get("messages")
-    opening: list[Any] = [body.get("system"), body.get("instructions")]
+    opening = [_short(body.get("system")), _short(body.get("instructions"))]
+    messages: Any = body.get("messages")
     if isinstance(messages, list):
-        for message in messages:  # pyright: ignore[reportUnknownVariableType]
-            opening.append(message)
-            if not (isinstance(message, dict) and message.get("role") in _OPENERS):  # pyright: ignore[reportUnknownMemberType]
+        for message in messages[:_PARTS]:  # pyright: ignore[reportUnknownVariableType]
+            if not isinstance(message, dict):
+                break
+            told = cast("dict[str, Any]", message)
+            opening += (told.get("role"), _short(told.get("content")))
+            if told.get("role") not in _OPENERS:
                 break
     else:
-        opening.append(str(body.get("prompt", body.get("input", "")))[:_PROMPT])
-    return blake2b(json.dumps(opening, default=str).encode(), digest_size=16).digest()
+        opening.append(_short(body.get("prompt", body.get("input"))))
+    return blake2b(json.dumps(opening, default=repr).encode(), digest_size=16).digest()
+
+
+def _short(content: Any) -> Any:
+    """The beginning of a text, or of each part of a content that has several."""
+    if isinstance(content, str):
+        return content[:_LONGEST]
+    if isinstance(content, dict):
+        parts = cast("dict[str, Any]", content)
+        return {name: _short(parts[name]) for name in sorted(parts)[:_PARTS]}
+    if isinstance(content, list):
+        return [_short(each) for each in cast("list[Any]", content)[:_PARTS]]
+    return content

@@ -51,6 +51,7 @@ class Lease:
         "_open",
         "_places",
         "_rules",
+        "_since_ms",
         "_stream",
         "_tokens",
         "_traffic",
@@ -77,6 +78,8 @@ class Lease:
         self._places = places
         self._who = who
         self._began_ms = target.used_ms = traffic.now_ms()
+        # Durations by a clock of our own: the shared one may be set while the call runs.
+        self._since_ms = traffic.clock_ms()
         self._open = True
         target.calls += 1
         target.tokens += tokens
@@ -99,7 +102,7 @@ class Lease:
         target.calls -= 1
         target.tokens -= self._tokens
         if self._places is not None:
-            self._places.leave(self._who, (now - self._began_ms) / 1000)
+            self._places.leave(self._who, (self._traffic.clock_ms() - self._since_ms) / 1000)
         if fault is not None:
             self._traffic.put(
                 target, failed(target.circuit, self._began_ms, now, self._rules, fault, rest_ms)
@@ -116,7 +119,8 @@ class Traffic:
         """How far the clock that workers share is ahead of ours."""
         self.alone = True
         """Whether no other worker can be asked who makes a probe."""
-        self._clock_ms = clock_ms
+        self.clock_ms = clock_ms
+        """A worker's own clock."""
         self._draw = draw
         self._places: dict[str, Places] = {}
         self._budgets: dict[str, RetryBudget] = {}
@@ -124,7 +128,7 @@ class Traffic:
 
     def now_ms(self) -> int:
         """The clock that workers share."""
-        return self._clock_ms() + self.ahead_ms
+        return self.clock_ms() + self.ahead_ms
 
     def target(self, entity: ServedEntity, address: str) -> Target:
         """The target of an entity's address."""
@@ -140,7 +144,7 @@ class Traffic:
             return None
         found = self._places.get(entity.id)
         if found is None:
-            found = self._places[entity.id] = Places(lambda: self._clock_ms() / 1000)
+            found = self._places[entity.id] = Places(lambda: self.clock_ms() / 1000)
         return found, Share.of(entity.rules, self.workers)
 
     def budget(self, entity: ServedEntity) -> RetryBudget:
