@@ -22,7 +22,8 @@ SEAL = "refusals.seal"
 """Action of an entry that stands for the refusals of a second; their digests are what it digests."""
 ERASE = "audit.erase"
 """Action of an entry that says that another's contents were erased."""
-_LOCK = 0x5742_0002
+HOLD = text(f"SELECT pg_advisory_xact_lock({0x5742_0002})")
+"""Holds the chain until the transaction ends."""
 
 Scope = AsyncConnection | AsyncSession
 
@@ -106,7 +107,7 @@ def salted(salt: bytes, content: str) -> bytes:
 
 async def _next(connection: Scope, key: bytes, told: dict[str, str], content: str) -> dict[str, Any]:
     """The next entry, with the chain held until the transaction ends."""
-    await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    await connection.execute(HOLD)
     at_us, last, digest = (await connection.execute(_HEAD)).one()
     number = 1 if last is None else last + 1
     body = canonical({**told, "number": number, "at_us": at_us, "content": content})
