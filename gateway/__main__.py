@@ -290,10 +290,12 @@ def drain() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    import uvloop
+
     from gateway.drain import run
 
     settings = _settings()
-    _told(lambda: run(settings))
+    _guarded(lambda: uvloop.run(run(settings)))
 
 
 @main.group()
