@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -43,6 +44,11 @@ async def counters(redis_url: str) -> AsyncIterator[EarlierSpend]:
     made = EarlierSpend(redis_url)
     yield made
     await made.close()
+
+
+async def total(redis: Redis, key: str) -> int:
+    found: bytes | None = await redis.hget(key, "t")  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
+    return int(found or 0)
 
 
 async def someone(configuration: Configuration, root: Actor, name: str) -> str:
@@ -101,12 +107,12 @@ async def test_counters_follow_once_whatever_is_repeated_and_may_fall_below_zero
         async with configuration.change(root) as change:
             await enter(change, OfPrincipal(who), nano_usd, "an outage")
         assert await watch.turn()
-        return int(await redis.hget(key, "t") or 0)
+        return await total(redis, key)
 
     assert await give(-100) == 200
     assert not await watch.turn(), "nothing new, nothing asked"
     assert await CreditWatch(engine, counters, lambda: [budget], now_ms=lambda: NOW).turn()
-    assert int(await redis.hget(key, "t") or 0) == 200, "a drainer that starts anew takes nothing twice"
+    assert await total(redis, key) == 200, "a drainer that starts anew takes nothing twice"
     # More than was spent is room beyond the amount; what is charged again is taken back.
     assert await give(-1_000) == -800
     assert await give(600) == -200
@@ -134,14 +140,12 @@ async def test_a_rebuild_brings_credits_back_and_they_are_not_taken_twice(
     key = f"{{wb}}:p:{budget.id}:{who}:0"
     await redis.hset(key, mapping={"t": 400, "b": 400, "c": -300})
     await CreditWatch(engine, counters, lambda: [budget], now_ms=lambda: NOW).turn()
-    assert int(await redis.hget(key, "t") or 0) == 400
+    assert await total(redis, key) == 400
     tokens = await _tokens(database_url, question)
     assert tokens > 0, "tokens are as they were"
 
 
 async def _tokens(database_url: str, question: Question) -> int:
-    from dataclasses import replace
-
     async with PostgresSums(database_url).alone() as sums:
         (found,) = await sums.ask(replace(question, metric=Metric.TOTAL_TOKENS))
     assert found.credited == 0

@@ -7,7 +7,7 @@ import pytest
 from tests.system.deployment import Deployment, Person
 from tests.system.test_explanations import NAMES, agree
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(0)]
 
 
 @pytest.fixture(scope="module")

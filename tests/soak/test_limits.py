@@ -13,7 +13,7 @@ from tests.system.test_limits_across_workers import (
 )
 
 __all__ = ["crew"]
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(0)]
 
 
 @pytest.mark.parametrize("seed", range(100))

@@ -1,0 +1,23 @@
+"""Redis stopped for 30 s under load, then frozen for 30 s; `make soak` runs it.
+
+In the suite the same is done for 20 and 6 s.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.embedded.redis import EmbeddedRedis
+from tests.faults.upstream import Upstream
+from tests.system.deployment import Deployment
+from tests.system.test_outages import bridged, database_url, module_redis, people, postgres, redis, workers
+
+__all__ = ["database_url", "module_redis", "people", "postgres", "redis", "workers"]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(0)]
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["stopped", "frozen"])
+async def test_redis_away_for_30_s_is_bridged_and_found_again_within_2_s(
+    gateway: Deployment, upstream: Upstream, redis: EmbeddedRedis, seed: int, frozen: bool
+) -> None:
+    await bridged(gateway, upstream, redis, seed=seed, frozen=frozen, seconds=30.0)
