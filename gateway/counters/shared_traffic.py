@@ -98,7 +98,9 @@ class SharedTraffic:
         # Half of the way there is as good as a clock gets here; circuits are a matter of seconds.
         drift = now - (before + traffic.now_ms()) // 2
         if abs(drift) > 250:
+            # What was told just now bears the wrong time: the next turn tells it again, and listens.
             self._shift(drift)
+            return
         self._listen(pairs(found), now)
         traffic.alone = False
         await self._claim()

@@ -1,0 +1,106 @@
+"""Workers tell each other of circuits and loads through a real Redis, and one of them makes the probe."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.counters.shared_traffic import SharedTraffic
+from gateway.routing.traffic import Lease, Traffic
+from policies.calling import EntityRules
+from policies.catalog import EntityKind, Price, ServedEntity
+from policies.circuits import State
+
+RULES = EntityRules(failures=1, open_ms=1_000)
+ENTITY = ServedEntity("e", "one", EntityKind.EXTERNAL, "openai", "m", Price("p"), base_url="a", rules=RULES)
+
+
+@dataclass
+class Worker:
+    """One worker's traffic, on a clock of its own, and its link to the others."""
+
+    traffic: Traffic
+    shared: SharedTraffic
+    clock_ms: int = 5_000
+
+    def lease(self, tokens: int = 10) -> Lease:
+        target = self.traffic.choose(ENTITY, ("a",), tried=(), prefix=None, tokens=tokens, stream=False)
+        return Lease(self.traffic, target, RULES, tokens=tokens, stream=False, places=None, who="u")
+
+
+@pytest.fixture
+async def workers(redis_url: str) -> AsyncIterator[list[Worker]]:
+    made: list[Worker] = []
+    for number in range(3):
+        holder: list[Worker] = []
+        traffic = Traffic(
+            lambda holder=holder: holder[0].clock_ms if holder else 5_000, random.Random(1).random
+        )
+        worker = Worker(traffic, SharedTraffic(redis_url, f"worker-{number}", traffic))
+        holder.append(worker)
+        made.append(worker)
+    for each in (*made, *made, *made):
+        await each.shared.exchange()
+    yield made
+    for each in made:
+        await each.shared.close()
+
+
+async def exchanged(workers: list[Worker]) -> None:
+    for each in (*workers, *workers):
+        await each.shared.exchange()
+
+
+async def test_what_one_worker_finds_out_the_others_know_and_so_with_its_end(workers: list[Worker]) -> None:
+    one, other, third = workers
+    assert [each.traffic.workers for each in workers] == [3, 3, 3]
+    held = other.lease(tokens=30)
+    one.lease().end("upstream_500")
+    await exchanged(workers)
+    for each in (other, third):
+        assert "circuit is open" in (each.traffic.refusal(ENTITY, ("a",)) or "")
+    assert one.traffic.target(ENTITY, "a").load(stream=False).calls == 1
+    assert third.traffic.target(ENTITY, "a").load(stream=False).tokens == 30
+    held.end()
+    for each in workers:
+        each.clock_ms += 1_200
+    probing = [each for each in workers if await may_probe(each)]
+    assert len(probing) == 1, "one worker makes the probe"
+    probe = probing[0].lease()
+    assert probing[0].traffic.target(ENTITY, "a").circuit.state is State.HALF_OPEN
+    probe.answered(1_000)
+    probe.end()
+    await exchanged(workers)
+    assert all(each.traffic.refusal(ENTITY, ("a",)) is None for each in workers)
+
+
+async def may_probe(worker: Worker) -> bool:
+    await worker.shared._claim()  # pyright: ignore[reportPrivateUsage]
+    return worker.traffic.refusal(ENTITY, ("a",)) is None
+
+
+async def test_a_worker_that_is_gone_counts_no_more(workers: list[Worker]) -> None:
+    one, other, _ = workers
+    other.lease()
+    one.lease().end()
+    await exchanged(workers)
+    assert one.traffic.target(ENTITY, "a").load(stream=False).calls == 1
+    await other.shared.close()
+    await one.shared.exchange()
+    assert one.traffic.workers == 2
+    assert one.traffic.target(ENTITY, "a").load(stream=False).calls == 0
+
+
+async def test_without_redis_each_goes_by_what_it_sees() -> None:
+    traffic = Traffic(lambda: now[0], random.Random(1).random)
+    now = [10_000]
+    shared = SharedTraffic("redis://127.0.0.1:1", "alone", traffic)
+    worker = Worker(traffic, shared)
+    worker.lease().end("upstream_500")
+    assert traffic.refusal(ENTITY, ("a",)) is not None
+    now[0] += 1_000
+    assert traffic.refusal(ENTITY, ("a",)) is None, "alone, a worker makes its own probes"
+    await shared.close()
