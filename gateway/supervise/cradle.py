@@ -134,7 +134,6 @@ def _hold(wanted: list[int], given: list[int]) -> None:
 def _live(birth: Birth) -> NoReturn:
     """Be what was asked for, and end as a process of its own would."""
     from gateway import crashpoints
-    from gateway.__main__ import main as weighbridge
 
     status = 1
     try:
@@ -142,7 +141,8 @@ def _live(birth: Birth) -> NoReturn:
         crashpoints.reach = crashpoints.armed(os.environ.get("WEIGHBRIDGE_CRASH_AT"))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL if number is signal.SIGTERM else signal.default_int_handler)
-        weighbridge()
+        # By name: this process is what commands are made of, and no part of the product is above them.
+        importlib.import_module("gateway.__main__").main()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:

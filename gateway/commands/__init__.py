@@ -1,0 +1,1 @@
+"""The commands of `weighbridge`, each importing only what it needs."""
