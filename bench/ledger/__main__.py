@@ -31,7 +31,7 @@ _DIFFERENCE = """
 SELECT coalesce(sum(r), 0)::bigint, coalesce(sum(c), 0)::bigint FROM (
     SELECT count(*) AS r, sum(cost_nano_usd) AS c FROM gateway.requests
     UNION ALL SELECT -sum(requests), -sum(cost_nano_usd) FROM gateway.usage_day
-) AS both
+) AS summed
 """
 
 
@@ -61,7 +61,10 @@ async def bench(options: argparse.Namespace, home: Path) -> bool:
         until = _until(home)
         speed = await fill(owner, books, Traffic(people), options.rows, until, say)
         say("Timing the reports")
-        last = await owner.fetchval("SELECT max(period) FROM gateway.usage_day")
+        last = await owner.fetchval(
+            "SELECT max(period) FROM gateway.usage_day WHERE period < $1",
+            datetime.fromtimestamp(until / 1000, UTC),
+        )
         times = [await timed(server.url("weighbridge_auditor"), each, last) for each in QUESTIONS]
         say(f"Draining {ASKED_RATE:,} settled requests a second for {options.seconds:.0f} s")
         with tempfile.TemporaryDirectory() as spools:
@@ -86,14 +89,17 @@ def _told(speed: float, sizes: asyncpg.Record, times: list[Timed], drained: Drai
     print(f"{sizes[0]:,} requests, {sizes[1]:,} sums by day, {sizes[2]:,} by hour, {sizes[3]}; load {load}")
     if speed:
         print(f"posted {speed:,.0f} rows a second")
-    print(f"{'':<44}{'asked':>9}{'first':>9}{'best':>9}{'rows':>8}")
+    print(f"{'':<44}{'asked':>9}{'first':>9}{'best':>9}{'CPU':>9}{'rows':>8}")
     for each in times:
         asked = "" if each.question.asked_seconds is None else f"< {each.question.asked_seconds:g} s"
-        print(f"{each.question.what:<44}{asked:>9}{each.first:>8.2f}s{each.best:>8.2f}s{each.rows:>8,}")
+        print(
+            f"{each.question.what:<44}{asked:>9}{each.first:>8.2f}s{each.best:>8.2f}s{each.cpu:>8.2f}s{each.rows:>8,}"
+        )
     kept_up = drained.rate >= ASKED_RATE * 0.97
     print(
         f"{'settled requests drained':<44}{ASKED_RATE:>7,}/s{drained.rate:>7,.0f}/s"
-        f"   {drained.appended:,} in {drained.seconds:.1f} s, the last {drained.behind_seconds:.2f} s after the worker's end"
+        f"   {drained.appended:,} in {drained.seconds:.1f} s, the last {drained.behind_seconds:.2f} s after the worker's end;"
+        f" {drained.cpu_us:.0f} us of CPU each, drainer and server"
     )
     return all(each.held for each in times) and kept_up
 

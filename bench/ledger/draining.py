@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 
+from bench.ledger.timing import cpu_of
 from gateway.spool.drainer import Drainer
 from gateway.store.ledger import PostgresBooks
 
@@ -25,6 +26,8 @@ class Drained:
     """From the first request to the last row."""
     behind_seconds: float
     """From the worker's end to the last row."""
+    cpu_us: float
+    """Of the drainer and its server process, a request."""
 
     @property
     def rate(self) -> float:
@@ -51,18 +54,25 @@ async def drain(
     try:
         while drainer.state.posted == 0:
             await asyncio.sleep(0.01)
-        began = time.monotonic()
+        began, before_cpu = time.monotonic(), await _cpu(owner)
         out, _ = await worker.communicate()
         appended, ended = int(out), time.monotonic()
         while drainer.state.posted < appended:
             if time.monotonic() - ended > LATEST_SECONDS:
                 raise RuntimeError(f"{appended - drainer.state.posted} of {appended} requests did not arrive")
             await asyncio.sleep(0.01)
-        last = time.monotonic()
+        last, spent = time.monotonic(), await _cpu(owner) - before_cpu
     finally:
         drainer.stop()
         await running
     after = await owner.fetchval("SELECT sum(requests)::bigint FROM gateway.usage_day")
     if after - before != appended:
         raise RuntimeError(f"{appended} requests were settled, {after - before} were counted")
-    return Drained(appended, last - began, last - ended)
+    return Drained(appended, last - began, last - ended, spent * 1e6 / appended)
+
+
+async def _cpu(owner: asyncpg.Connection) -> float:
+    pid = await owner.fetchval(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'weighbridge-drainer'"
+    )
+    return time.process_time() + cpu_of(pid)

@@ -21,8 +21,8 @@ def population() -> Population:
             name=f"person-{number}",
             kind="service_principal" if number % 10 == 9 else "user",
             keys=tuple(_id(f"key-{number}-{key}") for key in range(KEYS)),
-            # A tenth is charged to no group; the rest is skewed to a few.
-            group=None if number % 10 == 0 else groups[(number * number) % GROUPS],
+            # A tenth is charged to no group.
+            group=None if number % 10 == 0 else groups[number % GROUPS],
         )
         for number in range(PEOPLE)
     ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from gateway.reports.catalogue import report_named
 from gateway.reports.reading import ask, auditor
@@ -41,6 +43,8 @@ class Timed:
     question: Question
     first: float
     best: float
+    cpu: float
+    """Of the server's process, at best: what it would take on a machine that does nothing else."""
     rows: int
 
     @property
@@ -54,11 +58,19 @@ async def timed(url: str, question: Question, end: datetime) -> Timed:
     chosen = report_named(question.report)
     known = {"from": end - timedelta(days=question.days), "to": end, "group": None}
     taken: list[float] = []
+    spent: list[float] = []
     rows = 0
     for _ in range(RUNS):
         async with auditor(url) as connection:
-            began = time.monotonic()
+            before, began = cpu_of(connection.get_server_pid()), time.monotonic()
             answer = await ask(connection, chosen.statement, *(known[each] for each in chosen.parameters))
             taken.append(time.monotonic() - began)
+            spent.append(cpu_of(connection.get_server_pid()) - before)
             rows = len(answer.rows)
-    return Timed(question, taken[0], min(taken), rows)
+    return Timed(question, taken[0], min(taken), min(spent), rows)
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

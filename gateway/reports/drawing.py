@@ -14,9 +14,9 @@ from typing import Any, TextIO
 from gateway.reports.reading import Answer, Column
 from gateway.reports.writing import plain
 
-BAR_CELLS = 16
+BAR_CELLS = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_WIDEST = 48
+_WIDEST, _NARROWEST = 48, 12
 _NUMBERS = (int, float, Decimal)
 
 
@@ -37,8 +37,15 @@ def draw(
     from rich.text import Text
 
     env = os.environ if environ is None else environ
-    console = Console(file=out, no_color=bool(env.get("NO_COLOR")), highlight=False)
+    console = Console(file=out, no_color=bool(env.get("NO_COLOR")), highlight=False, _environ=env)
+    widths = [
+        min(_WIDEST, max([len(line[place]) for line in cells] + [len(column.name)]))
+        for place, column in enumerate(columns)
+    ]
     bars = _bars(columns, rows, bar, blocks=_shows_blocks(out))
+    if sum(widths) + 3 * len(widths) + BAR_CELLS > console.width:
+        # Where there is little room the numbers have it.
+        bars = []
     table = Table(
         title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
@@ -47,9 +54,12 @@ def draw(
         table.add_column(
             Text(column.name.replace("_", " ")),
             justify="right" if right else "left",
+            # A number is never cut; what is to be read may be folded.
+            min_width=max((len(line[place]) for line in cells), default=1)
+            if right
+            else min(widths[place], _NARROWEST),
             max_width=_WIDEST,
             overflow="fold",
-            no_wrap=right,
         )
     if bars:
         table.add_column("", no_wrap=True, min_width=BAR_CELLS)

@@ -17,7 +17,7 @@ import pytest
 from gateway.cli.reach import CannotReach
 from gateway.cli.report import let_in, listed, report
 from gateway.reports.catalogue import UnknownReport, report_named, reports
-from gateway.reports.drawing import bar_of, draw
+from gateway.reports.drawing import BAR_CELLS, bar_of, draw
 from gateway.reports.parquet import ParquetFile
 from gateway.reports.period import BadPeriod, Period, period
 from gateway.reports.reading import Answer, Column, ask, auditor
@@ -207,10 +207,10 @@ def test_parquet_reads_back_as_it_was(tmp_path: Path) -> None:
 def test_a_terminal_gets_bars_and_what_is_no_terminal_gets_none() -> None:
     screen, colourless, pipe = Terminal(), Terminal(), io.StringIO()
     draw(ODD, "Odd things", "n", screen, {"TERM": "xterm", "COLUMNS": "200"})
-    draw(ODD, "Odd things", "n", colourless, {"NO_COLOR": "1"})
+    draw(ODD, "Odd things", "n", colourless, {"NO_COLOR": "1", "COLUMNS": "200"})
     draw(ODD, "Odd things", "n", pipe, {})
-    assert "█" * 16 in screen.getvalue() and "3 rows" in screen.getvalue()
-    assert "\x1b[36m" not in colourless.getvalue() and "█" * 16 in colourless.getvalue()
+    assert "█" * BAR_CELLS in screen.getvalue() and "3 rows" in screen.getvalue()
+    assert "\x1b[36m" not in colourless.getvalue() and "█" * BAR_CELLS in colourless.getvalue()
     assert "\x1b" not in pipe.getvalue() and "█" not in pipe.getvalue()
     for shown in (screen, colourless, pipe):
         assert "\x1b[2J" not in shown.getvalue()
@@ -218,8 +218,22 @@ def test_a_terminal_gets_bars_and_what_is_no_terminal_gets_none() -> None:
     assert pipe.getvalue().splitlines()[0].split() == ["name", "n", "cost_usd", "at", "day", "ok", "tags"]
 
 
+def test_a_narrow_terminal_keeps_names_and_numbers_and_gives_up_the_bars(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = Answer(
+        (Column("endpoint", "text"), *(Column(f"a_rather_long_number_{each}", "int8") for each in range(4))),
+        [("databricks-mixtral", 1_234_567, 2, 3, 4)],
+    )
+    monkeypatch.setenv("COLUMNS", "70")
+    screen = Terminal()
+    draw(wide, "Wide", "a_rather_long_number_0", screen)
+    assert "█" not in screen.getvalue()
+    assert "databricks" in screen.getvalue() and "1,234,567" in screen.getvalue()
+
+
 def test_bars_grow_with_their_share_and_show_whatever_is_more_than_nothing() -> None:
-    assert bar_of(0) == "" and bar_of(1) == "█" * 16 and bar_of(0.5) == "█" * 8
+    assert bar_of(0) == "" and bar_of(1) == "█" * BAR_CELLS and bar_of(0.5) == "█" * (BAR_CELLS // 2)
     assert bar_of(0.0001) == "▏" and bar_of(0.0001, blocks=False) == "#"
     lengths = [len(bar_of(share / 100)) for share in range(101)]
     assert lengths == sorted(lengths)

@@ -2,11 +2,11 @@
 -- bar: cost_usd
 -- grain: day
 -- span: 14
-SELECT usage_date, sum(requests)::bigint AS requests,
+SELECT (period AT TIME ZONE 'UTC')::date AS usage_date, sum(requests)::bigint AS requests,
        sum(fresh_input_tokens + cache_read_tokens + cache_write_tokens)::bigint AS input_tokens,
        sum(output_tokens + reasoning_tokens)::bigint AS output_tokens,
-       sum(cost_nano_usd) AS cost_nano_usd, sum(cost_usd) AS cost_usd
+       sum(cost_nano_usd) AS cost_nano_usd, sum(cost_nano_usd) * 0.000000001 AS cost_usd
 FROM billing.daily_usage
 WHERE period >= :from AND period < :to AND (:group IS NULL OR :group IN (group_name, group_id))
-GROUP BY usage_date
-ORDER BY usage_date
+GROUP BY period
+ORDER BY period
