@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from engines.errors import ConnectFailed
 from engines.native import NativeEngine
 from engines.openai import OpenAIEngine
 from engines.providers import Provider, provider_named
-from engines.transport import Timeouts, Transport
+from engines.transport import OpenResponse, Response, Timeouts, Transport
 from gateway.providers.secrets import secrets_of
-from gateway.security.addresses import AddressRefused, Resolve, read_address, resolved
+from gateway.security.addresses import Address, AddressRefused, Resolve, read_address, resolved
 from gateway.security.sealing import Sealing
 from policies.catalog import Account, EntityKind, ServedEntity, Snapshot
 
@@ -41,6 +41,25 @@ class Forbidden(ConnectFailed):
     """The address is not one that this deployment connects to."""
 
     code = "address_refused"
+
+
+class _Nowhere:
+    """The port `Transport` to an address that is refused."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+        raise Forbidden(self._why)
+
+    async def open(self, path: str, body: bytes, headers: Mapping[str, str]) -> OpenResponse:
+        raise Forbidden(self._why)
+
+    async def get(self, path: str) -> Response:
+        raise Forbidden(self._why)
+
+    async def aclose(self) -> None:
+        pass
 
 
 class ProviderAdapters:
@@ -67,7 +86,7 @@ class ProviderAdapters:
         self._prepared: set[str] = set()
 
     def adapter(self, entity: ServedEntity, address: str, timeouts: Timeouts) -> Adapter:
-        """The adapter of an entity at one of its addresses; raises EngineError for an address that is refused."""
+        """The adapter of an entity at one of its addresses; where that is refused, every call of it fails."""
         key = (entity.id, entity.provider, address, entity.options, timeouts)
         known = self._adapters.get(key)
         if known is not None and known[0] == entity.account:
@@ -80,11 +99,7 @@ class ProviderAdapters:
         """Why a provider's entity cannot be called now."""
         if not entity.base_url:
             return "it has no address"
-        if (entity.account is None or entity.account.source == "none") and provider_named(
-            entity.provider
-        ).needs_credential:
-            return "its provider has no credential"
-        return None
+        return "its provider has no credential" if _unpaid(entity) else None
 
     def follow(self, latest: Callable[[], Snapshot | None]) -> Callable[[frozenset[str]], None]:
         """What to call when the configuration changes; prepares for what it holds already."""
@@ -128,12 +143,11 @@ class ProviderAdapters:
             strayed = (
                 account is not None and where.origin != read_address(account.base_url, self._hosts).origin
             )
-        except AddressRefused as error:
-            raise Forbidden(str(error)) from error
-        if not address.rstrip("/").removeprefix(f"{'https' if where.tls else 'http'}://{where.authority}"):
-            # Without a path it is where the SDKs of this family would append their version.
-            address = address.rstrip("/") + ("/v1" if provider.dialect == "openai" else "")
-        address = address.rstrip("/")
+            placed = _placed(address, where, provider)
+            connected = self._connected(placed, timeouts)
+        except ValueError as error:
+            log.warning("the address of entity %r is refused: %s", entity.name, error)
+            return engine_of(provider, _Nowhere(str(error)))
         secrets: Secrets
         if strayed:
             secrets = Missing("its credential is for another address")
@@ -141,19 +155,14 @@ class ProviderAdapters:
             secrets = secrets_of(account, self._sealing, self._folder)
         else:
             secrets = Fixed()
-        if provider.needs_credential and (account is None or account.source == "none"):
+        if _unpaid(entity):
             secrets = Missing("its provider has no credential")
         options = dict(entity.options)
         access = (
-            Signed(address, options.get("region")) if provider.access == "aws" else InHeader(provider.access)
+            Signed(placed, options.get("region")) if provider.access == "aws" else InHeader(provider.access)
         )
-        transport = AuthorizedTransport(
-            self._connected(address, timeouts),
-            access,
-            secrets,
-            headers=dict(provider.headers),
-        )
-        return engine_of(provider, transport)
+        headers = dict(provider.headers)
+        return engine_of(provider, AuthorizedTransport(connected, access, secrets, headers=headers))
 
     def _connected(self, address: str, timeouts: Timeouts) -> Transport:
         key = (address, timeouts)
@@ -173,6 +182,24 @@ class ProviderAdapters:
                 raise Forbidden(str(error)) from error
 
         return resolve
+
+
+def _unpaid(entity: ServedEntity) -> bool:
+    """Whether it lacks a credential that it cannot be called without: one that was erased, or its provider's own place."""
+    provider = provider_named(entity.provider)
+    if not provider.needs_credential:
+        return False
+    if entity.account is not None:
+        return entity.account.source == "none"
+    # Something else that speaks the dialect may ask for nothing.
+    return provider.base_url is None or entity.base_url == provider.base_url
+
+
+def _placed(address: str, where: Address, provider: Provider) -> str:
+    """The address below which calls are made: without a path, OpenAI's family has its version there."""
+    address = address.rstrip("/")
+    bare = address == f"{'https' if where.tls else 'http'}://{where.authority}"
+    return f"{address}/v1" if bare and provider.dialect == "openai" else address
 
 
 def engine_of(provider: Provider, transport: Transport) -> Adapter:
