@@ -209,5 +209,5 @@ class Seals(Protocol):
     """The audit, for refusals."""
 
     async def seal(self, refusals: Mapping[UUID, Sequence[Refusal]]) -> int:
-        """Seal each spool's refusals, oldest first, into the chain; how many were new to it. Raises Away."""
+        """Seal each spool's refusals, oldest first, into the chain; how many were new to it. Raises Away, Refused."""
         ...

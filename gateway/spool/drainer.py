@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from gateway.spool.books import Away, Books, Calls, Place, Posting, Seals, Settler
+from gateway.spool.books import Away, Books, Calls, Place, Posting, Refused, Seals, Settler
 from gateway.spool.burial import Burials
 from gateway.spool.poster import CLOCKS_APART_MS, DrainedSpool, Poster, now_ms
 from gateway.spool.quarantine import Quarantine
@@ -197,9 +197,12 @@ class Drainer:
         if not waiting:
             return
         if self._seals is not None:
-            self.state.sealed += await self._seals.seal(
-                {each: [refusal for refusal, _ in reader.refusals] for each, reader in waiting.items()}
-            )
+            found = {each: [refusal for refusal, _ in reader.refusals] for each, reader in waiting.items()}
+            try:
+                self.state.sealed += await self._seals.seal(found)
+            except Refused as exc:
+                lost = sum(map(len, found.values()))
+                logger.critical("%d refusals are not in the audit: it does not take them (%s)", lost, exc)
         for reader in waiting.values():
             reader.refusals.clear()
         self._next_seal = now + SEAL_SECONDS

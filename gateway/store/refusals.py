@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.ids import RequestIds
 from gateway.ids import text as id_text
-from gateway.spool.books import Away
+from gateway.spool.books import Away, Refused
 from gateway.spool.records import Refusal
 from gateway.store import audit
 from gateway.store.database import AWAY
@@ -44,7 +45,7 @@ class RefusalSeals:
         self._ids = RequestIds()
 
     async def seal(self, refusals: Mapping[UUID, Sequence[Refusal]]) -> int:
-        """Seal what is new of each spool's refusals in one transaction; how many that was. Raises Away."""
+        """Seal what is new of each spool's refusals in one transaction; how many that was. Raises Away, Refused."""
         try:
             async with self._engine.begin() as connection:
                 contents: list[str] = []
@@ -63,7 +64,17 @@ class RefusalSeals:
                 await connection.execute(_ROWS, given)
                 await audit.append_seal(connection, key=self._key, seal=seal, digests=b"".join(digests))
                 return len(contents)
-        except (DBAPIError, PoolTimeout, TimeoutError, *AWAY) as exc:
+        except DBAPIError as exc:
+            cause = None if exc.orig is None else exc.orig.__cause__
+            if (
+                exc.connection_invalidated
+                or isinstance(cause, AWAY)
+                or not isinstance(cause, asyncpg.PostgresError)
+            ):
+                raise Away(f"{type(exc).__name__}: {exc}") from exc
+            # Waiting would not help, and the ledger must not wait for the audit.
+            raise Refused(str(cause)) from exc
+        except (PoolTimeout, TimeoutError, *AWAY) as exc:
             raise Away(f"{type(exc).__name__}: {exc}") from exc
 
 

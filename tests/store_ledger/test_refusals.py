@@ -138,3 +138,19 @@ async def test_a_flood_of_refusals_and_changes_at_once_make_one_chain(
         "SELECT body FROM gateway.audit_entries WHERE action = 'refusals.seal' LIMIT 1"
     )
     assert json.loads(body or "")["object_kind"] == "refusals"
+
+
+async def test_what_the_audit_does_not_take_holds_nothing_up(
+    tmp_path: Path, spool: SpoolWriter, books: PostgresBooks, pool: AsyncEngine, database: asyncpg.Connection
+) -> None:
+    before = await database.fetchval("SELECT count(*) FROM gateway.requests") or 0
+    begun = intent()
+    # A count that no column can hold.
+    for record in (refusal(1, count=1 << 63), begun, settlement(begun)):
+        spool.append(record)
+    spool.close()
+    drainer = Drainer(tmp_path, books, seals=RefusalSeals(pool, KEY))
+    await drain(drainer)
+    drainer.close()
+    assert await database.fetchval("SELECT count(*) FROM gateway.requests") == before + 1
+    assert (await verified(pool)).problem is None
