@@ -36,8 +36,7 @@ async def works(deployment: Deployment, key: str) -> bool:
 
 async def rotate(deployment: Deployment, key_id: str, who: str = "admin", path: str = "/admin/v1/keys", **body: Any) -> Any:  # fmt: skip
     tag = (await deployment.ask("GET", f"{path}/{key_id}", who)).headers["etag"]
-    answer = await deployment.ask("POST", f"{path}/{key_id}/rotate", who, json=body, if_match=tag)
-    return answer
+    return await deployment.ask("POST", f"{path}/{key_id}/rotate", who, json=body, if_match=tag)
 
 
 async def test_a_principal_makes_lists_and_revokes_its_own_keys(deployment: Deployment) -> None:

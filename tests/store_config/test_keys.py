@@ -16,7 +16,7 @@ import pytest
 from gateway.errors import Unauthenticated, Unavailable
 from gateway.security.keys import Peppers, mint
 from gateway.store import database
-from gateway.store.api_keys import NewKey, create_key, revoke_key
+from gateway.store.api_keys import NewKey, create_key, revoke_key, rotate_key
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Configuration
 from gateway.store.keys import StoredKeys
@@ -137,6 +137,31 @@ async def test_a_revocation_is_seen_by_every_worker_within_a_second(
         await until(lambda w=worker: w.keys.known(text) is None, 1.0)
         with pytest.raises(Unauthenticated):
             await worker.ask(text)
+
+
+async def test_a_rotated_key_works_for_its_overlap_and_ends_on_every_worker_where_there_is_none(
+    configuration: Configuration, root: Actor, peppers: Peppers, workers: Any
+) -> None:
+    seen = [await workers() for _ in range(2)]
+    key_id, text = await a_key(configuration, root, peppers, await a_user(configuration, root))
+    for worker in seen:
+        await worker.ask(text)
+    async with configuration.change(root) as change:
+        before = await change.current(api_keys, key_id, "api_key")
+        second, _, later = await rotate_key(change, peppers, before, timedelta(hours=1))
+    for worker in seen:
+        assert (await worker.ask(later)).counts_as == key_id
+        old = await worker.ask(text)
+        assert old.key_id == key_id, "both work for the overlap"
+        assert old.expires_at is not None
+        assert abs(old.expires_at - time.time() - 3600) < 60
+    async with configuration.change(root) as change:
+        _, _, last = await rotate_key(change, peppers, second, timedelta(0))
+    for worker in seen:
+        await until(lambda w=worker: w.keys.known(later) is None, 1.0)
+        with pytest.raises(Unauthenticated):
+            await worker.ask(later)
+        assert (await worker.ask(last)).counts_as == key_id, "the line begins where it began"
 
 
 async def test_a_revocation_is_seen_without_a_notification_too(
