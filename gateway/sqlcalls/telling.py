@@ -5,8 +5,6 @@ The one place that says which refusal is which SQLSTATE.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from gateway.errors import (
@@ -59,7 +57,7 @@ def told(outcome: bytes | GatewayError, request_id: str) -> str:
 def refused(state: str, error: GatewayError, request_id: str) -> str:
     """An error with that SQLSTATE."""
     named = f" of {error.param}" if error.param else ""
-    body: dict[str, Any] = {
+    body = {
         "code": state,
         "message": error.message,
         "detail": f"Request {request_id} was refused: {error.code}{named}.",
@@ -80,6 +78,6 @@ def content(body: bytes) -> str:
     return str(message.get("content") or "")
 
 
-def _text(value: Any) -> str:
+def _text(value: dict[str, str]) -> str:
     # PostgreSQL has no character zero.
-    return _json.encode(value).decode("utf-8", "replace").replace("\\u0000", "\\ufffd")
+    return _json.encode({name: each.replace("\0", "\ufffd") for name, each in value.items()}).decode()
