@@ -100,7 +100,8 @@ class Tries:
                     self._at += 1
                     continue
                 address = exchange.lease.target.address
-            line.traffic.budget(entity).called()
+            if line.traffic.budgets and (budget := line.traffic.budgets.get(entity.id)) is not None:
+                budget.called()
             self._tried.setdefault(entity.id, set()).add(address)
             begin_attempt(line, exchange, entity)
             return line.engines.adapter(entity, address)

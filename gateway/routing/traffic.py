@@ -123,7 +123,8 @@ class Traffic:
         """A worker's own clock."""
         self._draw = draw
         self._places: dict[str, Places] = {}
-        self._budgets: dict[str, RetryBudget] = {}
+        self.budgets: dict[str, RetryBudget] = {}
+        """Of entities that have failed: those that never did need none."""
         self._swept_ms = 0
 
     def now_ms(self) -> int:
@@ -149,9 +150,9 @@ class Traffic:
 
     def budget(self, entity: ServedEntity) -> RetryBudget:
         """What retries the entity may still get from this worker."""
-        found = self._budgets.get(entity.id)
+        found = self.budgets.get(entity.id)
         if found is None:
-            found = self._budgets[entity.id] = RetryBudget()
+            found = self.budgets[entity.id] = RetryBudget()
         return found
 
     def refusal(self, entity: ServedEntity, addresses: Sequence[str]) -> str | None:
@@ -230,8 +231,8 @@ class Traffic:
             places = self._places[entity_id]
             if entity_id not in alive and not places.running and not places.waiting:
                 del self._places[entity_id]
-        for entity_id in [each for each in self._budgets if each not in alive]:
-            del self._budgets[entity_id]
+        for entity_id in [each for each in self.budgets if each not in alive]:
+            del self.budgets[entity_id]
 
     def _refusal(self, target: Target) -> str | None:
         circuit = target.circuit
