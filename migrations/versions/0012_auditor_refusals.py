@@ -96,7 +96,7 @@ def upgrade() -> None:
     )
     make_view(
         "access.logins",
-        "Who signed in for a session, and who ended their sessions.",
+        "Who signed in for a session. Ending all sessions is a change of the principal, in access.admin_actions.",
         (*entry, ("details", "c.after", "What is known of it; null where the contents were erased.")),
         """FROM gateway.audit_entries a LEFT JOIN gateway.audit_contents c ON c.number = a.number
         WHERE a.object_kind IN ('session', 'login')""",
