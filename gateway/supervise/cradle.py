@@ -22,7 +22,7 @@ from typing import NoReturn
 import msgspec
 
 IMPORTED = ("gateway.__main__", "gateway.drain", "gateway.seed", "gateway.store.migrate", "gateway.worker")
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 LARGEST_MESSAGE = 1 << 20
 MOST_DESCRIPTORS = 8
 # Above every number that a supervisor is likely to have given to a socket.
@@ -92,6 +92,8 @@ def _fork(birth: Birth, descriptors: list[int]) -> Told:
         try:
             os.setsid()
             prctl(_PR_SET_PDEATHSIG, birth.death_signal, 0, 0, 0)
+            # What `ps -c` and `top` show; the command line stays the cradle's.
+            prctl(_PR_SET_NAME, f"wb {' '.join(birth.arguments[:1])}"[:15].encode(), 0, 0, 0)
             if os.getppid() == cradle:
                 _arrange(birth)
                 _hold(birth.descriptors, descriptors)
