@@ -94,19 +94,16 @@ class TranslatedStream:
 
     def _fits(self, event: Event) -> bool:
         """Count the event; False, and nothing counted, where it would pass the limit."""
-        match event:
-            case TextDelta(text=text) | RefusalDelta(text=text) | ReasoningDelta(text=text):
-                return self._grown(text)
-            case ToolCallDelta(arguments=text):
-                return self._grown(text)
-            case Counted():
-                self._counts(event)
-            case Ended(stop=stop):
-                self.finish_reason = stop.finish_reason
-            case Began():
-                self.model = event.model
-            case _:
-                pass
+        if isinstance(event, (TextDelta, ReasoningDelta, RefusalDelta)):
+            return self._grown(event.text)
+        if isinstance(event, ToolCallDelta):
+            return self._grown(event.arguments)
+        if isinstance(event, Counted):
+            self._counts(event)
+        elif isinstance(event, Ended):
+            self.finish_reason = event.stop.finish_reason
+        elif isinstance(event, Began):
+            self.model = event.model
         return True
 
     def _grown(self, text: str) -> bool:
