@@ -122,7 +122,7 @@ class Rebuild:
                     calls: list[bytes] = []
                     for each in some:
                         key = keys.period(rule.id, each.subject, start)
-                        calls += _written(key, _fields(each), min(end - cut_ms + _KEPT_MS, _LONGEST_MS))
+                        calls += _written(key, counter_of(each), min(end - cut_ms + _KEPT_MS, _LONGEST_MS))
                     await redis.ask(*calls)
                 written += len(sums)
                 continue
@@ -184,9 +184,9 @@ def _written(key: bytes, fields: Mapping[str, int], kept_ms: int) -> Sequence[by
     return command(b"HSET", key, *members), command(b"PEXPIRE", key, b"%d" % kept_ms)
 
 
-def _fields(spent: Sum) -> dict[str, int]:
-    """A budget's counter: what was spent, and how much of it needs no adding when it is found again."""
-    fields = {"t": spent.amount, "b": spent.amount}
+def counter_of(spent: Sum) -> dict[str, int]:
+    """A budget's counter: what was spent, what of it came from requests, and what from credits, so that it is known."""
+    fields = {"t": spent.amount, "b": spent.amount - spent.credited}
     return fields if not spent.credited else {**fields, "c": spent.credited}
 
 

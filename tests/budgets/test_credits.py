@@ -6,13 +6,14 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.counters.earlier import EarlierSpend
-from gateway.counters.rebuild import Question
+from gateway.counters.rebuild import Question, counter_of
 from gateway.errors import BadRequest, Conflict
 from gateway.events.credits import CreditWatch
 from gateway.events.thresholds import ThresholdWatch
@@ -138,8 +139,10 @@ async def test_a_rebuild_brings_credits_back_and_they_are_not_taken_twice(
     assert (found.subject, found.amount, found.credited) == (who, 400, -300)
     budget = budget_of(10_000, ScopeKind.USER, subject_id=who, period=ONCE)
     key = f"{{wb}}:p:{budget.id}:{who}:0"
-    await redis.hset(key, mapping={"t": 400, "b": 400, "c": -300})
+    fields: Any = counter_of(found)
+    await redis.hset(key, mapping=fields)
     await CreditWatch(engine, counters, lambda: [budget], now_ms=lambda: NOW).turn()
+    assert await counters.add(b"run.1", budget, NOW, [(who, 700)]) == 0, "its requests are counted already"
     assert await total(redis, key) == 400
     tokens = await _tokens(database_url, question)
     assert tokens > 0, "tokens are as they were"
