@@ -85,6 +85,10 @@ class Stage:
                 if what != "webhook"
                 else await self._webhook()
             )
+        mapping = self.body("SqlRoleMapping")
+        mapped = await self.deployment.ask("PUT", "/admin/v1/sql-roles", json=mapping)
+        self.ids["sql_role"] = mapped.json()["id"]
+        self.ids["provider"] = (await made("/admin/v1/providers", self.body("NewProvider")))["id"]
         return self
 
     async def _webhook(self) -> str:
@@ -101,7 +105,16 @@ class Stage:
             "key_id": self.ids["key"],
             **{
                 f"{each}_id": self.ids.get(each, "")
-                for each in ("group", "endpoint", "limit", "budget", "issuer", "webhook")
+                for each in (
+                    "group",
+                    "endpoint",
+                    "limit",
+                    "budget",
+                    "issuer",
+                    "webhook",
+                    "sql_role",
+                    "provider",
+                )
             },
             "name": self.endpoint,
         }
@@ -133,14 +146,17 @@ class Stage:
             "NewBudget": {"scope": "user", "subject_id": self.ids.get("member"), "period": "day", "usd": "1000000", "mode": "observe"},
             "NewIncrease": {"usd": "1", "until": "2099-01-01T00:00:00Z"},
             "NewIssuer": {"name": unique("issuer"), "issuer": f"https://{unique('login')}.example.com", "audience": "weighbridge", "public_key_pem": self.pem},
-            "NewPrice": {"served_entity_id": self.ids.get("entity"), **dict.fromkeys(("input", "cache_read", "cache_write", "output", "reasoning"), 0)},
-            "NewCredit": {"principal_id": self.ids.get("member"), "usd": "1", "reason": "an outage", "endpoint_id": self.ids.get("endpoint")},
-            "NewWebhook": {"name": unique("hook"), "url": "https://hooks.example.com/x"},
+            "NewProvider": {"name": unique("provider"), "provider": "openai"},
+            "NewCredential": {"secret": "s" * 20},
+            "RollBack": {"config_version": 1},
             "OwnKey": {},
             "Rotation": {},
             "RateLimits": {},
             "AiGateway": {},
             "SqlRoleMapping": {"sql_role": unique("role"), "principal_id": self.ids.get("member")},
+            "NewPrice": {"served_entity_id": self.ids.get("entity"), **dict.fromkeys(("input", "cache_read", "cache_write", "output", "reasoning"), 0)},
+            "NewCredit": {"principal_id": self.ids.get("member"), "usd": "1", "reason": "an outage", "endpoint_id": self.ids.get("endpoint")},
+            "NewWebhook": {"name": unique("hook"), "url": "https://hooks.example.com/x"},
             "AccessControls": {"access_control_list": self.value("AccessControls", "access_control_list")},
         }  # fmt: skip
         return dict(of.get(struct, {}))
@@ -151,11 +167,14 @@ class Stage:
             "name": unique("name"), "sql_role": unique("role"), "login": "warehouse_caller", "display_name": "Shown", "description": "Said", "email": "a@example.com",
             "active": True, "roles": [], "aliases": [], "tokens_not_before": "2020-01-01T00:00:00Z", "add": [], "remove": [],
             "issuer": "https://issuer.example.com", "subject": unique("subject"), "tags": {"team": "x"},
+            "local_only": False, "calling": {}, "config_version": 1, "provider": "openai", "base_url": "https://api.example.com/v1",
+            "credential": {"secret": "s" * 20}, "environment": "WEIGHBRIDGE_CREDENTIAL_X", "file": "x", "keep_seconds": 60,
+            "guardrails": {}, "inference_table_config": {"enabled": False}, "fallback_config": {"enabled": False},
+            "priority": "interactive", "overlap_seconds": 3600, "usage_tracking_config": {"enabled": True},
+            "rate_limits": [{"calls": 10**6, "key": "user", "renewal_period": "minute"}],
             "expires_at": "2099-01-01T00:00:00Z", "planes": ["data"], "endpoints": [], "replaces": None,
             "overlap_until": None, "task": "llm/v1/chat", "estimate_milli": 500, "default_max_tokens": 1024,
             "served_entities": [self.entity], "scope": "user_default", "subject_id": None, "endpoint_id": None,
-            "priority": "interactive", "overlap_seconds": 3600, "usage_tracking_config": {"enabled": True},
-            "rate_limits": [{"calls": 10**6, "key": "user", "renewal_period": "minute"}],
             "metric": "requests", "window": "rolling:60000", "amount": 10**6, "mode": "observe", "enabled": True,
             "time_zone": "Europe/Berlin", "period": "day", "nano_usd": 10**15, "usd": "1000000",
             "thresholds_percent": [50], "family": "RS", "jwks_uri": "https://login.example.com/keys",
@@ -188,6 +207,8 @@ class Stage:
             return {"public_key_pem": ...}
         if struct == "IssuerChange" and field in ("secret", "public_keys"):
             return {"public_key_pem": self.pem}
+        if struct == "NewCredential" and field in ("environment", "file"):
+            return {"secret": ...}
         if struct == "WebhookChange" and field == "url":
             return {"secret": "s" * 40}
         return {}
@@ -288,6 +309,9 @@ async def test_every_field_is_written_by_whom_the_table_says_and_by_nobody_else(
                     answer = await deployment.ask(method, stage.path(path), role, json=body, if_match="*")
                     # Of others' keys nobody is told that they are there.
                     allowed = (404,) if path.startswith("/admin/v1/me/keys/") else (200, 201, 409)
+                    if kind == "RollBack":
+                        # There is no earlier version here; that is found out behind the permission.
+                        allowed = (400,)
                     assert answer.status_code in allowed, f"{role} {method} {path} {body}: {answer.text}"
                     tried += 1
     assert tried > 400

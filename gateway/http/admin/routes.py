@@ -21,8 +21,8 @@ from gateway.http.admin.issuers import Issuers
 from gateway.http.admin.keys import Keys
 from gateway.http.admin.limits import Limits
 from gateway.http.admin.members import Members
-from gateway.http.admin.prices import Prices
 from gateway.http.admin.own_keys import OwnKeys
+from gateway.http.admin.prices import Prices
 from gateway.http.admin.principals import ServicePrincipals, Users, me
 from gateway.http.admin.providers import Providers
 from gateway.http.admin.sessions import sign_in, sign_out
