@@ -26,6 +26,7 @@ from gateway.http.origin import Origins
 from gateway.http.plane import DataPlane
 from gateway.parts import asked_to_end, built, run_process
 from gateway.pipeline.revocation import Revocations
+from gateway.routing.traffic import Traffic
 from gateway.settings import Settings
 from gateway.telemetry import FLUSH_SECONDS, Telemetry
 from gateway.trail import RefusalTrail
@@ -100,7 +101,9 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         chores = [
             asyncio.create_task(sweep(lambda each=each: each.server_state.connections)) for each in servers
         ]
-        chores.append(asyncio.create_task(_report(telemetry, trail, health, settings.spool_dir)))
+        chores.append(
+            asyncio.create_task(_report(telemetry, trail, health, settings.spool_dir, parts.line.traffic))
+        )
         chores.append(asyncio.create_task(revocations.watch()))
         serving = [
             asyncio.create_task(each.serve([sock])) for each, sock in zip(servers, sockets, strict=True)
@@ -158,7 +161,11 @@ def _server(app: object) -> _Server:
 
 
 async def _report(
-    telemetry: Telemetry, trail: RefusalTrail, health: Callable[[], list[Part]], spool_dir: Path
+    telemetry: Telemetry,
+    trail: RefusalTrail,
+    health: Callable[[], list[Part]],
+    spool_dir: Path,
+    traffic: Traffic,
 ) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
@@ -170,6 +177,8 @@ async def _report(
                 telemetry.state(name, float(told.get(name, 0)))
         for part in health():
             telemetry.state(part.name, 1.0 if part.fault is None else 0.0)
+        telemetry.state("open_circuits", float(traffic.open_circuits))
+        telemetry.state("waiting_calls", float(traffic.waiting))
         telemetry.flush()
 
 

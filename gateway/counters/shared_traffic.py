@@ -81,6 +81,10 @@ class SharedTraffic:
                 if not self._complained:
                     log.warning("circuits and loads are not shared for now (%s)", error)
                     self._complained = True
+            except Exception:
+                # Nobody waits for this task: it must outlive whatever it meets.
+                log.exception("circuits and loads were not shared this time")
+                self._traffic.alone = True
             await asyncio.sleep(PERIOD_SECONDS)
 
     async def exchange(self) -> None:

@@ -127,6 +127,16 @@ class Traffic:
         """Of entities that have failed: those that never did need none."""
         self._swept_ms = 0
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place."""
+        return sum(each.waiting for each in self._places.values())
+
+    @property
+    def open_circuits(self) -> int:
+        """Addresses that are left alone."""
+        return sum(each.circuit.state is not State.CLOSED for each in self.targets.values())
+
     def now_ms(self) -> int:
         """The clock that workers share."""
         return self.clock_ms() + self.ahead_ms
