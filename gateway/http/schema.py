@@ -75,6 +75,29 @@ _ONCE = Parameter(
 )
 
 
+_HEADERS = [
+    Parameter(name=name, param_in="header", description=text, schema=Schema(type=kind), required=False)
+    for name, kind, text in (
+        ("x-weighbridge-group", OpenAPIType.STRING, "Which of your groups is charged, by name or id."),
+        (
+            "x-weighbridge-priority",
+            OpenAPIType.STRING,
+            "`batch` gives way where limits and places are shared.",
+        ),
+        (
+            "x-weighbridge-sticky",
+            OpenAPIType.STRING,
+            "Calls with the same key get the same side of a traffic split.",
+        ),
+        (
+            "x-weighbridge-timeout",
+            OpenAPIType.NUMBER,
+            "Seconds after which the call ends with 504, retries included.",
+        ),
+    )
+]
+
+
 def _operation(path: str, summary: str, example: dict[str, Any]) -> Operation:
     properties: dict[str, Any] = {name: Schema(examples=[value]) for name, value in example.items()}
     required = [name for name in ("model", "messages", "prompt") if name in example]
@@ -88,7 +111,7 @@ def _operation(path: str, summary: str, example: dict[str, Any]) -> Operation:
         tags=["Calls to models"],
         summary=summary,
         operation_id="call " + path,
-        parameters=named if "{name}" in path else None,
+        parameters=[*(named if "{name}" in path else ()), *_HEADERS],
         request_body=RequestBody(content={"application/json": body}, required=True),
         responses={status: OpenAPIResponse(description=text) for status, text in _STATUSES.items()},
     )

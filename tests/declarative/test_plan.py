@@ -262,3 +262,22 @@ def test_whatever_is_there_its_export_differs_from_nothing(content: dict[str, An
     assert len(made.steps) == len(keys)
     other = plan([Declared(each.kind, each.spec, "") for each in present], [], file="copy.yaml")
     assert {step.action for step in other.steps} == {Action.CREATE}
+
+
+def test_how_things_are_called_is_declared_without_what_is_usual_and_compares_as_it_is_kept() -> None:
+    calling = {"concurrency": 8, "queue": 4, "failures": 5, "replicas": ["https://two.example.com"]}
+    model = {"name": "m", "kind": "external", "provider": "vllm", "model": "m", "calling": calling}
+    content = {
+        "groups": [{"name": "here", "local_only": True}],
+        "endpoints": [
+            chat(served_entities=[model], local_only=True, calling={"sticky": "conversation", "retries": 1})
+        ],
+    }
+    group, found = read(content)
+    assert group.spec["local_only"] is True
+    assert found.spec["calling"] == {"sticky": "conversation"}
+    (entity,) = found.spec["served_entities"]
+    assert entity["calling"] == {"concurrency": 8, "queue": 4, "replicas": ["https://two.example.com"]}
+    with pytest.raises(CannotPlan) as caught:
+        read({"endpoints": [chat(calling={"stickiness": "user"})]})
+    assert "stickiness" in str(caught.value)
