@@ -11,6 +11,7 @@ from tests.faults.killer import DRAINER_POINTS, WORKER_POINTS
 from tests.faults.upstream import Upstream
 from tests.system.deployment import Deployment
 from tests.system.kills import Campaign
+from tests.system.test_verify import verified
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -31,3 +32,4 @@ async def test_nothing_is_missing_or_doubled_after_twenty_kills_under_load(
             await campaign.kill_at_random()
     print(campaign.told())
     await campaign.judge()
+    assert (told := await verified(gateway))["exit"] == 0, told
