@@ -47,6 +47,8 @@ class EngineError(Exception):
     """Base; the text is for the log and the attempt row, never for a client."""
 
     retryable = True
+    blamed = True
+    """Whether the upstream is to blame, so that its circuit hears of it."""
     outcome = "error"
     code = "upstream_error"
     status: int | None = None
@@ -106,6 +108,7 @@ class Garbled(EngineError):
 class Unsupported(EngineError):
     """A field that this provider cannot be asked for; another entity may take it. The upstream is not to blame."""
 
+    blamed = False
     code = "unsupported_field"
 
     def __init__(self, param: str, why: str = "") -> None:

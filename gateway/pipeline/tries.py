@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from engines.adapter import Adapter
-from engines.errors import EngineError, Refused, TimedOut
+from engines.errors import EngineError, Refused, TimedOut, Unsupported
 from gateway.errors import OutOfService, Unavailable
 from gateway.pipeline.attempts import attempt_record, begin_attempt, passed_over
 from gateway.pipeline.exchange import Exchange
@@ -146,7 +146,7 @@ class Tries:
         exchange.dispatched = False
         lease, exchange.lease = exchange.lease, None
         if lease is not None:
-            lease.end(exc.code if exc.retryable else None, rest_ms=rest)
+            lease.end(exc.code if exc.retryable and exc.blamed else None, rest_ms=rest)
         record = attempt_record(
             line, exchange, entity, Usage(), outcome=exc.outcome, status=exc.status, error_code=exc.code
         )
@@ -157,7 +157,7 @@ class Tries:
             self._over = True
             return
         exchange.why = "fallback"
-        if isinstance(exc, TimedOut) or (isinstance(exc, Refused) and exc.status in _STANDING):
+        if isinstance(exc, (TimedOut, Unsupported)) or (isinstance(exc, Refused) and exc.status in _STANDING):
             self._hopeless.add(entity.id)
         elif len(self._tried[entity.id]) < len(line.engines.addresses(entity)):
             # Another replica is as good as this one, and is asked at once.
