@@ -28,7 +28,6 @@ from policies.usage import Usage
 T = TypeVar("T")
 _STANDING = (401, 402, 403, 404)
 """What an upstream that is asked again at once says again."""
-_ROOM = OutOfService("A request that must stay here was about to leave; the gateway stopped it.")
 
 
 class PastDeadline(TimedOut):
@@ -84,7 +83,9 @@ class Tries:
         while not self._over and self._at < len(order):
             entity = order[self._at]
             if exchange.local_only and entity.kind is not EntityKind.LOCAL:
-                raise _ROOM
+                raise OutOfService(
+                    "A request that must stay here was about to leave; the gateway stopped it."
+                )
             addresses = line.engines.addresses(entity)
             if not addresses:
                 passed_over(line, exchange, entity, "it went away meanwhile")
@@ -104,7 +105,12 @@ class Tries:
                 budget.called()
             self._tried.setdefault(entity.id, set()).add(address)
             begin_attempt(line, exchange, entity)
-            return line.engines.adapter(entity, address)
+            try:
+                return line.engines.adapter(entity, address)
+            except EngineError as exc:
+                # An address that the deployment does not connect to, say: a try that failed, and would fail again.
+                self._hopeless.add(entity.id)
+                self.failed(exc)
         if self.failure is None and self._full is not None:
             raise Unavailable(
                 f"Endpoint {exchange.endpoint.name!r} has more calls than it can take ({self._full.reason}).",

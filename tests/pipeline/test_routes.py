@@ -349,3 +349,24 @@ async def test_without_an_entity_that_may_answer_there_is_no_call() -> None:
     with pytest.raises(OutOfService):
         await walk(world, world.exchange())
     assert tries(world) == [("first", "excluded", "it is gone")]
+
+
+async def test_an_address_that_nothing_may_connect_to_is_a_try_that_failed_and_the_next_entity_answers() -> (
+    None
+):
+    for entities, outcomes in (((FIRST, SECOND), ["error", "ok"]), ((FIRST,), ["error"])):
+        world = world_of(*entities)
+        adapter = world.engines.adapter
+
+        def refused(entity: Any, address: str, adapter: Any = adapter) -> Any:
+            if entity.id == "e1":
+                raise ConnectFailed("not an address of the public internet")
+            return adapter(entity, address)
+
+        world.engines.adapter = refused  # type: ignore[method-assign]
+        if len(entities) == 2:
+            await walk(world, world.exchange())
+        else:
+            with pytest.raises(GatewayError):
+                await walk(world, world.exchange())
+        assert [outcome for _, outcome, _ in tries(world)] == outcomes
