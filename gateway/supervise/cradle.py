@@ -21,7 +21,14 @@ from typing import NoReturn
 
 import msgspec
 
-IMPORTED = ("gateway.__main__", "gateway.drain", "gateway.seed", "gateway.store.migrate", "gateway.worker")
+IMPORTED = (
+    "gateway.__main__",
+    "gateway.drain",
+    "gateway.seed",
+    "gateway.sqlcalls.process",
+    "gateway.store.migrate",
+    "gateway.worker",
+)
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 LARGEST_MESSAGE = 1 << 20
 MOST_DESCRIPTORS = 8
