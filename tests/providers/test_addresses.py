@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -194,3 +197,40 @@ def test_addresses_of_the_public_internet_pass(address: str) -> None:
 def test_what_is_refused_says_which_setting_would_allow_it() -> None:
     with pytest.raises(AddressRefused, match="WEIGHBRIDGE_PROVIDER_HOSTS"):
         read_address("http://gpu1:8000/v1", (), setting="WEIGHBRIDGE_PROVIDER_HOSTS")
+
+
+@pytest.mark.parametrize("transport", [Http1Transport, AiohttpTransport])
+async def test_the_address_that_was_looked_at_must_have_the_names_own_certificate(
+    transport: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=provider.example", "-addext", "subjectAltName=DNS:provider.example", "-keyout", key, "-out", cert],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("there is no openssl to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            await writer.drain()
+
+    async def resolve(host: str, port: int) -> str:
+        return "127.0.0.1"
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    right = transport(f"https://provider.example:{port}", resolve=resolve)
+    assert (await right.get("/")).body == b"ok"
+    await right.aclose()
+    wrong = transport(f"https://another.example:{port}", resolve=resolve)
+    with pytest.raises(EngineError):
+        await wrong.get("/")
+    await wrong.aclose()
+    server.close()
