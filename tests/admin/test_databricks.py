@@ -18,7 +18,7 @@ async def test_endpoints_are_listed_and_read_with_and_without_the_slash(
     deployment: Any, endpoint_name: str, slash: str
 ) -> None:
     listed = await of(deployment, f"/api/2.0/serving-endpoints{slash}")
-    assert [each["name"] for each in listed["endpoints"]] == [endpoint_name]
+    assert endpoint_name in [each["name"] for each in listed["endpoints"]]
     one = await of(deployment, f"/api/2.0/serving-endpoints/{endpoint_name}{slash}")
     assert one["state"] == {"ready": "READY", "config_update": "NOT_UPDATING"}
     assert (one["task"], one["permission_level"], one["creator"]) == (
@@ -38,7 +38,7 @@ async def test_mlflows_gateway_client_finds_its_own_shape(
 ) -> None:
     listed = await of(deployment, f"/api/2.0/endpoints{slash}")
     one = await of(deployment, f"/api/2.0/endpoints/{endpoint_name}{slash}")
-    assert listed["endpoints"] == [one]
+    assert one in listed["endpoints"]
     assert one["limit"] is None
     assert one["model"] == {"name": "mixtral-demo", "provider": "vllm"}
     assert one["endpoint_url"] == f"/serving-endpoints/{endpoint_name}/invocations"

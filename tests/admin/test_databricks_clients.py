@@ -30,7 +30,7 @@ def workspace(served: dict[str, str], deployment: Any) -> Callable[[str], Worksp
 async def test_the_sdk_lists_reads_and_knows_who_it_is(workspace: Any, endpoint_name: str) -> None:
     def use() -> None:
         client = workspace("demo")
-        assert [each.name for each in client.serving_endpoints.list()] == [endpoint_name]
+        assert endpoint_name in [each.name for each in client.serving_endpoints.list()]
         found = client.serving_endpoints.get(endpoint_name)
         assert found.state is not None
         assert found.state.ready is not None
@@ -82,10 +82,10 @@ async def test_mlflow_lists_and_reads_both_kinds_of_endpoint(
 
     def use() -> None:
         databricks = get_deploy_client("databricks")
-        assert [each["name"] for each in databricks.list_endpoints()] == [endpoint_name]
+        assert endpoint_name in [each["name"] for each in databricks.list_endpoints()]
         assert databricks.get_endpoint(endpoint_name)["task"] == "llm/v1/chat"
         gateway = get_deploy_client(host)
-        assert [each.name for each in gateway.list_endpoints()] == [endpoint_name]
+        assert endpoint_name in [each.name for each in gateway.list_endpoints()]
         assert gateway.get_endpoint(endpoint_name).endpoint_type == "llm/v1/chat"
 
     await asyncio.to_thread(use)
