@@ -68,7 +68,7 @@ class TimedOut(EngineError):
 
 
 class Refused(EngineError):
-    """The upstream answered with an error status; `limit` is the model's context where its refusal names it."""
+    """The upstream answered with an error status, or pointed elsewhere; `limit` is the model's context where its refusal names it."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Refused(EngineError):
         self.reason = reason or reason_of(status)
         self.limit = limit
         # Another entity may have another account, another quota, or a longer context.
-        self.retryable = status >= 500 or status in (401, 402, 403, 404, 408, 409, 425, 429)
+        self.retryable = status >= 500 or status < 400 or status in (401, 402, 403, 404, 408, 409, 425, 429)
         self.code = f"upstream_{status}"
 
 

@@ -50,9 +50,13 @@ def upgrade() -> None:
     )
     # fmt: on
     # An entity's address may be that of its provider, or the one that everybody knows.
-    op.drop_constraint("ck_served_entities_external_engines_have_an_address", "served_entities", schema=SCHEMA)
+    op.drop_constraint(
+        "ck_served_entities_external_engines_have_an_address", "served_entities", schema=SCHEMA
+    )
     op.execute(f"GRANT SELECT, INSERT, UPDATE (to_change, valid_to) ON {SCHEMA}.providers TO {APPLICATION}")
-    op.execute(f"GRANT SELECT, INSERT, DELETE, UPDATE (ends_at) ON {SCHEMA}.provider_secrets TO {APPLICATION}")
+    op.execute(
+        f"GRANT SELECT, INSERT, DELETE, UPDATE (ends_at) ON {SCHEMA}.provider_secrets TO {APPLICATION}"
+    )
 
 
 def downgrade() -> None:

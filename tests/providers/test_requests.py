@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from engines.openai_chat.provider import chat_body, chat_reason
 from engines.openai_chat.reading import read_chat
 from engines.providers import FEATURES, PROVIDERS, Provider
 
+ROOT = Path(__file__).parents[2]
 DIALECTS: dict[str, ProviderDialect] = {
     "anthropic": Messages(),
     "gemini": Gemini(),
@@ -312,7 +315,7 @@ def test_embeddings_are_asked_for_and_given_as_floats_or_packed() -> None:
 
 
 def test_the_page_shows_the_table_of_providers_as_it_is() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "providers.md").read_text()
+    page = (ROOT / "docs" / "providers.md").read_text()
     assert table() in page, "docs/providers.md is to hold:\n\n" + table()
 
 
@@ -328,3 +331,10 @@ def table() -> str:
         address = f"`{each.base_url}`" if each.base_url else "yours"
         lines.append(f"| `{each.name}` | {each.title} | {address} | {marks} |")
     return "\n".join(lines)
+
+
+def test_a_worker_carries_no_dialect_that_nobody_uses() -> None:
+    dear = ("botocore", "engines.anthropic.answers", "engines.gemini", "engines.bedrock", "engines.cohere")
+    code = f"import sys, gateway.worker; print([each for each in {dear!r} if each in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
