@@ -36,8 +36,12 @@ ENDPOINT = "databricks-mixtral-8x7b-instruct"
 ENTITY = "mixtral-demo"
 SQL_ENDPOINT = "mixtral-demo-sql"
 """The adapter that ships, and the endpoint that it answers for."""
-_DESCRIPTION = "The local engine: a small Mixtral-architecture demonstration model, or what serves in its place."
-_SQL_DESCRIPTION = "The demonstration model with an adapter that answers in SQL for this gateway's own tables."
+_DESCRIPTION = (
+    "The local engine: a small Mixtral-architecture demonstration model, or what serves in its place."
+)
+_SQL_DESCRIPTION = (
+    "The demonstration model with an adapter that answers in SQL for this gateway's own tables."
+)
 GROUP = "demo-users"
 _ACTOR = Actor(None, "first start")
 _KEY_NAME = "first start"

@@ -102,6 +102,7 @@ async def remove_member(change: Change, group_id: str, member_id: str) -> None:
         return await change.remove(memberships, "membership", found[0])
     async with somebody_administers(change):
         await change.remove(memberships, "membership", found[0])
+    return None
 
 
 async def _delete_of(change: Change, grantee_id: str) -> None:

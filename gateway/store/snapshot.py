@@ -221,7 +221,9 @@ def _endpoints(
             ranks=ranks if any(len(names) > 1 for names in ranks) else (),
             local_only=row["local_only"],
             rules=rules,
-            order=tuple(each["name"] for each in sorted(own, key=lambda each: each["fallback_position"] or 999)),
+            order=tuple(
+                each["name"] for each in sorted(own, key=lambda each: each["fallback_position"] or 999)
+            ),
             features=row["settings"].get("ai_gateway", {}),
             config_version=row["config_version"],
         )

@@ -6,6 +6,8 @@ Revises: 0006
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -63,6 +65,6 @@ def downgrade() -> None:
     op.drop_table("audit_refusals", schema=SCHEMA)
 
 
-def _read(name: str, kind: sa.types.TypeEngine[object], text: str, comment: str) -> sa.Column[object]:
+def _read(name: str, kind: sa.types.TypeEngine[Any], text: str, comment: str) -> sa.Column[object]:
     """A column that is read out of the content and cannot be edited apart from it."""
     return sa.Column(name, kind, sa.Computed(text, persisted=True), nullable=True, comment=comment)

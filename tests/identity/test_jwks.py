@@ -140,7 +140,9 @@ async def flood_of_kids(signer: Signer, kids: int) -> str:
     seconds = clock.now - began
     assert refused == kids
     assert published.fetches <= 1 + seconds / 30
-    return f"{kids} random kids in {seconds:.0f} s: {published.fetches} fetches, {valid} valid users, 0 errors"
+    return (
+        f"{kids} random kids in {seconds:.0f} s: {published.fetches} fetches, {valid} valid users, 0 errors"
+    )
 
 
 async def test_ten_thousand_random_kids_cost_one_fetch_in_thirty_seconds(signer: Signer) -> None:

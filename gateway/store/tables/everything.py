@@ -17,4 +17,17 @@ from gateway.store.tables import (
 )
 from gateway.store.tables.base import metadata
 
-__all__ = ["audit", "catalog", "credits", "events", "identity", "ledger", "made_once", "metadata", "providers", "rules", "sql_calls", "versioned"]
+__all__ = [
+    "audit",
+    "catalog",
+    "credits",
+    "events",
+    "identity",
+    "ledger",
+    "made_once",
+    "metadata",
+    "providers",
+    "rules",
+    "sql_calls",
+    "versioned",
+]
