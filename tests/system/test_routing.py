@@ -132,7 +132,8 @@ async def test_a_replica_that_is_killed_under_load_is_seen_by_no_client_before_i
     print(
         f"{len(seen)} calls; p99 {p99[0] * 1000:.0f} ms before, {p99[1] * 1000:.0f} ms from 5 s after the kill"
     )
-    assert p99[1] < 2 * p99[0] + 1.0
+    # A call that waited for the dead one would wait for a limit of seconds; a slow machine alone does not.
+    assert p99[1] < max(2 * p99[0] + 1.0, 4.0)
 
 
 async def test_what_must_stay_here_makes_no_connection_elsewhere_when_everything_here_is_dead(
