@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.security.addresses import AddressRefused, Resolve, read_address
 from gateway.events.post import PostFailed, post
 from gateway.events.signature import HEADER, signed
+from gateway.security.addresses import AddressRefused, Resolve, read_address
 from gateway.security.sealing import SealError, Sealing
 from gateway.store.reading import Row, rows, translated
 from gateway.store.tables.events import webhook_deliveries, webhooks
