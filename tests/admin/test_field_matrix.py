@@ -89,6 +89,8 @@ class Stage:
         mapped = await self.deployment.ask("PUT", "/admin/v1/sql-roles", json=mapping)
         self.ids["sql_role"] = mapped.json()["id"]
         self.ids["provider"] = (await made("/admin/v1/providers", self.body("NewProvider")))["id"]
+        entered = {"usd": "0.01", "reason": "shown to readers", "principal_id": self.ids["member"]}
+        self.ids["credit"] = (await made("/admin/v1/credits", entered))["id"]
         return self
 
     async def _webhook(self) -> str:
@@ -114,6 +116,7 @@ class Stage:
                     "webhook",
                     "sql_role",
                     "provider",
+                    "credit",
                 )
             },
             "name": self.endpoint,
