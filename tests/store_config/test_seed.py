@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.security.secrets import SecretError
-from gateway.seed import ENDPOINT, Seeded, seed
+from gateway.seed import Seeded, seed
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.changes import Actor, Configuration
@@ -79,7 +79,8 @@ async def test_the_first_start_is_made_once_and_mended_where_it_was_lost(
         found = await rows(connection, api_keys)
     assert sorted(row["revoked_at"] is None for row in found) == [False, True, True]
     async with configuration.change(Actor(None, "tests")) as change:
-        await delete_endpoint(change, (await change.rows(endpoints, endpoints.c.name == ENDPOINT))[0])
+        for each in await change.rows(endpoints):
+            await delete_endpoint(change, each)
     await seed(settings, fresh_url, said.append)
     async with configuration.reading() as connection:
         assert await rows(connection, endpoints) == []
