@@ -6,7 +6,7 @@ An adapter knows nothing of permissions, limits or books; every failure of its u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engines.messages import Answer, Count
@@ -23,6 +23,8 @@ class Call:
     max_tokens: int | None
     headers: Mapping[str, str]
     cache_salt: str | None = None
+    shared_headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What else the client said, in headers that only a provider of its own dialect understands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ class StreamReader(Protocol):
 
     def closing_events(self, *, extra: dict[str, object]) -> bytes:
         """The client's last events when the gateway ends the stream: it ended for its length, then usage if asked."""
+        ...
+
+    def terminal(self) -> bytes:
+        """The frame after which nothing comes, written once the settlement is on record."""
         ...
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from engines.adapter import Completed, StreamReader
 from engines.canonical import Answer, EmbeddingRequest, Embeddings, Event, Request
 from engines.errors import Reason, Unsupported
 
@@ -49,12 +50,13 @@ class EventWriter(Protocol):
         """The frames that end the answer for its length, when the gateway stops it; `extra` says why."""
         ...
 
+    def terminal(self) -> bytes:
+        """The frame after which nothing comes, written once the settlement is on record."""
+        ...
+
 
 class ClientDialect(Protocol):
     """What a client speaks; the body was validated when it was read."""
-
-    terminal: bytes
-    """The frame after which nothing comes, written once the settlement is on record."""
 
     def read_request(self, body: Mapping[str, Any], max_tokens: int | None) -> Request:
         """The request of a body without what the gateway consumed; raises Unsupported."""
@@ -108,6 +110,31 @@ class ProviderDialect(Protocol):
 
     def reason(self, status: int, body: bytes) -> Reason:
         """Why the provider refused a call, from its status and error body."""
+        ...
+
+
+class SharedDialect(Protocol):
+    """A dialect that a client and a provider share: bodies and frames pass through, and only counts are read of them."""
+
+    spoken: str
+    """The path of the clients' calls, as `Call.path` has it."""
+
+    def shared_path(self) -> str:
+        """Path of such a call below the provider's address."""
+        ...
+
+    def shared_body(
+        self, body: Mapping[str, Any], *, model: str, max_tokens: int | None, stream: bool
+    ) -> bytes:
+        """What is sent: what the client sent, and what the gateway sets."""
+        ...
+
+    def shared_answer(self, body: bytes) -> Completed:
+        """A plain answer and what was read of it; raises Garbled."""
+        ...
+
+    def shared_stream(self, *, limit: int, most: int | None) -> StreamReader:
+        """What passes a stream on."""
         ...
 
 

@@ -90,7 +90,7 @@ class OpenAIEngine:
             return ChatStream(show_usage=show_usage, show_running=show_running, limit=limit)
         writer = client_of(call.path).writer(show_usage=show_usage, model=call.model, now=int(time.time()))
         return TranslatedStream(
-            ChatReader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
+            ChatReader(running=self.is_vllm), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
         )
 
     async def aclose(self) -> None:

@@ -28,6 +28,7 @@ class TranslatedStream:
     """The state of one stream; the port `StreamReader`."""
 
     __slots__ = (
+        "_ahead",
         "_held",
         "_most",
         "_source",
@@ -51,6 +52,8 @@ class TranslatedStream:
         self._writer = writer
         self._most = ABSURD if most is None else most
         self._held: list[Event] = []
+        self._ahead = False
+        """What comes up to the next count is in the last one already."""
         self.limit = limit
         self.show_usage = show_usage
         self.count: Count | None = None
@@ -92,6 +95,10 @@ class TranslatedStream:
         self._writer.write([Counted(usage)])
         return self._writer.cut(extra)
 
+    def terminal(self) -> bytes:
+        """The client's last frame."""
+        return self._writer.terminal()
+
     def _fits(self, event: Event) -> bool:
         """Count the event; False, and nothing counted, where it would pass the limit."""
         if isinstance(event, (TextDelta, ReasoningDelta, RefusalDelta)):
@@ -99,14 +106,17 @@ class TranslatedStream:
         if isinstance(event, ToolCallDelta):
             return self._grown(event.arguments)
         if isinstance(event, Counted):
-            self._counts(event)
-        elif isinstance(event, Ended):
+            return self._counts(event)
+        if isinstance(event, Ended):
             self.finish_reason = event.stop.finish_reason
         elif isinstance(event, Began):
             self.model = event.model
         return True
 
     def _grown(self, text: str) -> bool:
+        if self._ahead:
+            self.counted += 1
+            return True
         size = len(text) if text.isascii() else len(text.encode())
         tokens = -(-size // _BYTES_A_TOKEN)
         running = min(self.running + tokens, max(self._most, self.running))
@@ -118,15 +128,20 @@ class TranslatedStream:
             self.count = _but(self.count, running, exact=False)
         return True
 
-    def _counts(self, event: Counted) -> None:
+    def _counts(self, event: Counted) -> bool:
+        """Take over a provider's count; False where what it counts ahead would pass the limit."""
         usage = event.usage
+        self._ahead = False
         if not (
             min(usage.fresh, usage.cache_read, usage.cache_write, usage.output, usage.reasoning) >= 0
             and usage.prompt <= ABSURD
             and usage.completion <= ABSURD
         ):
             self.distrusted = True
-            return
+            return True
+        if event.ahead and usage.completion > self.limit:
+            return False
+        self._ahead = event.ahead
         self.count = Count(
             usage.prompt, usage.completion, usage.cache_read, usage.reasoning, usage.cache_write
         )
@@ -134,6 +149,7 @@ class TranslatedStream:
             self.count = _but(self.count, self.running, exact=False)
         else:
             self.running = usage.completion
+        return True
 
 
 def _but(count: Count, completion: int, *, exact: bool) -> Count:

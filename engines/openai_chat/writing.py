@@ -30,6 +30,7 @@ from engines.canonical import (
     ToolCallDelta,
     Usage,
 )
+from engines.chat_stream import DONE
 from engines.openai_chat.reading import read_chat
 
 _encode = msgspec.json.Encoder().encode
@@ -37,8 +38,6 @@ _encode = msgspec.json.Encoder().encode
 
 class ChatClient:
     """The port `ClientDialect` for /v1/chat/completions."""
-
-    terminal = b"data: [DONE]\n\n"
 
     def read_request(self, body: Mapping[str, Any], max_tokens: int | None) -> Request:
         return read_chat(body, max_tokens)
@@ -122,6 +121,9 @@ class ChatWriter:
             b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]',
         )
         return (end + b"," + more if more else end) + b"}\n\n" + self.finish()
+
+    def terminal(self) -> bytes:
+        return DONE
 
     def _count(self, event: Counted) -> None:
         self._usage = event.usage

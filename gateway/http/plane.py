@@ -118,6 +118,8 @@ class DataPlane:
             self.exchanges[task] = exchange
             body = await _body(scope, receive)
             exchange.request = request = api.read(decode_object(body), endpoint)
+            if head.betas is not None and api.dialect is Dialect.ANTHROPIC:
+                request.shared_headers["anthropic-beta"] = head.betas
             exchange.group = head.group
             exchange.batch = head.batch
             exchange.sticky = head.sticky
@@ -217,12 +219,14 @@ class _Head(NamedTuple):
     idempotency: str | None
     sticky: str | None
     timeout_ms: int
+    betas: str | None
+    """What Anthropic's clients ask for beyond its API's version."""
 
 
 def _head(scope: Scope) -> _Head:
     """Raises for a body that is not plain JSON or too large, and for headers that make no sense."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
-    group = idempotency = sticky = None
+    group = idempotency = sticky = betas = None
     batch = False
     timeout_ms = 0
     media = b""
@@ -250,9 +254,11 @@ def _head(scope: Scope) -> _Head:
             sticky = _short(value, "x-weighbridge-sticky")
         elif name == b"x-weighbridge-timeout":
             timeout_ms = _seconds(value)
+        elif name == b"anthropic-beta":
+            betas = _betas(betas, value)
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
-    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms)
+    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms, betas)
 
 
 def _seconds(value: bytes) -> int:
@@ -265,6 +271,17 @@ def _seconds(value: bytes) -> int:
     return int(float(value) * 1000)
 
 
+def _betas(before: str | None, value: bytes) -> str:
+    """The header's names, joined where it comes several times."""
+    if not 0 < len(value) <= 1024 or _BETAS.fullmatch(value) is None:
+        raise BadRequest(
+            "The header anthropic-beta takes names of letters, digits and hyphens, separated by commas.",
+            param="anthropic-beta",
+        )
+    told = value.decode("ascii")
+    return told if before is None else f"{before},{told}"
+
+
 def _short(value: bytes, name: str) -> str:
     if not 0 < len(value) <= 255 or not value.isascii():
         raise BadRequest(f"The header {name} takes 1 to 255 ASCII characters.", param=name)
@@ -275,6 +292,8 @@ def _told(exchange: Exchange, api: Api) -> list[tuple[bytes, bytes]]:
     """Headers of an admitted answer."""
     reservation = exchange.reservation
     headers = [(b"x-request-id", exchange.id_text.encode())]
+    if api.dialect is Dialect.ANTHROPIC:
+        headers.append((b"request-id", exchange.id_text.encode()))
     if reservation is not None:
         headers += reservation.headers
     if api.dialect is Dialect.DATABRICKS and exchange.entity is not None:
@@ -309,6 +328,7 @@ _REVOKED = "The credential of this call was revoked while it ran; what was answe
 _GOODBYE_SECONDS = 1.0
 _TIMEOUT = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,3})?")
 _LONGEST_TIMEOUT = 86_400
+_BETAS = re.compile(rb"[A-Za-z0-9._-]+(?:[ \t]*,[ \t]*[A-Za-z0-9._-]+)*")
 _TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
 
 

@@ -126,6 +126,7 @@ def _call(line: Line, exchange: Exchange) -> Call:
         max_tokens=most,
         headers={"x-request-id": exchange.id_text},
         cache_salt=line.cache_salt(reservation.group_id or principal.id),
+        shared_headers=request.shared_headers,
     )
 
 

@@ -15,11 +15,11 @@ from policies.principal import Caller
 
 @dataclass(slots=True)
 class ModelRequest:
-    """A validated request to a model, in OpenAI's shape; what the gateway consumes is taken out of `body`."""
+    """A validated request to a model, in its client's dialect; what the gateway consumes is taken out of `body`."""
 
     model: str
     path: str
-    """Path below the engine's address: `/v1/chat/completions` or `/v1/completions`."""
+    """The client's dialect (engines/clients.py), and the path below the address of an engine that speaks it too."""
     body: dict[str, Any]
     """What is sent upstream, without `model` and what the gateway sets itself."""
     stream: bool
@@ -42,6 +42,8 @@ class ModelRequest:
     tags: dict[str, str] = field(default_factory=dict[str, str])
     end_user: str | None = None
     client_request_id: str | None = None
+    shared_headers: dict[str, str] = field(default_factory=dict[str, str])
+    """What else goes along to a provider of the client's own dialect."""
 
 
 class Exchange:
