@@ -92,6 +92,10 @@ class StreamReader(Protocol):
         """The frame after which nothing comes, written once the settlement is on record."""
         ...
 
+    def failed(self, code: str, message: str) -> bytes:
+        """The last frame of an answer that cannot go on; b"" where it is the same as any other error's."""
+        ...
+
 
 class Adapter(Protocol):
     """One upstream."""

@@ -148,6 +148,10 @@ class ChatStream:
         """[DONE], whether the upstream's own was read or the gateway ends the stream."""
         return DONE
 
+    def failed(self, code: str, message: str) -> bytes:
+        """An error's own frame ends it."""
+        return b""
+
     def _unified(self, data: bytes) -> bytes:
         """Line ends as LF; a CR at the very end waits for what follows it."""
         data = self._buffer + data

@@ -5,10 +5,12 @@ from __future__ import annotations
 from engines.dialects import ClientDialect
 from engines.errors import Unsupported
 from engines.openai_chat.writing import ChatClient
+from engines.openai_responses.writing import ResponsesClient
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
-_CLIENTS: dict[str, ClientDialect] = {CHAT: ChatClient()}
+RESPONSES = "/v1/responses"
+_CLIENTS: dict[str, ClientDialect] = {CHAT: ChatClient(), RESPONSES: ResponsesClient()}
 
 
 def client_of(path: str) -> ClientDialect:

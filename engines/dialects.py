@@ -54,6 +54,10 @@ class EventWriter(Protocol):
         """The frame after which nothing comes, written once the settlement is on record."""
         ...
 
+    def failed(self, code: str, message: str) -> bytes:
+        """The last frame of an answer that cannot go on; b"" where it is the same as any other error's."""
+        ...
+
 
 class ClientDialect(Protocol):
     """What a client speaks; the body was validated when it was read."""
@@ -62,12 +66,12 @@ class ClientDialect(Protocol):
         """The request of a body without what the gateway consumed; raises Unsupported."""
         ...
 
-    def write_answer(self, answer: Answer, *, model: str, now: int) -> bytes:
-        """The body of a plain answer; `model` answers where the provider did not say."""
+    def write_answer(self, answer: Answer, asked: Mapping[str, Any], *, model: str, now: int) -> bytes:
+        """The body of a plain answer to `asked`, the request's body; `model` answers where the provider did not say."""
         ...
 
-    def writer(self, *, show_usage: bool, model: str, now: int) -> EventWriter:
-        """A stream's frames."""
+    def writer(self, asked: Mapping[str, Any], *, show_usage: bool, model: str, now: int) -> EventWriter:
+        """A stream's frames, in answer to `asked`."""
         ...
 
 

@@ -57,7 +57,7 @@ class NativeEngine:
             return shared.shared_answer(response.body)
         client = client_of(call.path)
         answer = self._dialect.read_answer(response.body)
-        written = client.write_answer(answer, model=call.model, now=int(time.time()))
+        written = client.write_answer(answer, call.body, model=call.model, now=int(time.time()))
         read = Answer(
             choices=[Choice(finish_reason=answer.stop.finish_reason)],
             usage=None if answer.usage is None else _wire(answer.usage),
@@ -84,7 +84,9 @@ class NativeEngine:
         del show_running  # Only an engine that counts every token could tell.
         if (shared := self._passing(call)) is not None:
             return shared.shared_stream(limit=limit, most=call.max_tokens)
-        writer = client_of(call.path).writer(show_usage=show_usage, model=call.model, now=int(time.time()))
+        writer = client_of(call.path).writer(
+            call.body, show_usage=show_usage, model=call.model, now=int(time.time())
+        )
         return TranslatedStream(
             self._dialect.reader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
         )

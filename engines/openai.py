@@ -67,7 +67,9 @@ class OpenAIEngine:
             return Completed(response.body, answer)
         client = client_of(call.path)
         whole = read_chat_answer(response.body)
-        return Completed(client.write_answer(whole, model=call.model, now=int(time.time())), answer)
+        return Completed(
+            client.write_answer(whole, call.body, model=call.model, now=int(time.time())), answer
+        )
 
     async def open(self, call: Call) -> OpenResponse:
         """The head of a streamed answer; raises EngineError."""
@@ -88,7 +90,9 @@ class OpenAIEngine:
         """What passes the stream of this call on, or turns it into the client's dialect."""
         if call.path in _SPOKEN:
             return ChatStream(show_usage=show_usage, show_running=show_running, limit=limit)
-        writer = client_of(call.path).writer(show_usage=show_usage, model=call.model, now=int(time.time()))
+        writer = client_of(call.path).writer(
+            call.body, show_usage=show_usage, model=call.model, now=int(time.time())
+        )
         return TranslatedStream(
             ChatReader(running=self.is_vllm), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
         )

@@ -99,6 +99,10 @@ class TranslatedStream:
         """The client's last frame."""
         return self._writer.terminal()
 
+    def failed(self, code: str, message: str) -> bytes:
+        """The client's last frame when the answer cannot go on."""
+        return self._writer.failed(code, message)
+
     def _fits(self, event: Event) -> bool:
         """Count the event; False, and nothing counted, where it would pass the limit."""
         if isinstance(event, (TextDelta, ReasoningDelta, RefusalDelta)):

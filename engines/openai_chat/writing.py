@@ -42,7 +42,8 @@ class ChatClient:
     def read_request(self, body: Mapping[str, Any], max_tokens: int | None) -> Request:
         return read_chat(body, max_tokens)
 
-    def write_answer(self, answer: Answer, *, model: str, now: int) -> bytes:
+    def write_answer(self, answer: Answer, asked: Mapping[str, Any], *, model: str, now: int) -> bytes:
+        del asked  # A chat completion repeats nothing of it.
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
         text = "".join(part.text for part in answer.parts if isinstance(part, Text))
         refusal = "".join(part.text for part in answer.parts if isinstance(part, Refusal))
@@ -77,7 +78,8 @@ class ChatClient:
             body["usage"] = wire_usage(answer.usage)
         return _encode(body)
 
-    def writer(self, *, show_usage: bool, model: str, now: int) -> ChatWriter:
+    def writer(self, asked: Mapping[str, Any], *, show_usage: bool, model: str, now: int) -> ChatWriter:
+        del asked  # A chat completion repeats nothing of it.
         return ChatWriter(show_usage=show_usage, model=model, now=now)
 
 
@@ -124,6 +126,9 @@ class ChatWriter:
 
     def terminal(self) -> bytes:
         return DONE
+
+    def failed(self, code: str, message: str) -> bytes:
+        return b""
 
     def _count(self, event: Counted) -> None:
         self._usage = event.usage

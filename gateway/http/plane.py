@@ -179,7 +179,7 @@ class DataPlane:
             try:
                 # A client that does not read must not keep a call open that was cut.
                 async with asyncio.timeout(_GOODBYE_SECONDS):
-                    way.write(error_frame(Unauthenticated(_REVOKED), api.dialect, exchange.id_text))
+                    way.write(_broken(exchange, Unauthenticated(_REVOKED), api))
                     await way.end()
             except TimeoutError:
                 raise _Unheard from None
@@ -191,7 +191,7 @@ class DataPlane:
             else:
                 log.exception("request %s failed", exchange.id_text)
                 told = GatewayError(_FAILED)
-            way.write(error_frame(told, api.dialect, exchange.id_text))
+            way.write(_broken(exchange, told, api))
             await way.end()
         else:
             await way.end()
@@ -286,6 +286,13 @@ def _short(value: bytes, name: str) -> str:
     if not 0 < len(value) <= 255 or not value.isascii():
         raise BadRequest(f"The header {name} takes 1 to 255 ASCII characters.", param=name)
     return value.decode("ascii")
+
+
+def _broken(exchange: Exchange, error: GatewayError, api: Api) -> bytes:
+    """The last event of an answer that cannot go on."""
+    reader = exchange.reader
+    own = b"" if reader is None else reader.failed(error.code, error.message)
+    return own or error_frame(error, api.dialect, exchange.id_text)
 
 
 def _told(exchange: Exchange, api: Api) -> list[tuple[bytes, bytes]]:

@@ -60,6 +60,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         guard(exchange)
         opened, reader, frames = await open_stream(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
+        exchange.reader = reader
         passage = Passage(line, exchange, reader, outlet)
         passage.pass_on(frames)
         while not reader.done:

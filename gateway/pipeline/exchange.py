@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines.adapter import StreamReader
 from engines.messages import Count
 from gateway.pipeline.ports import Reservation
 from gateway.routing.traffic import Lease
@@ -73,6 +74,7 @@ class Exchange:
         "lease",
         "local_only",
         "queue_ns",
+        "reader",
         "received_ns",
         "request",
         "reservation",
@@ -120,6 +122,8 @@ class Exchange:
         self.dispatched_ns = 0
         self.first_byte_ns: int | None = None
         self.queue_ns = 0
+        self.reader: StreamReader | None = None
+        """What reads the stream, once it has begun: it knows how an answer of its dialect fails."""
         self.count: Count | None = None
         """The upstream's last count."""
         self.counted = 0
