@@ -162,9 +162,7 @@ class Assembly:
         part = self._part
         if part is None or part["type"] != kind:
             self._part_over(out)
-            part: Told = {"type": kind, "text": "", "annotations": [], "logprobs": []}
-            if kind == "refusal":
-                part = {"type": kind, "refusal": ""}
+            part = _blank(kind)
             self._part_added(out, item, part)
         part["refusal" if kind == "refusal" else "text"] += text
         told = self._of_part(f"response.{kind}.delta") | {"delta": text}
@@ -253,6 +251,12 @@ class Assembly:
     def _of_part(self, kind: str) -> Told:
         assert self._item is not None
         return self._of_item(kind) | {"content_index": len(self._item["content"]) - 1}
+
+
+def _blank(kind: str) -> Told:
+    if kind == "refusal":
+        return {"type": kind, "refusal": ""}
+    return {"type": kind, "text": "", "annotations": [], "logprobs": []}
 
 
 def _wire(usage: Usage) -> Told:

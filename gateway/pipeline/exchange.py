@@ -29,6 +29,7 @@ class ModelRequest:
     show_running: bool
     """The client asked for usage in every event."""
     max_tokens: int | None
+    """0 where nothing is generated."""
     n: int
     """Choices times prompts: what the output is multiplied by."""
     text_bytes: int
@@ -92,7 +93,7 @@ class Exchange:
         self.id = request_id
         self.id_text = id_text
         self.api = api
-        """`openai.chat`, `openai.completions`, `databricks.chat`, `databricks.completions`."""
+        """Whose call it is and of which kind: `openai.chat`, `openai.responses`, `databricks.completions`, ..."""
         self.credential = credential
         self.request: ModelRequest
         self.received_ns = now_ns
