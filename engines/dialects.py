@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from engines.adapter import Completed, StreamReader
+from engines.adapter import StreamReader
 from engines.canonical import Answer, EmbeddingRequest, Embeddings, Event, Request
 from engines.errors import Reason, Unsupported
 
@@ -123,18 +123,10 @@ class SharedDialect(Protocol):
     spoken: str
     """The path of the clients' calls, as `Call.path` has it."""
 
-    def shared_path(self) -> str:
-        """Path of such a call below the provider's address."""
-        ...
-
     def shared_body(
         self, body: Mapping[str, Any], *, model: str, max_tokens: int | None, stream: bool
     ) -> bytes:
         """What is sent: what the client sent, and what the gateway sets."""
-        ...
-
-    def shared_answer(self, body: bytes) -> Completed:
-        """A plain answer and what was read of it; raises Garbled."""
         ...
 
     def shared_stream(self, *, limit: int, most: int | None) -> StreamReader:

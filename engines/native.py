@@ -53,11 +53,12 @@ class NativeEngine:
         response = await self.transport.post(path, body, headers)
         if response.status != 200:
             raise self._refused(response.status, response.body, response.headers)
-        if (shared := self._passing(call)) is not None:
-            return shared.shared_answer(response.body)
-        client = client_of(call.path)
         answer = self._dialect.read_answer(response.body)
-        written = client.write_answer(answer, call.body, model=call.model, now=int(time.time()))
+        if self._passing(call) is None:
+            client = client_of(call.path)
+            written = client.write_answer(answer, call.body, model=call.model, now=int(time.time()))
+        else:
+            written = response.body
         read = Answer(
             choices=[Choice(finish_reason=answer.stop.finish_reason)],
             usage=None if answer.usage is None else _wire(answer.usage),
@@ -105,7 +106,11 @@ class NativeEngine:
         shared = self._passing(call)
         if shared is not None:
             sent = shared.shared_body(call.body, model=call.model, max_tokens=call.max_tokens, stream=stream)
-            return shared.shared_path(), sent, {**call.headers, **call.shared_headers}
+            return (
+                self._dialect.path(call.model, stream=stream),
+                sent,
+                {**call.headers, **call.shared_headers},
+            )
         request = client_of(call.path).read_request(call.body, call.max_tokens)
         body = self._dialect.write_request(request, model=call.model, stream=stream)
         return self._dialect.path(call.model, stream=stream), body, call.headers
