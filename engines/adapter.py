@@ -112,6 +112,10 @@ class Adapter(Protocol):
         """What turns the stream of this call into the client's dialect."""
         ...
 
+    async def count(self, call: Call) -> int | None:
+        """The tokens of a call's input, None where the upstream counts none without answering; raises EngineError."""
+        ...
+
     async def aclose(self) -> None:
         """Close the connections."""
         ...

@@ -129,6 +129,17 @@ class SharedDialect(Protocol):
         """What is sent: what the client sent, and what the gateway sets."""
         ...
 
+    count_path: str
+    """Path of a count of a call's input, below the provider's address."""
+
+    def count_body(self, body: Mapping[str, Any], *, model: str) -> bytes:
+        """What is sent to have the input counted."""
+        ...
+
+    def read_count(self, body: bytes) -> int:
+        """The count; raises Garbled."""
+        ...
+
     def shared_stream(self, *, limit: int, most: int | None) -> StreamReader:
         """What passes a stream on."""
         ...

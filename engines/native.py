@@ -92,6 +92,17 @@ class NativeEngine:
             self._dialect.reader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
         )
 
+    async def count(self, call: Call) -> int | None:
+        """The provider's own count of a call's input, where it shares the client's dialect."""
+        shared = self._passing(call)
+        if shared is None:
+            return None
+        body = shared.count_body(call.body, model=call.model)
+        response = await self.transport.post(shared.count_path, body, {**call.headers, **call.shared_headers})
+        if response.status != 200:
+            raise self._refused(response.status, response.body, response.headers)
+        return shared.read_count(response.body)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.transport.aclose()

@@ -17,6 +17,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from gateway import __version__
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, TooLarge, UnsupportedMedia
+from gateway.http.anthropic.messages import anthropic_routes
 from gateway.http.admin.access import ControlPlane, Guard, noting_refusals, provide_admin, request_ids
 from gateway.http.admin.once import replay
 from gateway.http.admin.routes import admin_routes
@@ -67,6 +68,7 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
         )
         routes += [
             *openai_routes(front.plane),
+            *anthropic_routes(front.plane),
             *invocation_routes(front.plane),
             model_routes(models),
             *databricks_routes(front.control, front.ready),

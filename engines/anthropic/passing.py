@@ -11,21 +11,31 @@ from typing import Any
 
 import msgspec
 
+from engines.answer_json import decoded
 from engines.anthropic.answers import MessagesReader
 from engines.anthropic.client_writing import STOPPED, wire_usage
 from engines.canonical import Event
 from engines.clients import MESSAGES
 from engines.errors import Garbled
+from engines.messages import ABSURD
 from engines.sse import Events
 from engines.tally import Tally
 
 _encode = msgspec.json.Encoder().encode
 
 
+class _Count(msgspec.Struct, gc=False):
+    input_tokens: int
+
+
+_decode_count = msgspec.json.Decoder(_Count).decode
+
+
 class SharedMessages:
     """The port `SharedDialect`."""
 
     spoken = MESSAGES
+    count_path = "/messages/count_tokens"
 
     def shared_body(
         self, body: Mapping[str, Any], *, model: str, max_tokens: int | None, stream: bool
@@ -34,6 +44,15 @@ class SharedMessages:
         if stream:
             sent["stream"] = True
         return _encode(sent)
+
+    def count_body(self, body: Mapping[str, Any], *, model: str) -> bytes:
+        return _encode({**body, "model": model})
+
+    def read_count(self, body: bytes) -> int:
+        tokens = decoded(_decode_count, body).input_tokens
+        if not 0 <= tokens <= ABSURD:
+            raise Garbled("a count that cannot be")
+        return tokens
 
     def shared_stream(self, *, limit: int, most: int | None) -> MessagesStream:
         return MessagesStream(limit=limit, most=most)

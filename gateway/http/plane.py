@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ class Api:
     dialect: Dialect
     read: Callable[[dict[str, Any], str | None], ModelRequest]
     """(body, endpoint named by the path) -> request; raises BadRequest."""
+    carry: Callable[[Line, Exchange], Awaitable[bytes]] = complete
+    """Takes a plain call along the line, from its admission to its settlement."""
 
 
 class DataPlane:
@@ -162,7 +164,7 @@ class DataPlane:
         await _refuse(send, error, dialect, self.new_id()[1])
 
     async def _plain(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
-        body = await complete(self.line, exchange)
+        body = await api.carry(self.line, exchange)
         headers = [_JSON, (b"content-length", b"%d" % len(body)), *_told(exchange, api)]
         if answer_whole(scope, headers, body):
             return

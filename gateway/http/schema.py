@@ -38,11 +38,21 @@ _EMBEDDING: dict[str, Any] = {
     "input": ["What is a mixture of experts?", "How is a request billed?"],
     "encoding_format": "float",
 }
+_MESSAGE: dict[str, Any] = {
+    "model": "databricks-mixtral-8x7b-instruct",
+    "max_tokens": 64,
+    "messages": [{"role": "user", "content": "What is a mixture of experts?"}],
+}
 _CALLS = {
     "/v1/chat/completions": ("Chat completion, plain or streamed (OpenAI)", _CHAT),
     "/v1/completions": ("Text completion, plain or streamed (OpenAI)", _TEXT),
     "/v1/responses": ("Response, plain or streamed; nothing of it is kept (OpenAI)", _RESPONSE),
     "/v1/embeddings": ("Embeddings of texts or token ids (OpenAI)", _EMBEDDING),
+    "/v1/messages": ("Message, plain or streamed (Anthropic)", _MESSAGE),
+    "/v1/messages/count_tokens": (
+        "Count a message's input (Anthropic)",
+        {k: v for k, v in _MESSAGE.items() if k != "max_tokens"},
+    ),
     "/serving-endpoints/{name}/invocations": (
         "Call an endpoint (Databricks, MLflow)",
         {k: v for k, v in _CHAT.items() if k != "model"},
