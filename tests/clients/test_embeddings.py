@@ -154,7 +154,7 @@ async def test_refusals_are_the_sdks_own_classes(client: Callable[..., openai.As
 async def test_an_endpoint_of_another_task_says_what_it_serves(
     client: Callable[..., openai.AsyncOpenAI], upstream: Upstream
 ) -> None:
-    before = len(upstream.received)
+    before = len(upstream.records)
     async with client() as ours:
         with pytest.raises(openai.BadRequestError, match="llm/v1/chat"):
             await ours.embeddings.create(model=ENDPOINT, input="x")
@@ -162,4 +162,4 @@ async def test_an_endpoint_of_another_task_says_what_it_serves(
             await ours.chat.completions.create(**chat("x", model=VECTORS))
         with pytest.raises(openai.BadRequestError, match="llm/v1/embeddings"):
             await ours.responses.create(model=VECTORS, input="x")
-    assert len(upstream.received) == before
+    assert len(upstream.records) == before
