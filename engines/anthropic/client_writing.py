@@ -62,7 +62,7 @@ class MessagesClient:
                 "role": "assistant",
                 "model": answer.model or model,
                 "content": _content(answer),
-                "stop_reason": _STOP[answer.stop],
+                "stop_reason": _reason(answer.stop, any(isinstance(part, ToolCall) for part in answer.parts)),
                 "stop_sequence": answer.sequence,
                 "usage": wire_usage(answer.usage or Usage()),
             }
@@ -76,7 +76,7 @@ class MessagesClient:
 class MessagesWriter:
     """The port `EventWriter`: one stream of a message's events."""
 
-    __slots__ = ("_block", "_ended", "_id", "_model", "_open", "_started", "_usage")
+    __slots__ = ("_block", "_called", "_ended", "_id", "_model", "_open", "_started", "_usage")
 
     def __init__(self, *, model: str) -> None:
         self._model = model
@@ -87,6 +87,7 @@ class MessagesWriter:
         """Index of the last block."""
         self._open: str | None = None
         """What the open block holds: `text`, `refusal`, `thinking`, or a call's arguments by its index."""
+        self._called = False
         self._ended: Ended | None = None
 
     def write(self, events: Sequence[Event]) -> bytes:
@@ -101,6 +102,7 @@ class MessagesWriter:
                     self._arguments(out, event)
                 case ToolCallBegan():
                     block = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
+                    self._called = True
                     self._begin(out, f"call {event.index}", block)
                 case ReasoningDelta():
                     self._thought(out, event)
@@ -114,7 +116,7 @@ class MessagesWriter:
 
     def finish(self) -> bytes:
         ended = self._ended or Ended(Stop.END)
-        return self._end(_STOP[ended.stop], ended.sequence, {})
+        return self._end(_reason(ended.stop, self._called), ended.sequence, {})
 
     def cut(self, extra: Mapping[str, object]) -> bytes:
         return self._end("max_tokens", None, extra)
@@ -204,6 +206,11 @@ class MessagesWriter:
         if self._open != f"call {event.index}":
             raise Garbled("arguments of a call that is over")
         self._delta(out, "input_json_delta", "partial_json", event.arguments)
+
+
+def _reason(stop: Stop, called: bool) -> str:
+    """Why it ended; some that are made to call a tool say no more of it than that they stopped."""
+    return _STOP[Stop.TOOLS if called and stop is Stop.END else stop]
 
 
 def wire_usage(usage: Usage) -> dict[str, Any]:

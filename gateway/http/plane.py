@@ -107,7 +107,11 @@ class DataPlane:
             if self.closing and isinstance(connection, Connection):
                 # It came before the connection could be closed: it is answered, and is the last one here.
                 connection.shutdown()
-            head = _head(scope)
+            try:
+                head = _head(scope)
+            except TooLarge:
+                await _rest(receive)
+                raise
             exchange = Exchange(
                 request_id=request_id,
                 id_text=id_text,
@@ -118,7 +122,11 @@ class DataPlane:
             # Nobody unknown gets a body read.
             await authenticate(self.line, exchange, self.origins.of(scope))
             self.exchanges[task] = exchange
-            body = await _body(scope, receive)
+            try:
+                body = await _body(scope, receive)
+            except TooLarge:
+                await _rest(receive)
+                raise
             exchange.request = request = api.read(decode_object(body), endpoint)
             if head.betas is not None and api.dialect is Dialect.ANTHROPIC:
                 request.shared_headers["anthropic-beta"] = head.betas
@@ -332,9 +340,27 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     return b"".join(parts)
 
 
+async def _rest(receive: Receive) -> None:
+    """Let a client send what it is sending and drop it: one that is cut off while it writes never reads the refusal."""
+    dropped = 0
+    clock = asyncio.get_running_loop().time
+    latest = clock() + 10 * _GOODBYE_SECONDS
+    try:
+        async with asyncio.timeout(_GOODBYE_SECONDS) as patience:
+            while dropped < _MOST_DROPPED:
+                message = await receive()
+                dropped += len(message.get("body", b""))  # type: ignore[arg-type]
+                if not message.get("more_body"):
+                    return
+                patience.reschedule(min(clock() + _GOODBYE_SECONDS, latest))
+    except TimeoutError:
+        return
+
+
 _FAILED = "The gateway failed; the request id finds the cause in its log."
 _REVOKED = "The credential of this call was revoked while it ran; what was answered so far is charged."
 _GOODBYE_SECONDS = 1.0
+_MOST_DROPPED = 32 << 20
 _TIMEOUT = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,3})?")
 _LONGEST_TIMEOUT = 86_400
 _BETAS = re.compile(rb"[A-Za-z0-9._-]+(?:[ \t]*,[ \t]*[A-Za-z0-9._-]+)*")
