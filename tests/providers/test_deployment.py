@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from engines.anthropic.client_writing import STOPPED
+from tests.providers import wires
 from tests.providers.cases import CASES
 from tests.providers.stub import AWS, SECRET_WORDS, Providers
 from tests.system.asking import Answer
@@ -104,6 +106,61 @@ async def test_a_provider_answers_plain_and_streamed_and_the_ledger_has_its_coun
         assert "set-cookie" not in answer.headers
     sent = stub.calls[-1]
     assert not {"cookie", "x-forwarded-for"} & sent.headers.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_message_is_answered_by_every_provider_and_passes_through_where_the_dialect_is_its_own(
+    gateway: Deployment, stub: Providers, kind: str
+) -> None:
+    name = await endpoint(gateway, stub, kind, "cached")
+    body = {
+        "model": name,
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "How are you?"}]}],
+    }
+    usage = CASES["cached"].usage
+    assert usage is not None
+    betas = [("anthropic-beta", "context-management-2025-06-27"), ("anthropic-version", "2023-06-01")]
+    own = {"context_management": {"edits": []}} if kind == "anthropic" else {}
+    for stream in (False, True):
+        sent = {**body, **own, "stream": stream, "metadata": {"user_id": "ann"}}
+        answer = await gateway.ask("POST", "/v1/messages", sent, key=gateway.admin_key, headers=betas)
+        assert answer.status == 200, (answer.body, gateway.ends_of_logs())
+        assert answer.headers["request-id"] == answer.headers["x-request-id"]
+        if stream:
+            assert answer.body.endswith(STOPPED)
+            assert answer.body.count(b"event: message_stop") == 1
+            assert b'"text":"Again' in answer.body
+        else:
+            assert answer.json()["content"][0]["text"] == "Again."
+        row = await gateway.row_of(answer.request_id)
+        assert (row["api"], row["status"], row["end_user"]) == ("anthropic.messages", "ok", "ann")
+        assert row["prompt_tokens"] == usage.prompt
+        assert row["completion_tokens"] == usage.completion
+        asked = stub.calls[-1]
+        assert ("anthropic-beta" in asked.headers) is (kind == "anthropic")
+        if kind == "anthropic":
+            wired = wires.anthropic_stream(CASES["cached"]) if stream else None
+            assert answer.body == wired or answer.json() == wires.anthropic_plain(CASES["cached"])
+            told = {**body, **own, "model": "cached"} | ({"stream": True} if stream else {})
+            assert asked.body == told
+    calls = len(stub.calls)
+    counted = {key: value for key, value in body.items() if key != "max_tokens"}
+    answer = await gateway.ask("POST", "/v1/messages/count_tokens", counted, key=gateway.admin_key)
+    assert answer.status == 200, answer.body
+    if kind == "anthropic":
+        assert answer.json() == {"input_tokens": 4_711}
+        assert stub.calls[-1].path.endswith("/messages/count_tokens")
+    else:
+        assert 0 < answer.json()["input_tokens"] < 100
+        assert len(stub.calls) == calls
+    if kind not in ("anthropic",):
+        refused = await gateway.ask(
+            "POST", "/v1/messages", {**body, "context_management": {}}, key=gateway.admin_key
+        )
+        assert refused.status == 400
+        assert "context_management" in refused.json()["error"]["message"]
+        assert len(stub.calls) == calls
 
 
 @pytest.mark.parametrize("kind", KINDS)
