@@ -128,8 +128,8 @@ class DataPlane:
                 await _rest(receive)
                 raise
             exchange.request = request = api.read(decode_object(body), endpoint)
-            if head.betas is not None and api.dialect is Dialect.ANTHROPIC:
-                request.shared_headers["anthropic-beta"] = head.betas
+            if head.anthropic and api.dialect is Dialect.ANTHROPIC:
+                request.shared_headers = head.anthropic
             exchange.group = head.group
             exchange.batch = head.batch
             exchange.sticky = head.sticky
@@ -229,14 +229,15 @@ class _Head(NamedTuple):
     idempotency: str | None
     sticky: str | None
     timeout_ms: int
-    betas: str | None
-    """What Anthropic's clients ask for beyond its API's version."""
+    anthropic: dict[str, str]
+    """The version of Anthropic's API that its clients speak, and what they ask for beyond it."""
 
 
 def _head(scope: Scope) -> _Head:
     """Raises for a body that is not plain JSON or too large, and for headers that make no sense."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
-    group = idempotency = sticky = betas = None
+    group = idempotency = sticky = None
+    anthropic: dict[str, str] = {}
     batch = False
     timeout_ms = 0
     media = b""
@@ -265,10 +266,12 @@ def _head(scope: Scope) -> _Head:
         elif name == b"x-weighbridge-timeout":
             timeout_ms = _seconds(value)
         elif name == b"anthropic-beta":
-            betas = _betas(betas, value)
+            _anthropic(anthropic, "anthropic-beta", value)
+        elif name == b"anthropic-version":
+            _anthropic(anthropic, "anthropic-version", value)
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
-    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms, betas)
+    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms, anthropic)
 
 
 def _seconds(value: bytes) -> int:
@@ -281,15 +284,14 @@ def _seconds(value: bytes) -> int:
     return int(float(value) * 1000)
 
 
-def _betas(before: str | None, value: bytes) -> str:
-    """The header's names, joined where it comes several times."""
-    if not 0 < len(value) <= 1024 or _BETAS.fullmatch(value) is None:
+def _anthropic(found: dict[str, str], name: str, value: bytes) -> None:
+    """Note a header of Anthropic's clients, joined where it comes several times; raises BadRequest."""
+    if not 0 < len(value) <= 1024 or _NAMES.fullmatch(value) is None:
         raise BadRequest(
-            "The header anthropic-beta takes names of letters, digits and hyphens, separated by commas.",
-            param="anthropic-beta",
+            f"The header {name} takes names of letters, digits and hyphens, separated by commas.", param=name
         )
     told = value.decode("ascii")
-    return told if before is None else f"{before},{told}"
+    found[name] = f"{found[name]},{told}" if name in found else told
 
 
 def _short(value: bytes, name: str) -> str:
@@ -363,7 +365,7 @@ _GOODBYE_SECONDS = 1.0
 _MOST_DROPPED = 32 << 20
 _TIMEOUT = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,3})?")
 _LONGEST_TIMEOUT = 86_400
-_BETAS = re.compile(rb"[A-Za-z0-9._-]+(?:[ \t]*,[ \t]*[A-Za-z0-9._-]+)*")
+_NAMES = re.compile(rb"[A-Za-z0-9._-]+(?:[ \t]*,[ \t]*[A-Za-z0-9._-]+)*")
 _TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
 
 

@@ -120,11 +120,11 @@ async def test_a_message_is_answered_by_every_provider_and_passes_through_where_
     }
     usage = CASES["cached"].usage
     assert usage is not None
-    betas = [("anthropic-beta", "context-management-2025-06-27"), ("anthropic-version", "2023-06-01")]
+    told_beside = [("anthropic-beta", "context-management-2025-06-27"), ("anthropic-version", "2026-10-21")]
     own = {"context_management": {"edits": []}} if kind == "anthropic" else {}
     for stream in (False, True):
         sent = {**body, **own, "stream": stream, "metadata": {"user_id": "ann"}}
-        answer = await gateway.ask("POST", "/v1/messages", sent, key=gateway.admin_key, headers=betas)
+        answer = await gateway.ask("POST", "/v1/messages", sent, key=gateway.admin_key, headers=told_beside)
         assert answer.status == 200, (answer.body, gateway.ends_of_logs())
         assert answer.headers["request-id"] == answer.headers["x-request-id"]
         if stream:
@@ -140,6 +140,7 @@ async def test_a_message_is_answered_by_every_provider_and_passes_through_where_
         asked = stub.calls[-1]
         assert ("anthropic-beta" in asked.headers) is (kind == "anthropic")
         if kind == "anthropic":
+            assert asked.headers["anthropic-version"] == "2026-10-21"
             wired = wires.anthropic_stream(CASES["cached"]) if stream else None
             assert answer.body == wired or answer.json() == wires.anthropic_plain(CASES["cached"])
             told = {**body, **own, "model": "cached"} | ({"stream": True} if stream else {})
