@@ -17,6 +17,7 @@ from engines.adapter import Call, Completed, StreamReader
 from engines.answer_json import decoded
 from engines.chat_stream import ChatStream
 from engines.clients import CHAT, EMBEDDINGS, client_of
+from engines.embeddings import check_vectors
 from engines.errors import Garbled, Refused
 from engines.messages import ABSURD, Answer, Choice, decode_answer
 from engines.native import retry_after
@@ -69,6 +70,7 @@ class OpenAIEngine:
         if answer.failed or not answer.choices:
             if path != EMBEDDINGS or answer.failed:
                 raise Garbled("the answer has no choices")
+            check_vectors(response.body, call.body)
             answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
         if call.path in _SPOKEN:
             return Completed(response.body, answer)
