@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -367,3 +368,68 @@ async def test_no_route_and_no_table_shows_a_credential(gateway: Deployment, stu
             table
         )
     assert secret not in gateway.ends_of_logs()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_response_is_answered_by_every_provider_plain_and_streamed(
+    gateway: Deployment, stub: Providers, kind: str
+) -> None:
+    name = await endpoint(gateway, stub, kind, "cached")
+    usage = CASES["cached"].usage
+    assert usage is not None
+    ended: list[dict[str, Any]] = []
+    for stream in (False, True):
+        body = {"model": name, "input": "How are you?", "max_output_tokens": 100, "stream": stream}
+        answer = await gateway.ask("POST", "/v1/responses", body, key=gateway.admin_key)
+        assert answer.status == 200, (answer.body, gateway.ends_of_logs())
+        if stream:
+            assert answer.body.count(b"event: response.completed\n") == 1
+            last = answer.body.rstrip().rpartition(b"\ndata: ")[2]
+            ended.append(json.loads(last)["response"])
+        else:
+            ended.append(answer.json())
+        row = await gateway.row_of(answer.request_id)
+        assert (row["api"], row["status"], row["usage_source"]) == ("openai.responses", "ok", "reported")
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (usage.prompt, usage.completion)
+    plain, streamed = ended
+    assert plain["output"][0]["content"][0]["text"] == "Again."
+    for each in (streamed, plain):
+        each["output"][0]["id"] = each["id"] = each["created_at"] = ""
+    assert streamed == plain
+    assert plain["usage"]["input_tokens"] == usage.prompt
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_text_is_embedded_by_every_provider_that_embeds(
+    gateway: Deployment, stub: Providers, kind: str
+) -> None:
+    body = {
+        "name": f"vectors-{kind}",
+        "task": "llm/v1/embeddings",
+        "served_entities": [
+            {
+                "name": "it",
+                "kind": "external",
+                "provider": kind,
+                "model": "amazon.titan-embed-text-v2:0" if kind == "amazon-bedrock" else "embedding",
+                "credential_id": await provider(gateway, stub, kind),
+                "options": {"region": "eu-west-1"} if kind == "amazon-bedrock" else {},
+            }
+        ],
+    }
+    made = await gateway.ask("POST", "/admin/v1/endpoints", body, key=gateway.admin_key)
+    assert made.status == 201, made.body
+    await asyncio.sleep(1.1)
+    asked = {"model": body["name"], "input": "one text"}
+    answer = await gateway.ask("POST", "/v1/embeddings", asked, key=gateway.admin_key)
+    row = await gateway.row_of(answer.request_id)
+    assert (row["api"], row["completion_tokens"]) == ("openai.embeddings", 0)
+    if kind == "anthropic":
+        assert answer.status == 400
+        assert "no embeddings" in answer.json()["error"]["message"]
+        return
+    assert answer.status == 200, (answer.body, gateway.ends_of_logs())
+    assert answer.json()["data"][0]["embedding"] == [0.5, 0]
+    # One tells no count of the input: it is estimated, and the row says so.
+    assert row["usage_source"] == ("estimated" if kind == "gemini" else "reported")
+    assert row["prompt_tokens"] > 0
