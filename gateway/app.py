@@ -17,10 +17,10 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from gateway import __version__
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, TooLarge, UnsupportedMedia
-from gateway.http.anthropic.messages import anthropic_routes
 from gateway.http.admin.access import ControlPlane, Guard, noting_refusals, provide_admin, request_ids
 from gateway.http.admin.once import replay
 from gateway.http.admin.routes import admin_routes
+from gateway.http.anthropic.messages import anthropic_routes
 from gateway.http.console.pages import console_routes
 from gateway.http.databricks.endpoints import Ready
 from gateway.http.databricks.invocations import invocation_routes
