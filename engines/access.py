@@ -140,8 +140,8 @@ class AuthorizedTransport:
         self, secret: str | None, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Mapping[str, str]:
         if secret is None:
-            return {**headers, **self._always}
-        return {**headers, **self._always, **self._access.headers(secret, path, body)}
+            return {**self._always, **headers}
+        return {**self._always, **headers, **self._access.headers(secret, path, body)}
 
     def _is_refused(self, secret: str | None, status: int, body: bytes) -> bool:
         refused = status in (401, 403) or (status == 400 and b"API_KEY_INVALID" in body)

@@ -6,7 +6,7 @@ An adapter knows nothing of permissions, limits or books; every failure of its u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engines.messages import Answer, Count
@@ -23,6 +23,8 @@ class Call:
     max_tokens: int | None
     headers: Mapping[str, str]
     cache_salt: str | None = None
+    shared_headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What else the client said, in headers that only a provider of its own dialect understands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,14 @@ class StreamReader(Protocol):
         """The client's last events when the gateway ends the stream: it ended for its length, then usage if asked."""
         ...
 
+    def terminal(self) -> bytes:
+        """The frame after which nothing comes, written once the settlement is on record."""
+        ...
+
+    def failed(self, code: str, message: str) -> bytes:
+        """The last frame of an answer that cannot go on; b"" where it is the same as any other error's."""
+        ...
+
 
 class Adapter(Protocol):
     """One upstream."""
@@ -100,6 +110,10 @@ class Adapter(Protocol):
 
     def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:
         """What turns the stream of this call into the client's dialect."""
+        ...
+
+    async def count(self, call: Call) -> int | None:
+        """The tokens of a call's input, None where the upstream counts none without answering; raises EngineError."""
         ...
 
     async def aclose(self) -> None:

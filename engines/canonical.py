@@ -242,6 +242,8 @@ class Counted(msgspec.Struct, frozen=True, gc=False):
     usage: Usage
     input_only: bool = False
     """The output is not counted yet."""
+    ahead: bool = False
+    """It counts what follows too, up to the next count."""
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_a
 
 MAX_EVENT = 8 << 20
 _DONE = b"[DONE]"
+DONE = b"data: [DONE]\n\n"
 _USAGE = b',"usage":'
 _LESSONS = 8
 """How many decoded events are learnt from: a stream whose events are never alike must not pay for each."""
@@ -142,6 +143,14 @@ class ChatStream:
             }
             events += b"data: " + msgspec.json.encode({**base, "choices": [], "usage": usage}) + b"\n\n"
         return events
+
+    def terminal(self) -> bytes:
+        """[DONE], whether the upstream's own was read or the gateway ends the stream."""
+        return DONE
+
+    def failed(self, code: str, message: str) -> bytes:
+        """An error's own frame ends it."""
+        return b""
 
     def _unified(self, data: bytes) -> bytes:
         """Line ends as LF; a CR at the very end waits for what follows it."""

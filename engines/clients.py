@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from engines.anthropic.client_writing import MessagesClient
 from engines.dialects import ClientDialect
 from engines.errors import Unsupported
 from engines.openai_chat.writing import ChatClient
+from engines.openai_responses.writing import ResponsesClient
 
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 EMBEDDINGS = "/v1/embeddings"
-_CLIENTS: dict[str, ClientDialect] = {CHAT: ChatClient()}
+RESPONSES = "/v1/responses"
+_CLIENTS: dict[str, ClientDialect] = {
+    CHAT: ChatClient(),
+    MESSAGES: MessagesClient(),
+    RESPONSES: ResponsesClient(),
+}
 
 
 def client_of(path: str) -> ClientDialect:

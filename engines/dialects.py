@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from engines.adapter import StreamReader
 from engines.canonical import Answer, EmbeddingRequest, Embeddings, Event, Request
 from engines.errors import Reason, Unsupported
 
@@ -49,23 +50,28 @@ class EventWriter(Protocol):
         """The frames that end the answer for its length, when the gateway stops it; `extra` says why."""
         ...
 
+    def terminal(self) -> bytes:
+        """The frame after which nothing comes, written once the settlement is on record."""
+        ...
+
+    def failed(self, code: str, message: str) -> bytes:
+        """The last frame of an answer that cannot go on; b"" where it is the same as any other error's."""
+        ...
+
 
 class ClientDialect(Protocol):
     """What a client speaks; the body was validated when it was read."""
-
-    terminal: bytes
-    """The frame after which nothing comes, written once the settlement is on record."""
 
     def read_request(self, body: Mapping[str, Any], max_tokens: int | None) -> Request:
         """The request of a body without what the gateway consumed; raises Unsupported."""
         ...
 
-    def write_answer(self, answer: Answer, *, model: str, now: int) -> bytes:
-        """The body of a plain answer; `model` answers where the provider did not say."""
+    def write_answer(self, answer: Answer, asked: Mapping[str, Any], *, model: str, now: int) -> bytes:
+        """The body of a plain answer to `asked`, the request's body; `model` answers where the provider did not say."""
         ...
 
-    def writer(self, *, show_usage: bool, model: str, now: int) -> EventWriter:
-        """A stream's frames."""
+    def writer(self, asked: Mapping[str, Any], *, show_usage: bool, model: str, now: int) -> EventWriter:
+        """A stream's frames, in answer to `asked`."""
         ...
 
 
@@ -108,6 +114,34 @@ class ProviderDialect(Protocol):
 
     def reason(self, status: int, body: bytes) -> Reason:
         """Why the provider refused a call, from its status and error body."""
+        ...
+
+
+class SharedDialect(Protocol):
+    """A dialect that a client and a provider share: bodies and frames pass through, and only counts are read of them."""
+
+    spoken: str
+    """The path of the clients' calls, as `Call.path` has it."""
+
+    def shared_body(
+        self, body: Mapping[str, Any], *, model: str, max_tokens: int | None, stream: bool
+    ) -> bytes:
+        """What is sent: what the client sent, and what the gateway sets."""
+        ...
+
+    count_path: str
+    """Path of a count of a call's input, below the provider's address."""
+
+    def count_body(self, body: Mapping[str, Any], *, model: str) -> bytes:
+        """What is sent to have the input counted."""
+        ...
+
+    def read_count(self, body: bytes) -> int:
+        """The count; raises Garbled."""
+        ...
+
+    def shared_stream(self, *, limit: int, most: int | None) -> StreamReader:
+        """What passes a stream on."""
         ...
 
 

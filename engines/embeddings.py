@@ -1,4 +1,4 @@
-"""OpenAI's embeddings: a client's request read, and its answer written, for providers of other dialects."""
+"""OpenAI's embeddings: an answer checked as it passes; a client's request read and its answer written for other dialects."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from engines.canonical import EmbeddingRequest, Embeddings
 from engines.errors import Garbled, Unsupported
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _Item(msgspec.Struct, gc=False):
+    embedding: msgspec.Raw
+
+
+class _Vectors(msgspec.Struct, gc=False):
+    data: list[_Item]
+
+
+_decode = msgspec.json.Decoder(_Vectors).decode
 _OWN = frozenset({"input", "dimensions", "encoding_format"})
 
 
@@ -28,6 +39,20 @@ def read_embedding(body: Mapping[str, Any]) -> EmbeddingRequest:
         body.get("dimensions"),
         {name: value for name, value in body.items() if name not in _OWN and value is not None},
     )
+
+
+def check_vectors(answer: bytes, body: Mapping[str, Any]) -> None:
+    """A provider of this dialect answered every input with a vector; raises Garbled."""
+    try:
+        data = _decode(answer).data
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise Garbled("the answer has no vectors") from exc
+    given = body.get("input")
+    inputs = len(given) if type(given) is list and type(given[0]) is not int else 1
+    if len(data) != inputs:
+        raise Garbled("there are not as many vectors as inputs")
+    if any(bytes(each.embedding)[:1] not in (b"[", b'"') for each in data):
+        raise Garbled("the answer has something else for a vector")
 
 
 def write_embeddings(found: Embeddings, body: Mapping[str, Any], *, model: str, tokens: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The adapter to providers with a dialect of their own: every call is translated, there and back.
+"""The adapter to providers with a dialect of their own: calls are translated, there and back, unless the client speaks it too.
 
 What reaches the provider is written from the one form, field by field; what it answers is read into it. Its words about a
 failure stay here.
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from engines.adapter import Call, Completed, StreamReader
 from engines.canonical import Embeddings, Usage
 from engines.clients import EMBEDDINGS, client_of
-from engines.dialects import EmbeddingDialect, ProviderDialect
+from engines.dialects import EmbeddingDialect, ProviderDialect, SharedDialect
 from engines.embeddings import read_embedding, write_embeddings
 from engines.errors import Garbled, Refused, Unsupported
 from engines.messages import Answer, Choice, CompletionDetails, PromptDetails, WireUsage
@@ -28,11 +28,17 @@ class NativeEngine:
     """One provider's address behind the adapter."""
 
     def __init__(
-        self, transport: Transport, dialect: ProviderDialect, *, embedding: EmbeddingDialect | None = None
+        self,
+        transport: Transport,
+        dialect: ProviderDialect,
+        *,
+        embedding: EmbeddingDialect | None = None,
+        shared: SharedDialect | None = None,
     ) -> None:
         self.transport = transport
         self._dialect = dialect
         self._embedding = embedding
+        self._shared = shared
 
     @property
     def counts_while_running(self) -> bool:
@@ -43,14 +49,16 @@ class NativeEngine:
         """The whole answer in the client's dialect; raises EngineError."""
         if call.path == EMBEDDINGS:
             return await self._embed(call)
-        client = client_of(call.path)
-        request = client.read_request(call.body, call.max_tokens)
-        body = self._dialect.write_request(request, model=call.model, stream=False)
-        response = await self.transport.post(self._dialect.path(call.model, stream=False), body, call.headers)
+        path, body, headers = self._asked(call, stream=False)
+        response = await self.transport.post(path, body, headers)
         if response.status != 200:
             raise self._refused(response.status, response.body, response.headers)
         answer = self._dialect.read_answer(response.body)
-        written = client.write_answer(answer, model=call.model, now=int(time.time()))
+        if self._passing(call) is None:
+            client = client_of(call.path)
+            written = client.write_answer(answer, call.body, model=call.model, now=int(time.time()))
+        else:
+            written = response.body
         read = Answer(
             choices=[Choice(finish_reason=answer.stop.finish_reason)],
             usage=None if answer.usage is None else _wire(answer.usage),
@@ -60,9 +68,8 @@ class NativeEngine:
 
     async def open(self, call: Call) -> OpenResponse:
         """The head of a streamed answer; raises EngineError."""
-        request = client_of(call.path).read_request(call.body, call.max_tokens)
-        body = self._dialect.write_request(request, model=call.model, stream=True)
-        opened = await self.transport.open(self._dialect.path(call.model, stream=True), body, call.headers)
+        path, body, headers = self._asked(call, stream=True)
+        opened = await self.transport.open(path, body, headers)
         if opened.status != 200:
             try:
                 raise self._refused(opened.status, await opened.rest(), opened.headers)
@@ -76,14 +83,48 @@ class NativeEngine:
     def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:
         """What turns the stream of this call into the client's dialect."""
         del show_running  # Only an engine that counts every token could tell.
-        writer = client_of(call.path).writer(show_usage=show_usage, model=call.model, now=int(time.time()))
+        if (shared := self._passing(call)) is not None:
+            return shared.shared_stream(limit=limit, most=call.max_tokens)
+        writer = client_of(call.path).writer(
+            call.body, show_usage=show_usage, model=call.model, now=int(time.time())
+        )
         return TranslatedStream(
             self._dialect.reader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
         )
 
+    async def count(self, call: Call) -> int | None:
+        """The provider's own count of a call's input, where it shares the client's dialect."""
+        shared = self._passing(call)
+        if shared is None:
+            return None
+        body = shared.count_body(call.body, model=call.model)
+        response = await self.transport.post(shared.count_path, body, {**call.headers, **call.shared_headers})
+        if response.status != 200:
+            raise self._refused(response.status, response.body, response.headers)
+        return shared.read_count(response.body)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.transport.aclose()
+
+    def _passing(self, call: Call) -> SharedDialect | None:
+        """The dialect in which the call passes through as it is."""
+        shared = self._shared
+        return shared if shared is not None and shared.spoken == call.path else None
+
+    def _asked(self, call: Call, *, stream: bool) -> tuple[str, bytes, Mapping[str, str]]:
+        """Path, body and headers of a chat call."""
+        shared = self._passing(call)
+        if shared is not None:
+            sent = shared.shared_body(call.body, model=call.model, max_tokens=call.max_tokens, stream=stream)
+            return (
+                self._dialect.path(call.model, stream=stream),
+                sent,
+                {**call.headers, **call.shared_headers},
+            )
+        request = client_of(call.path).read_request(call.body, call.max_tokens)
+        body = self._dialect.write_request(request, model=call.model, stream=stream)
+        return self._dialect.path(call.model, stream=stream), body, call.headers
 
     async def _embed(self, call: Call) -> Completed:
         if self._embedding is None:

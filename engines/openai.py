@@ -17,8 +17,9 @@ from engines.adapter import Call, Completed, StreamReader
 from engines.answer_json import decoded
 from engines.chat_stream import ChatStream
 from engines.clients import CHAT, EMBEDDINGS, client_of
+from engines.embeddings import check_vectors
 from engines.errors import Garbled, Refused
-from engines.messages import Answer, Choice, decode_answer
+from engines.messages import ABSURD, Answer, Choice, decode_answer
 from engines.native import retry_after
 from engines.openai_chat.provider import ChatReader, chat_body, chat_reason, context_limit, read_chat_answer
 from engines.providers import PROVIDERS, Provider
@@ -31,6 +32,13 @@ _USAGE_ALWAYS = {"include_usage": True, "continuous_usage_stats": True}
 _ERROR_BODY = 1 << 16
 _SPOKEN = frozenset({CHAT, "/v1/completions", EMBEDDINGS})
 """Paths that mean the same to the client and to the provider."""
+
+
+class _Count(msgspec.Struct, gc=False):
+    count: int
+
+
+_decode_count = msgspec.json.Decoder(_Count).decode
 
 
 class OpenAIEngine:
@@ -62,12 +70,15 @@ class OpenAIEngine:
         if answer.failed or not answer.choices:
             if path != EMBEDDINGS or answer.failed:
                 raise Garbled("the answer has no choices")
+            check_vectors(response.body, call.body)
             answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
         if call.path in _SPOKEN:
             return Completed(response.body, answer)
         client = client_of(call.path)
         whole = read_chat_answer(response.body)
-        return Completed(client.write_answer(whole, model=call.model, now=int(time.time())), answer)
+        return Completed(
+            client.write_answer(whole, call.body, model=call.model, now=int(time.time())), answer
+        )
 
     async def open(self, call: Call) -> OpenResponse:
         """The head of a streamed answer; raises EngineError."""
@@ -88,10 +99,30 @@ class OpenAIEngine:
         """What passes the stream of this call on, or turns it into the client's dialect."""
         if call.path in _SPOKEN:
             return ChatStream(show_usage=show_usage, show_running=show_running, limit=limit)
-        writer = client_of(call.path).writer(show_usage=show_usage, model=call.model, now=int(time.time()))
-        return TranslatedStream(
-            ChatReader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
+        writer = client_of(call.path).writer(
+            call.body, show_usage=show_usage, model=call.model, now=int(time.time())
         )
+        return TranslatedStream(
+            ChatReader(running=self.is_vllm), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
+        )
+
+    async def count(self, call: Call) -> int | None:
+        """vLLM's own count of a chat's prompt, template and all; no other of the family counts without answering."""
+        if not self.is_vllm or self._below:
+            return None
+        path, sent = self._asked(call)
+        if path != CHAT:
+            return None
+        body: dict[str, Any] = {"model": call.model, "messages": sent["messages"]}
+        if sent.get("tools"):
+            body["tools"] = sent["tools"]
+        response = await self.transport.post("/tokenize", _encode(body), call.headers)
+        if response.status != 200:
+            raise _refused(response.status, response.body, response.headers)
+        found = decoded(_decode_count, response.body).count
+        if not 0 <= found <= ABSURD:
+            raise Garbled("a count that cannot be")
+        return found
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -7,61 +7,26 @@ are estimated from the text until then, never beyond what it was told to stop at
 
 from __future__ import annotations
 
-from engines.canonical import (
-    Began,
-    Counted,
-    Ended,
-    Event,
-    ReasoningDelta,
-    RefusalDelta,
-    TextDelta,
-    ToolCallDelta,
-    Usage,
-)
+from engines.canonical import Counted, Event
 from engines.dialects import EventReader, EventWriter
-from engines.messages import ABSURD, Count
-
-_BYTES_A_TOKEN = 4
+from engines.tally import Tally
 
 
-class TranslatedStream:
+class TranslatedStream(Tally):
     """The state of one stream; the port `StreamReader`."""
 
-    __slots__ = (
-        "_held",
-        "_most",
-        "_source",
-        "_writer",
-        "count",
-        "counted",
-        "distrusted",
-        "done",
-        "exhausted",
-        "finish_reason",
-        "limit",
-        "model",
-        "running",
-        "show_usage",
-    )
+    __slots__ = ("_held", "_source", "_writer", "done", "exhausted", "show_usage")
 
     def __init__(
         self, source: EventReader, writer: EventWriter, *, limit: int, most: int | None, show_usage: bool
     ) -> None:
+        super().__init__(limit=limit, most=most)
         self._source = source
         self._writer = writer
-        self._most = ABSURD if most is None else most
         self._held: list[Event] = []
-        self.limit = limit
         self.show_usage = show_usage
-        self.count: Count | None = None
-        self.counted = 0
-        self.running = 0
-        self.finish_reason: str | None = None
-        self.model: str | None = None
         self.done = False
         self.exhausted = False
-        self.distrusted = False
-        """The upstream sent a usage that cannot be (negative, absurd)."""
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
@@ -72,7 +37,7 @@ class TranslatedStream:
         self.exhausted = False
         passed = len(events)
         for at, event in enumerate(events):
-            if not self._fits(event):
+            if not self.fits(event):
                 passed, self.exhausted = at, True
                 self._held = events[at:]
                 break
@@ -88,70 +53,13 @@ class TranslatedStream:
 
     def closing_events(self, *, extra: dict[str, object]) -> bytes:
         """The client's last events when the gateway ends the stream."""
-        usage = _usage(self.count) if self.count is not None else Usage(output=self.counted)
-        self._writer.write([Counted(usage)])
+        self._writer.write([Counted(self.usage())])
         return self._writer.cut(extra)
 
-    def _fits(self, event: Event) -> bool:
-        """Count the event; False, and nothing counted, where it would pass the limit."""
-        if isinstance(event, (TextDelta, ReasoningDelta, RefusalDelta)):
-            return self._grown(event.text)
-        if isinstance(event, ToolCallDelta):
-            return self._grown(event.arguments)
-        if isinstance(event, Counted):
-            self._counts(event)
-        elif isinstance(event, Ended):
-            self.finish_reason = event.stop.finish_reason
-        elif isinstance(event, Began):
-            self.model = event.model
-        return True
+    def terminal(self) -> bytes:
+        """The client's last frame."""
+        return self._writer.terminal()
 
-    def _grown(self, text: str) -> bool:
-        size = len(text) if text.isascii() else len(text.encode())
-        tokens = -(-size // _BYTES_A_TOKEN)
-        running = min(self.running + tokens, max(self._most, self.running))
-        if running > self.limit:
-            return False
-        self.counted += running - self.running
-        self.running = running
-        if self.count is not None:
-            self.count = _but(self.count, running, exact=False)
-        return True
-
-    def _counts(self, event: Counted) -> None:
-        usage = event.usage
-        if not (
-            min(usage.fresh, usage.cache_read, usage.cache_write, usage.output, usage.reasoning) >= 0
-            and usage.prompt <= ABSURD
-            and usage.completion <= ABSURD
-        ):
-            self.distrusted = True
-            return
-        self.count = Count(
-            usage.prompt, usage.completion, usage.cache_read, usage.reasoning, usage.cache_write
-        )
-        if event.input_only:
-            self.count = _but(self.count, self.running, exact=False)
-        else:
-            self.running = usage.completion
-
-
-def _but(count: Count, completion: int, *, exact: bool) -> Count:
-    return Count(
-        count.prompt,
-        completion,
-        count.cached,
-        min(count.reasoning, completion),
-        count.cache_write,
-        exact,
-    )
-
-
-def _usage(count: Count) -> Usage:
-    return Usage(
-        fresh=count.prompt - count.cached - count.cache_write,
-        cache_read=count.cached,
-        cache_write=count.cache_write,
-        output=count.completion - count.reasoning,
-        reasoning=count.reasoning,
-    )
+    def failed(self, code: str, message: str) -> bytes:
+        """The client's last frame when the answer cannot go on."""
+        return self._writer.failed(code, message)

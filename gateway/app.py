@@ -20,6 +20,7 @@ from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound,
 from gateway.http.admin.access import ControlPlane, Guard, noting_refusals, provide_admin, request_ids
 from gateway.http.admin.once import replay
 from gateway.http.admin.routes import admin_routes
+from gateway.http.anthropic.messages import anthropic_routes
 from gateway.http.console.pages import console_routes
 from gateway.http.databricks.endpoints import Ready
 from gateway.http.databricks.invocations import invocation_routes
@@ -67,6 +68,7 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
         )
         routes += [
             *openai_routes(front.plane),
+            *anthropic_routes(front.plane),
             *invocation_routes(front.plane),
             model_routes(models),
             *databricks_routes(front.control, front.ready),

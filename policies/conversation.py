@@ -17,6 +17,8 @@ def beginning(body: Mapping[str, Any]) -> bytes:
     """A digest of the system prompt and the first turn, the same for every later call of the conversation."""
     opening = [_short(body.get("system")), _short(body.get("instructions"))]
     messages: Any = body.get("messages")
+    if messages is None and _is_items(body.get("input")):
+        messages = body["input"]
     if isinstance(messages, list):
         for message in messages[:_PARTS]:  # pyright: ignore[reportUnknownVariableType]
             if not isinstance(message, dict):
@@ -28,6 +30,11 @@ def beginning(body: Mapping[str, Any]) -> bytes:
     else:
         opening.append(_short(body.get("prompt", body.get("input"))))
     return blake2b(json.dumps(opening, default=repr).encode(), digest_size=16).digest()
+
+
+def _is_items(given: Any) -> bool:
+    """Whether it is a conversation, as Responses have it, and not texts to embed."""
+    return isinstance(given, list) and bool(given) and isinstance(given[0], dict)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _short(content: Any) -> Any:

@@ -192,20 +192,21 @@ class MessagesReader:
     def read(self, data: bytes) -> list[Event]:
         out: list[Event] = []
         for _, payload in self._events.feed(data):
-            self._read(payload, out)
+            self.take(payload, out)
         return out
 
     def ended(self) -> list[Event]:
         out: list[Event] = []
         for _, payload in self._events.rest():
-            self._read(payload, out)
+            self.take(payload, out)
         if not self.done:
             raise Garbled("the stream ended before its message did")
         return out
 
-    def _read(self, payload: bytes, out: list[Event]) -> None:
+    def take(self, payload: bytes, out: list[Event]) -> tuple[str, int]:
+        """Read one frame's data; its type, and the block that it is about."""
         if self.done:
-            return
+            return "", 0
         event = decoded(_decode_event, payload)
         match event.type:
             case "content_block_delta":
@@ -234,7 +235,8 @@ class MessagesReader:
                 kind = event.error.type if event.error is not None else ""
                 raise Reported(_REASONS.get(kind, Reason.FAILED))
             case _:
-                return
+                pass
+        return event.type, event.index
 
     def _block(self, event: _Event, out: list[Event]) -> None:
         block = event.content_block or _Block()

@@ -80,6 +80,8 @@ class _Said(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     finish_reason: str | None = None
+    stop_reason: Any = None
+    """vLLM's word for what stopped it: the sequence, or a token's id."""
     delta: _Said | None = None
     message: _Said | None = None
 
@@ -142,7 +144,7 @@ def read_chat_answer(body: bytes) -> Answer:
         raise Garbled("the answer has no message")
     events: list[Event] = [Began(chunk.id, chunk.model)]
     events += _said(chunk.choices[0].message, {})
-    events.append(Ended(_STOP.get(chunk.choices[0].finish_reason, Stop.END)))
+    events.append(Ended(*_stopped(chunk.choices[0])))
     if (usage := usage_of(chunk.usage)) is not None:
         events.append(Counted(usage))
     try:
@@ -154,9 +156,12 @@ def read_chat_answer(body: bytes) -> Answer:
 class ChatReader:
     """The port `EventReader`: one stream of chunks."""
 
-    __slots__ = ("_began", "_calls", "_ended", "_events", "done")
+    __slots__ = ("_began", "_calls", "_counted", "_ended", "_events", "_running", "done")
 
-    def __init__(self) -> None:
+    def __init__(self, *, running: bool = False) -> None:
+        self._running = running
+        """The provider counts in every chunk: its count comes before what it counts, which is then not estimated."""
+        self._counted: Usage | None = None
         self._events = Events()
         self._calls: dict[int, int] = {}
         self._began = False
@@ -186,15 +191,23 @@ class ChatReader:
             if not self._began:
                 self._began = True
                 out.append(Began(chunk.id, chunk.model))
+            usage = usage_of(chunk.usage)
+            if self._running and chunk.choices:
+                if usage is not None:
+                    self._counted = usage
+                    out.append(Counted(usage, ahead=True))
+                elif self._counted is not None:
+                    out.append(Counted(self._counted))
+                usage = None
             for choice in chunk.choices:
                 if choice.index:
                     continue
                 if choice.delta is not None and self._ended is None:
                     out += _said(choice.delta, self._calls)
                 if choice.finish_reason is not None and self._ended is None:
-                    self._ended = _STOP.get(choice.finish_reason, Stop.END)
-                    out.append(Ended(self._ended))
-            if (usage := usage_of(chunk.usage)) is not None:
+                    self._ended, sequence = _stopped(choice)
+                    out.append(Ended(self._ended, sequence))
+            if usage is not None:
                 out.append(Counted(usage))
         return out
 
@@ -236,6 +249,13 @@ def _decoded(payload: bytes) -> _Chunk:
     if bytes(chunk.error) not in (b"", b"null"):
         raise Reported(chat_reason(500, bytes(chunk.error)))
     return chunk
+
+
+def _stopped(choice: _Choice) -> tuple[Stop, str | None]:
+    """Why it ended, and the stop sequence where the provider tells which."""
+    if choice.finish_reason == "stop" and type(choice.stop_reason) is str:
+        return Stop.SEQUENCE, choice.stop_reason
+    return _STOP.get(choice.finish_reason or "", Stop.END), None
 
 
 def _said(said: _Said, calls: dict[int, int]) -> list[Event]:

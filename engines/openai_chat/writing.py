@@ -30,6 +30,7 @@ from engines.canonical import (
     ToolCallDelta,
     Usage,
 )
+from engines.chat_stream import DONE
 from engines.openai_chat.reading import read_chat
 
 _encode = msgspec.json.Encoder().encode
@@ -38,12 +39,11 @@ _encode = msgspec.json.Encoder().encode
 class ChatClient:
     """The port `ClientDialect` for /v1/chat/completions."""
 
-    terminal = b"data: [DONE]\n\n"
-
     def read_request(self, body: Mapping[str, Any], max_tokens: int | None) -> Request:
         return read_chat(body, max_tokens)
 
-    def write_answer(self, answer: Answer, *, model: str, now: int) -> bytes:
+    def write_answer(self, answer: Answer, asked: Mapping[str, Any], *, model: str, now: int) -> bytes:
+        del asked  # A chat completion repeats nothing of it.
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
         text = "".join(part.text for part in answer.parts if isinstance(part, Text))
         refusal = "".join(part.text for part in answer.parts if isinstance(part, Refusal))
@@ -78,7 +78,8 @@ class ChatClient:
             body["usage"] = wire_usage(answer.usage)
         return _encode(body)
 
-    def writer(self, *, show_usage: bool, model: str, now: int) -> ChatWriter:
+    def writer(self, asked: Mapping[str, Any], *, show_usage: bool, model: str, now: int) -> ChatWriter:
+        del asked  # A chat completion repeats nothing of it.
         return ChatWriter(show_usage=show_usage, model=model, now=now)
 
 
@@ -122,6 +123,12 @@ class ChatWriter:
             b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]',
         )
         return (end + b"," + more if more else end) + b"}\n\n" + self.finish()
+
+    def terminal(self) -> bytes:
+        return DONE
+
+    def failed(self, code: str, message: str) -> bytes:
+        return b""
 
     def _count(self, event: Counted) -> None:
         self._usage = event.usage

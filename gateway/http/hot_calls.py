@@ -10,10 +10,15 @@ from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from gateway.http.anthropic.messages import MESSAGES
 from gateway.http.openai.chat import CHAT, COMPLETIONS
 from gateway.http.plane import Api, DataPlane
 
-_HOT: dict[str, Api] = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS}
+_HOT: dict[str, Api] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/messages": MESSAGES,
+}
 
 
 class HotCalls:

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ class Api:
     dialect: Dialect
     read: Callable[[dict[str, Any], str | None], ModelRequest]
     """(body, endpoint named by the path) -> request; raises BadRequest."""
+    carry: Callable[[Line, Exchange], Awaitable[bytes]] = complete
+    """Takes a plain call along the line, from its admission to its settlement."""
 
 
 class DataPlane:
@@ -105,7 +107,11 @@ class DataPlane:
             if self.closing and isinstance(connection, Connection):
                 # It came before the connection could be closed: it is answered, and is the last one here.
                 connection.shutdown()
-            head = _head(scope)
+            try:
+                head = _head(scope)
+            except TooLarge:
+                await _rest(receive)
+                raise
             exchange = Exchange(
                 request_id=request_id,
                 id_text=id_text,
@@ -116,8 +122,14 @@ class DataPlane:
             # Nobody unknown gets a body read.
             await authenticate(self.line, exchange, self.origins.of(scope))
             self.exchanges[task] = exchange
-            body = await _body(scope, receive)
+            try:
+                body = await _body(scope, receive)
+            except TooLarge:
+                await _rest(receive)
+                raise
             exchange.request = request = api.read(decode_object(body), endpoint)
+            if head.anthropic and api.dialect is Dialect.ANTHROPIC:
+                request.shared_headers = head.anthropic
             exchange.group = head.group
             exchange.batch = head.batch
             exchange.sticky = head.sticky
@@ -160,7 +172,7 @@ class DataPlane:
         await _refuse(send, error, dialect, self.new_id()[1])
 
     async def _plain(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
-        body = await complete(self.line, exchange)
+        body = await api.carry(self.line, exchange)
         headers = [_JSON, (b"content-length", b"%d" % len(body)), *_told(exchange, api)]
         if answer_whole(scope, headers, body):
             return
@@ -177,7 +189,7 @@ class DataPlane:
             try:
                 # A client that does not read must not keep a call open that was cut.
                 async with asyncio.timeout(_GOODBYE_SECONDS):
-                    way.write(error_frame(Unauthenticated(_REVOKED), api.dialect, exchange.id_text))
+                    way.write(_broken(exchange, Unauthenticated(_REVOKED), api))
                     await way.end()
             except TimeoutError:
                 raise _Unheard from None
@@ -189,7 +201,7 @@ class DataPlane:
             else:
                 log.exception("request %s failed", exchange.id_text)
                 told = GatewayError(_FAILED)
-            way.write(error_frame(told, api.dialect, exchange.id_text))
+            way.write(_broken(exchange, told, api))
             await way.end()
         else:
             await way.end()
@@ -217,12 +229,15 @@ class _Head(NamedTuple):
     idempotency: str | None
     sticky: str | None
     timeout_ms: int
+    anthropic: dict[str, str]
+    """The version of Anthropic's API that its clients speak, and what they ask for beyond it."""
 
 
 def _head(scope: Scope) -> _Head:
     """Raises for a body that is not plain JSON or too large, and for headers that make no sense."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
     group = idempotency = sticky = None
+    anthropic: dict[str, str] = {}
     batch = False
     timeout_ms = 0
     media = b""
@@ -250,9 +265,13 @@ def _head(scope: Scope) -> _Head:
             sticky = _short(value, "x-weighbridge-sticky")
         elif name == b"x-weighbridge-timeout":
             timeout_ms = _seconds(value)
+        elif name == b"anthropic-beta":
+            _anthropic(anthropic, "anthropic-beta", value)
+        elif name == b"anthropic-version":
+            _anthropic(anthropic, "anthropic-version", value)
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
-    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms)
+    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms, anthropic)
 
 
 def _seconds(value: bytes) -> int:
@@ -265,16 +284,35 @@ def _seconds(value: bytes) -> int:
     return int(float(value) * 1000)
 
 
+def _anthropic(found: dict[str, str], name: str, value: bytes) -> None:
+    """Note a header of Anthropic's clients, joined where it comes several times; raises BadRequest."""
+    if not 0 < len(value) <= 1024 or _NAMES.fullmatch(value) is None:
+        raise BadRequest(
+            f"The header {name} takes names of letters, digits and hyphens, separated by commas.", param=name
+        )
+    told = value.decode("ascii")
+    found[name] = f"{found[name]},{told}" if name in found else told
+
+
 def _short(value: bytes, name: str) -> str:
     if not 0 < len(value) <= 255 or not value.isascii():
         raise BadRequest(f"The header {name} takes 1 to 255 ASCII characters.", param=name)
     return value.decode("ascii")
 
 
+def _broken(exchange: Exchange, error: GatewayError, api: Api) -> bytes:
+    """The last event of an answer that cannot go on."""
+    reader = exchange.reader
+    own = b"" if reader is None else reader.failed(error.code, error.message)
+    return own or error_frame(error, api.dialect, exchange.id_text)
+
+
 def _told(exchange: Exchange, api: Api) -> list[tuple[bytes, bytes]]:
     """Headers of an admitted answer."""
     reservation = exchange.reservation
     headers = [(b"x-request-id", exchange.id_text.encode())]
+    if api.dialect is Dialect.ANTHROPIC:
+        headers.append((b"request-id", exchange.id_text.encode()))
     if reservation is not None:
         headers += reservation.headers
     if api.dialect is Dialect.DATABRICKS and exchange.entity is not None:
@@ -304,11 +342,30 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     return b"".join(parts)
 
 
+async def _rest(receive: Receive) -> None:
+    """Let a client send what it is sending and drop it: one that is cut off while it writes never reads the refusal."""
+    dropped = 0
+    clock = asyncio.get_running_loop().time
+    latest = clock() + 10 * _GOODBYE_SECONDS
+    try:
+        async with asyncio.timeout(_GOODBYE_SECONDS) as patience:
+            while dropped < _MOST_DROPPED:
+                message = await receive()
+                dropped += len(message.get("body", b""))  # type: ignore[arg-type]
+                if not message.get("more_body"):
+                    return
+                patience.reschedule(min(clock() + _GOODBYE_SECONDS, latest))
+    except TimeoutError:
+        return
+
+
 _FAILED = "The gateway failed; the request id finds the cause in its log."
 _REVOKED = "The credential of this call was revoked while it ran; what was answered so far is charged."
 _GOODBYE_SECONDS = 1.0
+_MOST_DROPPED = 32 << 20
 _TIMEOUT = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,3})?")
 _LONGEST_TIMEOUT = 86_400
+_NAMES = re.compile(rb"[A-Za-z0-9._-]+(?:[ \t]*,[ \t]*[A-Za-z0-9._-]+)*")
 _TOO_LARGE = f"The body is over {MAX_BODY >> 20} MiB; send less."
 
 

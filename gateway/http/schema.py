@@ -27,18 +27,43 @@ _TEXT: dict[str, Any] = {
     "prompt": "A mixture of experts is",
     "max_tokens": 32,
 }
+_RESPONSE: dict[str, Any] = {
+    "model": "databricks-mixtral-8x7b-instruct",
+    "input": "What is a mixture of experts?",
+    "max_output_tokens": 64,
+    "store": False,
+}
+_EMBEDDING: dict[str, Any] = {
+    "model": "an-embeddings-endpoint",
+    "input": ["What is a mixture of experts?", "How is a request billed?"],
+    "encoding_format": "float",
+}
+_MESSAGE: dict[str, Any] = {
+    "model": "databricks-mixtral-8x7b-instruct",
+    "max_tokens": 64,
+    "messages": [{"role": "user", "content": "What is a mixture of experts?"}],
+}
 _CALLS = {
     "/v1/chat/completions": ("Chat completion, plain or streamed (OpenAI)", _CHAT),
     "/v1/completions": ("Text completion, plain or streamed (OpenAI)", _TEXT),
+    "/v1/responses": ("Response, plain or streamed; nothing of it is kept (OpenAI)", _RESPONSE),
+    "/v1/embeddings": ("Embeddings of texts or token ids (OpenAI)", _EMBEDDING),
+    "/v1/messages": ("Message, plain or streamed (Anthropic)", _MESSAGE),
+    "/v1/messages/count_tokens": (
+        "Count a message's input (Anthropic)",
+        {k: v for k, v in _MESSAGE.items() if k != "max_tokens"},
+    ),
     "/serving-endpoints/{name}/invocations": (
         "Call an endpoint (Databricks, MLflow)",
         {k: v for k, v in _CHAT.items() if k != "model"},
     ),
     "/serving-endpoints/chat/completions": ("Chat completion (Databricks' OpenAI client)", _CHAT),
     "/serving-endpoints/completions": ("Text completion (Databricks' OpenAI client)", _TEXT),
+    "/serving-endpoints/responses": ("Response (Databricks' OpenAI client)", _RESPONSE),
+    "/serving-endpoints/embeddings": ("Embeddings (Databricks' OpenAI client)", _EMBEDDING),
 }
 _STATUSES = {
-    "200": "The model's answer; with `stream: true` an event stream that ends in `data: [DONE]`.",
+    "200": "The model's answer; with `stream: true` an event stream: up to `data: [DONE]`, or to the dialect's own last event.",
     "400": "Malformed, or a field that is not accepted; `param` names it.",
     "401": "No credential, or one that does not hold.",
     "403": "CAN_QUERY on the endpoint is missing; on Databricks' routes also an exhausted budget.",
@@ -100,7 +125,7 @@ _HEADERS = [
 
 def _operation(path: str, summary: str, example: dict[str, Any]) -> Operation:
     properties: dict[str, Any] = {name: Schema(examples=[value]) for name, value in example.items()}
-    required = [name for name in ("model", "messages", "prompt") if name in example]
+    required = [name for name in ("model", "messages", "prompt", "input") if name in example]
     body = OpenAPIMediaType(
         schema=Schema(type=OpenAPIType.OBJECT, properties=properties, required=required), example=example
     )

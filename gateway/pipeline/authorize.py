@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from gateway.errors import Forbidden, NotFound
+from engines.clients import EMBEDDINGS
+from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.pipeline.exchange import Exchange
 from policies.catalog import EntityKind
 from policies.decision import Deny
 from policies.permissions import Level, may
 
+_EMBEDS = "llm/v1/embeddings"
+
 
 def authorize(exchange: Exchange) -> None:
-    """Set `endpoint`; raises NotFound or Forbidden."""
+    """Set `endpoint`; raises NotFound, Forbidden, or BadRequest where it serves another task."""
     name = exchange.request.model
     endpoint = exchange.snapshot.endpoints.get(name)
     if endpoint is None:
@@ -24,6 +27,14 @@ def authorize(exchange: Exchange) -> None:
             raise Forbidden(reason, code=code)
         case _:
             exchange.endpoint = endpoint
+    embeds = endpoint.task == _EMBEDS
+    if embeds is not (exchange.request.path == EMBEDDINGS):
+        wanted = "'input' on /v1/embeddings" if embeds else "chat or completions, not embeddings"
+        raise BadRequest(
+            f"Endpoint {endpoint.name!r} serves {endpoint.task}: it takes {wanted}.",
+            param="model",
+            code="unsupported_task",
+        )
     if endpoint.rules.timeout_ms:
         most = exchange.received_ns + endpoint.rules.timeout_ms * 1_000_000
         exchange.deadline_ns = min(exchange.deadline_ns, most) if exchange.deadline_ns else most

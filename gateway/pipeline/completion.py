@@ -26,8 +26,6 @@ from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
 from gateway.pipeline.tries import PastDeadline, within
 
-DONE = b"data: [DONE]\n\n"
-
 
 async def complete(line: Line, exchange: Exchange) -> bytes:
     """Carry one plain call along the line and give the answer's bytes; raises GatewayError."""
@@ -62,6 +60,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         guard(exchange)
         opened, reader, frames = await open_stream(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
+        exchange.reader = reader
         passage = Passage(line, exchange, reader, outlet)
         passage.pass_on(frames)
         while not reader.done:
@@ -79,12 +78,12 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
                 opened.close()
                 outlet.write(reader.closing_events(extra={"weighbridge": passage.meter.stopped()}))
                 settle(line, exchange, "cut", error_code="limit_reached")
-                outlet.write(DONE)
+                outlet.write(reader.terminal())
                 return
         opened.let_go()
         crashpoints.reach("after_last_byte")
         settle(line, exchange, "ok")
-        outlet.write(DONE)
+        outlet.write(reader.terminal())
     except CancelledError:
         settle(line, exchange, "cut", error_code=_who_left(exchange))
         raise

@@ -126,6 +126,7 @@ def _call(line: Line, exchange: Exchange) -> Call:
         max_tokens=most,
         headers={"x-request-id": exchange.id_text},
         cache_salt=line.cache_salt(reservation.group_id or principal.id),
+        shared_headers=request.shared_headers,
     )
 
 
@@ -135,5 +136,5 @@ def _estimate(exchange: Exchange, body: bytes) -> None:
     exchange.source = "estimated"
     exchange.count = Count(
         prompt=prompt_estimate(request.text_bytes, request.messages, milli) + request.token_ids,
-        completion=prompt_estimate(len(body), 0, milli) // 2,
+        completion=0 if request.max_tokens == 0 else prompt_estimate(len(body), 0, milli) // 2,
     )

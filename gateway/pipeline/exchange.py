@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines.adapter import StreamReader
 from engines.messages import Count
 from gateway.pipeline.ports import Reservation
 from gateway.routing.traffic import Lease
@@ -15,11 +16,11 @@ from policies.principal import Caller
 
 @dataclass(slots=True)
 class ModelRequest:
-    """A validated request to a model, in OpenAI's shape; what the gateway consumes is taken out of `body`."""
+    """A validated request to a model, in its client's dialect; what the gateway consumes is taken out of `body`."""
 
     model: str
     path: str
-    """Path below the engine's address: `/v1/chat/completions` or `/v1/completions`."""
+    """The client's dialect (engines/clients.py), and the path below the address of an engine that speaks it too."""
     body: dict[str, Any]
     """What is sent upstream, without `model` and what the gateway sets itself."""
     stream: bool
@@ -28,6 +29,7 @@ class ModelRequest:
     show_running: bool
     """The client asked for usage in every event."""
     max_tokens: int | None
+    """0 where nothing is generated."""
     n: int
     """Choices times prompts: what the output is multiplied by."""
     text_bytes: int
@@ -42,6 +44,8 @@ class ModelRequest:
     tags: dict[str, str] = field(default_factory=dict[str, str])
     end_user: str | None = None
     client_request_id: str | None = None
+    shared_headers: dict[str, str] = field(default_factory=dict[str, str])
+    """What else goes along to a provider of the client's own dialect."""
 
 
 class Exchange:
@@ -71,6 +75,7 @@ class Exchange:
         "lease",
         "local_only",
         "queue_ns",
+        "reader",
         "received_ns",
         "request",
         "reservation",
@@ -88,7 +93,7 @@ class Exchange:
         self.id = request_id
         self.id_text = id_text
         self.api = api
-        """`openai.chat`, `openai.completions`, `databricks.chat`, `databricks.completions`."""
+        """Whose call it is and of which kind: `openai.chat`, `openai.responses`, `databricks.completions`, ..."""
         self.credential = credential
         self.request: ModelRequest
         self.received_ns = now_ns
@@ -118,6 +123,8 @@ class Exchange:
         self.dispatched_ns = 0
         self.first_byte_ns: int | None = None
         self.queue_ns = 0
+        self.reader: StreamReader | None = None
+        """What reads the stream, once it has begun: it knows how an answer of its dialect fails."""
         self.count: Count | None = None
         """The upstream's last count."""
         self.counted = 0

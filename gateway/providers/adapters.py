@@ -209,7 +209,10 @@ def engine_of(provider: Provider, transport: Transport) -> Adapter:
         return OpenAIEngine(transport, is_vllm=provider.name == "vllm", provider=provider, below="/v1")
     module, name, embeds = native
     dialect = getattr(importlib.import_module(module), name)()
-    return NativeEngine(transport, dialect, embedding=dialect if embeds else None)
+    shared = None
+    if provider.dialect == "anthropic":
+        shared = importlib.import_module("engines.anthropic.passing").SharedMessages()
+    return NativeEngine(transport, dialect, embedding=dialect if embeds else None, shared=shared)
 
 
 def _import(modules: list[str]) -> None:

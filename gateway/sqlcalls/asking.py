@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import BadRequest, TooLarge
+from gateway.http.openai.embeddings import read_embedding
 from gateway.http.openai.requests import read_chat, read_completion
 from gateway.http.strict_json import decode_object
 from gateway.pipeline.exchange import ModelRequest
@@ -30,15 +31,18 @@ def read_call(call: SqlCall, snapshot: Snapshot) -> ModelRequest:
     given = decode_object(call.body.encode())
     endpoint = snapshot.endpoints.get(call.endpoint)
     task = "llm/v1/chat" if endpoint is None else endpoint.task
-    if call.kind == "embed" or task == "llm/v1/embeddings":
-        serves = "" if endpoint is None else f"; endpoint {call.endpoint[:128]!r} serves {task}"
+    text = str(given.get("request", ""))
+    if call.kind == "embed":
+        request = read_embedding({"input": text}, model=call.endpoint)
+        request.end_user = call.caller
+        return request
+    if task == "llm/v1/embeddings":
         raise BadRequest(
-            f"This gateway serves no embeddings to SQL yet{serves}.",
+            f"Endpoint {call.endpoint[:128]!r} serves {task}: ask it with ai_embed().",
             param="endpoint",
             code="unsupported_task",
         )
     body = _parameters(given)
-    text = str(given.get("request", ""))
     if task == "llm/v1/completions":
         request = read_completion({**body, "prompt": text}, model=call.endpoint)
     else:

@@ -1,4 +1,4 @@
-"""What came of a call, as the waiting side gets it: the text of an answer, or an error with its SQLSTATE.
+"""What came of a call, as the waiting side gets it: the text or the vector of an answer, or an error with its SQLSTATE.
 
 The one place that says which refusal is which SQLSTATE.
 """
@@ -51,7 +51,8 @@ def told(outcome: bytes | GatewayError, request_id: str) -> str:
     """The JSON that the waiting side gets."""
     if isinstance(outcome, GatewayError):
         return refused(sqlstate(outcome), outcome, request_id)
-    return _text({"answer": content(outcome)})
+    answer = content(outcome)
+    return _text({"answer": answer}) if type(answer) is str else _json.encode({"answer": answer}).decode()
 
 
 def refused(state: str, error: GatewayError, request_id: str) -> str:
@@ -67,9 +68,12 @@ def refused(state: str, error: GatewayError, request_id: str) -> str:
     return _text(body)
 
 
-def content(body: bytes) -> str:
-    """The text in an answer of OpenAI's shape; where a model calls tools instead, its message as JSON."""
-    choice = msgspec.json.decode(body)["choices"][0]
+def content(body: bytes) -> str | list[float]:
+    """The text in an answer of OpenAI's shape, or its vector; where a model calls tools instead, its message as JSON."""
+    answer = msgspec.json.decode(body)
+    if "choices" not in answer:
+        return answer["data"][0]["embedding"]
+    choice = answer["choices"][0]
     message = choice.get("message")
     if message is None:
         return str(choice.get("text") or "")

@@ -131,6 +131,9 @@ async def test_the_api_describes_itself_with_every_admin_route(deployment: Any) 
         "/admin/v1/limits",
         "/admin/v1/audit",
         "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/embeddings",
+        "/serving-endpoints/embeddings",
     ):
         assert path in paths
     for path in ("/admin/v1/groups", "/admin/v1/me/keys", "/admin/v1/keys/{key_id}/rotate"):

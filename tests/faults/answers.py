@@ -6,8 +6,10 @@ after its usage, the last usage chunk has system_fingerprint after it, continuou
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import struct
 from typing import Any, Final
 
 import msgspec
@@ -169,12 +171,14 @@ def text_answer(
     return encode({**answer, "kv_transfer_params": None, "ec_transfer_params": None, "metrics": None})
 
 
-def embeddings_answer(id_: str, model: str, inputs: list[Any], dimensions: int, prompt: int) -> bytes:
+def embeddings_answer(
+    id_: str, model: str, inputs: list[Any], dimensions: int, prompt: int, *, packed: bool = False
+) -> bytes:
     """Unit-less vectors that depend on the text alone."""
     usage = {"prompt_tokens": prompt, "total_tokens": prompt, "completion_tokens": 0}
     data = [
-        {"index": index, "object": "embedding", "embedding": embed(item, dimensions)}
-        for index, item in enumerate(inputs)
+        {"index": index, "object": "embedding", "embedding": _packed(vector) if packed else vector}
+        for index, vector in enumerate(embed(item, dimensions) for item in inputs)
     ]
     usage = {**usage, "prompt_tokens_details": None, "completion_tokens_details": None}
     return encode(
@@ -186,6 +190,11 @@ def embed(text: Any, dimensions: int = 8) -> list[float]:
     """The vector of one input: bytes of a digest, between 0 and 1."""
     digest = hashlib.shake_128(json.dumps(text).encode()).digest(dimensions)
     return [byte / 255 for byte in digest]
+
+
+def _packed(vector: list[float]) -> str:
+    """As base64 of little-endian 32-bit floats."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def error_answer(status: int, message: str = "", type_: str = "", param: str | None = None) -> dict[str, Any]:

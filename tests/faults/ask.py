@@ -46,6 +46,7 @@ class Ask(msgspec.Struct):
     response_format: dict[str, Any] | None = None
     return_token_ids: bool | None = None
     dimensions: int | None = None
+    encoding_format: str | None = None
 
     @property
     def limit(self) -> int | None:

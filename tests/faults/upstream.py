@@ -157,6 +157,10 @@ class Upstream:
             self.received.append(Received(path, headers, body))
         if method == "POST" and path in (_CHAT, _TEXT, _EMBED):
             return self._generate(connection, path, body)
+        if method == "POST" and path == "/tokenize":
+            return json_answer(
+                200, {"count": count_prompt_tokens(body), "max_model_len": 32_768, "tokens": []}
+            )
         if path.startswith("/oracle"):
             return oracle_route(self, method, path, query, body)
         return engine_route(self, path) if method == "GET" else json_answer(404, error_answer(404))
@@ -216,8 +220,17 @@ class Upstream:
         # A sliced id cannot be filled in afterwards.
         blank = id_ if script.slice else "~" * len(id_)
         if path == _EMBED:
-            items = [ask.input] if isinstance(ask.input, str) else list(ask.input or [])
-            body = embeddings_answer(blank, ask.model, items, ask.dimensions or 8, record.prompt_tokens)
+            items = list(ask.input or []) if isinstance(ask.input, list) else [ask.input]
+            if items and isinstance(items[0], int):
+                items = [items]
+            body = embeddings_answer(
+                blank,
+                ask.model,
+                items,
+                ask.dimensions or 8,
+                record.prompt_tokens,
+                packed=ask.encoding_format == "base64",
+            )
             return Plan((), body, 0, 0, b""), blank.encode()
         key = (
             script.source, path, ask.model, record.stream, record.n, record.max_tokens, record.include_usage,

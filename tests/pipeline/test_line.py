@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engines.chat_stream import DONE
 from engines.errors import ConnectFailed, Garbled, Refused, TimedOut
 from gateway.errors import (
     BadRequest,
@@ -27,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.pipeline.audit import audit
 from gateway.pipeline.authenticate import authenticate
-from gateway.pipeline.completion import DONE, complete, stream
+from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange
 from gateway.spool.records import Attempt, Intent, Progress, Settlement
 from policies.catalog import EntityKind, Price

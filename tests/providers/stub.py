@@ -111,6 +111,8 @@ class Providers:
             return int(model[5:8]), "application/json", [wires.dumped(failed)]
         if path.endswith((":batchEmbedContents", "/embed", "/invoke", "/embeddings")):
             return 200, "application/json", [wires.dumped(_embedded(path, body))]
+        if path.endswith("/count_tokens"):
+            return 200, "application/json", [wires.dumped({"input_tokens": 4_711})]
         provider = path.split("/")[1]
         answer = CASES[model]
         plain, stream = _WIRES[provider]

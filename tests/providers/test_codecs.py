@@ -210,13 +210,13 @@ def test_a_translated_stream_is_one_chat_completion_and_ends_once(name: str, cas
     provider, answer = PROVIDERS[name], CASES[case]
     client = ChatClient()
     plain = ChatCompletion.model_validate_json(
-        client.write_answer(provider.read(wires.dumped(provider.plain(answer))), model="m", now=1)
+        client.write_answer(provider.read(wires.dumped(provider.plain(answer))), {}, model="m", now=1)
     )
     data = provider.stream(answer)
     for show_usage in (True, False):
         stream = TranslatedStream(
             provider.reader(),
-            client.writer(show_usage=show_usage, model="m", now=1),
+            client.writer({}, show_usage=show_usage, model="m", now=1),
             limit=10_000,
             most=None,
             show_usage=show_usage,
@@ -261,7 +261,7 @@ def test_output_stops_before_the_limit_and_goes_on_where_it_stopped(name: str) -
     data = provider.stream(answer)
 
     def made(limit: int) -> TranslatedStream:
-        writer = ChatClient().writer(show_usage=True, model="m", now=1)
+        writer = ChatClient().writer({}, show_usage=True, model="m", now=1)
         return TranslatedStream(provider.reader(), writer, limit=limit, most=None, show_usage=True)
 
     whole = made(10_000)
@@ -294,7 +294,7 @@ def _anonymous(frames: bytes) -> list[Any]:
 def test_an_estimate_never_ends_an_answer_that_its_provider_will_end() -> None:
     stream = TranslatedStream(
         Messages().reader(),
-        ChatClient().writer(show_usage=False, model="m", now=1),
+        ChatClient().writer({}, show_usage=False, model="m", now=1),
         limit=4,
         most=4,
         show_usage=False,
@@ -310,7 +310,7 @@ def test_what_was_counted_here_says_so_until_the_provider_counts() -> None:
     data = wires.anthropic_stream(CASES["text"])
     stream = TranslatedStream(
         Messages().reader(),
-        ChatClient().writer(show_usage=False, model="m", now=1),
+        ChatClient().writer({}, show_usage=False, model="m", now=1),
         limit=10_000,
         most=None,
         show_usage=False,
@@ -383,7 +383,7 @@ def test_whatever_an_upstream_sends_is_an_answer_or_a_typed_failure(
 
 
 def test_a_refusal_of_the_model_is_told_as_one() -> None:
-    body = json.loads(ChatClient().write_answer(CASES["declined"], model="m", now=1))
+    body = json.loads(ChatClient().write_answer(CASES["declined"], {}, model="m", now=1))
     assert body["choices"][0]["message"]["refusal"] == CASES["declined"].parts[0].text  # pyright: ignore
     assert body["choices"][0]["finish_reason"] == "content_filter"
     assert isinstance(CASES["declined"].parts[0], Refusal)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
+from engines.anthropic.client_writing import STOPPED
+from tests.providers import wires
 from tests.providers.cases import CASES
 from tests.providers.stub import AWS, SECRET_WORDS, Providers
 from tests.system.asking import Answer
@@ -104,6 +107,62 @@ async def test_a_provider_answers_plain_and_streamed_and_the_ledger_has_its_coun
         assert "set-cookie" not in answer.headers
     sent = stub.calls[-1]
     assert not {"cookie", "x-forwarded-for"} & sent.headers.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_message_is_answered_by_every_provider_and_passes_through_where_the_dialect_is_its_own(
+    gateway: Deployment, stub: Providers, kind: str
+) -> None:
+    name = await endpoint(gateway, stub, kind, "cached")
+    body = {
+        "model": name,
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "How are you?"}]}],
+    }
+    usage = CASES["cached"].usage
+    assert usage is not None
+    told_beside = [("anthropic-beta", "context-management-2025-06-27"), ("anthropic-version", "2026-10-21")]
+    own = {"context_management": {"edits": []}} if kind == "anthropic" else {}
+    for stream in (False, True):
+        sent = {**body, **own, "stream": stream, "metadata": {"user_id": "ann"}}
+        answer = await gateway.ask("POST", "/v1/messages", sent, key=gateway.admin_key, headers=told_beside)
+        assert answer.status == 200, (answer.body, gateway.ends_of_logs())
+        assert answer.headers["request-id"] == answer.headers["x-request-id"]
+        if stream:
+            assert answer.body.endswith(STOPPED)
+            assert answer.body.count(b"event: message_stop") == 1
+            assert b'"text":"Again' in answer.body
+        else:
+            assert answer.json()["content"][0]["text"] == "Again."
+        row = await gateway.row_of(answer.request_id)
+        assert (row["api"], row["status"], row["end_user"]) == ("anthropic.messages", "ok", "ann")
+        assert row["prompt_tokens"] == usage.prompt
+        assert row["completion_tokens"] == usage.completion
+        asked = stub.calls[-1]
+        assert ("anthropic-beta" in asked.headers) is (kind == "anthropic")
+        if kind == "anthropic":
+            assert asked.headers["anthropic-version"] == "2026-10-21"
+            wired = wires.anthropic_stream(CASES["cached"]) if stream else None
+            assert answer.body == wired or answer.json() == wires.anthropic_plain(CASES["cached"])
+            told = {**body, **own, "model": "cached"} | ({"stream": True} if stream else {})
+            assert asked.body == told
+    calls = len(stub.calls)
+    counted = {key: value for key, value in body.items() if key != "max_tokens"}
+    answer = await gateway.ask("POST", "/v1/messages/count_tokens", counted, key=gateway.admin_key)
+    assert answer.status == 200, answer.body
+    if kind == "anthropic":
+        assert answer.json() == {"input_tokens": 4_711}
+        assert stub.calls[-1].path.endswith("/messages/count_tokens")
+    else:
+        assert 0 < answer.json()["input_tokens"] < 100
+        assert len(stub.calls) == calls
+    if kind not in ("anthropic",):
+        refused = await gateway.ask(
+            "POST", "/v1/messages", {**body, "context_management": {}}, key=gateway.admin_key
+        )
+        assert refused.status == 400
+        assert "context_management" in refused.json()["error"]["message"]
+        assert len(stub.calls) == calls
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -309,3 +368,68 @@ async def test_no_route_and_no_table_shows_a_credential(gateway: Deployment, stu
             table
         )
     assert secret not in gateway.ends_of_logs()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_response_is_answered_by_every_provider_plain_and_streamed(
+    gateway: Deployment, stub: Providers, kind: str
+) -> None:
+    name = await endpoint(gateway, stub, kind, "cached")
+    usage = CASES["cached"].usage
+    assert usage is not None
+    ended: list[dict[str, Any]] = []
+    for stream in (False, True):
+        body = {"model": name, "input": "How are you?", "max_output_tokens": 100, "stream": stream}
+        answer = await gateway.ask("POST", "/v1/responses", body, key=gateway.admin_key)
+        assert answer.status == 200, (answer.body, gateway.ends_of_logs())
+        if stream:
+            assert answer.body.count(b"event: response.completed\n") == 1
+            last = answer.body.rstrip().rpartition(b"\ndata: ")[2]
+            ended.append(json.loads(last)["response"])
+        else:
+            ended.append(answer.json())
+        row = await gateway.row_of(answer.request_id)
+        assert (row["api"], row["status"], row["usage_source"]) == ("openai.responses", "ok", "reported")
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (usage.prompt, usage.completion)
+    plain, streamed = ended
+    assert plain["output"][0]["content"][0]["text"] == "Again."
+    for each in (streamed, plain):
+        each["output"][0]["id"] = each["id"] = each["created_at"] = ""
+    assert streamed == plain
+    assert plain["usage"]["input_tokens"] == usage.prompt
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_text_is_embedded_by_every_provider_that_embeds(
+    gateway: Deployment, stub: Providers, kind: str
+) -> None:
+    body = {
+        "name": f"vectors-{kind}",
+        "task": "llm/v1/embeddings",
+        "served_entities": [
+            {
+                "name": "it",
+                "kind": "external",
+                "provider": kind,
+                "model": "amazon.titan-embed-text-v2:0" if kind == "amazon-bedrock" else "embedding",
+                "credential_id": await provider(gateway, stub, kind),
+                "options": {"region": "eu-west-1"} if kind == "amazon-bedrock" else {},
+            }
+        ],
+    }
+    made = await gateway.ask("POST", "/admin/v1/endpoints", body, key=gateway.admin_key)
+    assert made.status == 201, made.body
+    await asyncio.sleep(1.1)
+    asked = {"model": body["name"], "input": "one text"}
+    answer = await gateway.ask("POST", "/v1/embeddings", asked, key=gateway.admin_key)
+    row = await gateway.row_of(answer.request_id)
+    assert (row["api"], row["completion_tokens"]) == ("openai.embeddings", 0)
+    if kind == "anthropic":
+        assert answer.status == 400
+        assert "no embeddings" in answer.json()["error"]["message"]
+        return
+    assert answer.status == 200, (answer.body, gateway.ends_of_logs())
+    assert answer.json()["data"][0]["embedding"] == [0.5, 0]
+    # One tells no count of the input: it is estimated, and the row says so.
+    assert row["usage_source"] == ("estimated" if kind == "gemini" else "reported")
+    assert row["prompt_tokens"] > 0

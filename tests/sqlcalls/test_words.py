@@ -126,10 +126,14 @@ def test_parameters_say_nothing_that_is_said_elsewhere_or_that_no_client_may_say
     assert refused.value.param == param
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "kind"), [("vectors", "query"), ("vectors", "embed"), ("chat", "embed")]
-)
-def test_embeddings_are_refused_as_not_offered(endpoint: str, kind: str) -> None:
-    with pytest.raises(BadRequest) as refused:
-        read_call(call(endpoint, kind), SNAPSHOT)
+def test_a_text_to_embed_becomes_an_input_and_its_vector_the_answer() -> None:
+    asked = read_call(call("vectors", "embed"), SNAPSHOT)
+    assert (asked.path, asked.body, asked.end_user) == ("/v1/embeddings", {"input": "hi"}, "analyst")
+    body = json.dumps({"data": [{"embedding": [0.5, -1, 2e-7]}]}).encode()
+    assert json.loads(told(body, "id")) == {"answer": [0.5, -1, 2e-7]}
+
+
+def test_words_of_an_endpoint_that_embeds_are_refused_as_not_offered() -> None:
+    with pytest.raises(BadRequest, match="ai_embed") as refused:
+        read_call(call("vectors", "query"), SNAPSHOT)
     assert sqlstate(refused.value) == "0A000"

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.store.ai_query import addressed, make_login
+from tests.faults.answers import embed
 from tests.faults.journal import PEER_CLOSED
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person, limit
@@ -191,6 +192,35 @@ async def test_refusals_are_errors_with_a_sqlstate_that_says_which(
         found = [(await sql.fetchval(ask(failonerror="false"))) for _ in range(3)]
         assert [json.loads(each)["errorMessage"] is None for each in found] == [True, True, False]
         assert (await error_of(sql, ask())).sqlstate == "53400"
+
+
+async def test_a_text_is_embedded_and_the_vector_is_a_row_of_the_ledger(
+    gateway: Deployment, connected: Any
+) -> None:
+    made = await gateway.administer(
+        "POST",
+        "/endpoints/",
+        {
+            "name": "vectors",
+            "task": "llm/v1/embeddings",
+            "served_entities": [{"name": "e", "kind": "local", "provider": "vllm", "model": "mixtral-demo"}],
+        },
+    )
+    (demo,) = (await gateway.administer("GET", "/users?name=demo"))["items"]
+    await gateway.administer(
+        "PUT",
+        f"/endpoints/{made['id']}/grants",
+        {"grantee_kind": "user", "grantee_id": demo["id"], "level": "CAN_QUERY"},
+    )
+    async with connected() as sql:
+        assert await sql.fetchval("SELECT ai_embed('vectors', 'a text')") == pytest.approx(embed("a text"))
+        assert await sql.fetchval("SELECT ai_embed('vectors', NULL)") is None
+        assert (await error_of(sql, "SELECT ai_query('vectors', 'x')")).sqlstate == "0A000"
+    await gateway.drained()
+    (row,) = await gateway.query(
+        "SELECT prompt_tokens, completion_tokens, status FROM gateway.requests WHERE api = 'sql.ai_embed' AND endpoint_name = 'vectors'"
+    )
+    assert dict(row) == {"prompt_tokens": 2, "completion_tokens": 0, "status": "ok"}
 
 
 async def test_many_calls_are_in_flight_at_once_and_a_failure_ends_what_is_left(

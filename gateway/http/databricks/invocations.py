@@ -11,24 +11,37 @@ from litestar.types import Receive, Scope, Send
 
 from gateway.errors import BadRequest
 from gateway.http.errors import Dialect
+from gateway.http.openai.embeddings import read_embedding
 from gateway.http.openai.requests import read_chat, read_completion
+from gateway.http.openai.responses import read_response
 from gateway.http.plane import Api, DataPlane
 from gateway.pipeline.exchange import ModelRequest
 
 
 def read_invocation(body: dict[str, Any], endpoint: str | None) -> ModelRequest:
-    """Chat and text completion are told apart by `messages` and `prompt`; raises BadRequest."""
+    """Chat, text completion and embeddings are told apart by `messages`, `prompt` and `input`; raises BadRequest."""
     if "messages" in body:
         return read_chat(body, model=endpoint)
     if "prompt" in body:
         return read_completion(body, model=endpoint)
-    raise BadRequest("The body must have 'messages' (chat) or 'prompt' (completion).", param="messages")
+    if "input" in body:
+        return read_embedding(body, model=endpoint)
+    raise BadRequest(
+        "The body must have 'messages' (chat), 'prompt' (completion) or 'input' (embeddings).",
+        param="messages",
+    )
 
 
 INVOCATIONS = Api("databricks.invocations", Dialect.DATABRICKS, read_invocation)
 CHAT = Api("databricks.chat", Dialect.DATABRICKS, lambda body, endpoint: read_chat(body, model=endpoint))
 COMPLETIONS = Api(
     "databricks.completions", Dialect.DATABRICKS, lambda body, endpoint: read_completion(body, model=endpoint)
+)
+RESPONSES = Api(
+    "databricks.responses", Dialect.DATABRICKS, lambda body, endpoint: read_response(body, model=endpoint)
+)
+EMBEDDINGS = Api(
+    "databricks.embeddings", Dialect.DATABRICKS, lambda body, endpoint: read_embedding(body, model=endpoint)
 )
 
 
@@ -52,7 +65,15 @@ def invocation_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
     async def completions(scope: Scope, receive: Receive, send: Send) -> None:
         await plane.handle(scope, receive, send, COMPLETIONS)
 
-    return [invocations, chat, completions]
+    @asgi("/serving-endpoints/responses", copy_scope=False)
+    async def responses(scope: Scope, receive: Receive, send: Send) -> None:
+        await plane.handle(scope, receive, send, RESPONSES)
+
+    @asgi("/serving-endpoints/embeddings", copy_scope=False)
+    async def embeddings(scope: Scope, receive: Receive, send: Send) -> None:
+        await plane.handle(scope, receive, send, EMBEDDINGS)
+
+    return [invocations, chat, completions, responses, embeddings]
 
 
 def _invoked(raw_path: bytes) -> str | None:

@@ -1,17 +1,18 @@
 """GET /v1/models and /v1/models/{id}: exactly the endpoints that the caller may query.
 
-The OpenAI and Anthropic SDKs share the path, so each entry has the fields of both.
+The OpenAI and Anthropic SDKs share the path: each entry has the fields of both, and Anthropic's alone where the caller
+sends `anthropic-version`.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 from litestar import Router, get
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, HeaderParameter
 
 from gateway.errors import Forbidden, NotFound
 from gateway.http.admin.access import Admin
@@ -21,29 +22,35 @@ from policies.decision import Deny
 from policies.permissions import Level, may
 
 MODELS = {"permission": Permission.MODELS_READ}
+Version = Annotated[
+    str | None,
+    HeaderParameter(name="anthropic-version", description="Asks for Anthropic's shape; any version."),
+]
 
 
 @get("/models", opt=MODELS, tags=["Models"], summary="List the models you may query")
-async def list_models(admin: NamedDependency[Admin]) -> dict[str, Any]:
-    """In order of name."""
+async def list_models(admin: NamedDependency[Admin], version: Version = None) -> dict[str, Any]:
+    """In order of name, all at once."""
     snapshot, caller = admin.snapshot, admin.caller
     names = sorted(snapshot.endpoints)
     data = [
-        _entry(each)
+        _entry(each, version)
         for name in names
         if may(snapshot, caller, Level.CAN_QUERY, each := snapshot.endpoints[name])
     ]
-    return {
-        "object": "list",
+    page: dict[str, Any] = {
         "data": data,
         "has_more": False,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }
+    return page if version is not None else {"object": "list", **page}
 
 
 @get("/models/{model:path}", opt=MODELS, tags=["Models"], summary="Read one model")
-async def get_model(admin: NamedDependency[Admin], model: FromPath[str]) -> dict[str, Any]:
+async def get_model(
+    admin: NamedDependency[Admin], model: FromPath[str], version: Version = None
+) -> dict[str, Any]:
     """404 for an unknown name, 403 for an endpoint that the caller may not query."""
     name = unquote(model.removeprefix("/"))
     endpoint = admin.snapshot.endpoints.get(name)
@@ -53,7 +60,7 @@ async def get_model(admin: NamedDependency[Admin], model: FromPath[str]) -> dict
         case Deny(code=code, reason=reason):
             raise Forbidden(reason, code=code)
         case _:
-            return _entry(endpoint)
+            return _entry(endpoint, version)
 
 
 def model_routes(router: Router) -> Router:
@@ -63,15 +70,19 @@ def model_routes(router: Router) -> Router:
     return router
 
 
-def _entry(endpoint: Endpoint) -> dict[str, Any]:
-    return {
+def _entry(endpoint: Endpoint, version: str | None) -> dict[str, Any]:
+    made = datetime.fromtimestamp(endpoint.created_at_ms / 1000, UTC)
+    entry = {
         "id": endpoint.name,
+        "type": "model",
+        "display_name": endpoint.name,
+        "created_at": made.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    if version is not None:
+        return entry
+    return {
+        **entry,
         "object": "model",
         "created": endpoint.created_at_ms // 1000,
         "owned_by": endpoint.creator or "weighbridge",
-        "type": "model",
-        "display_name": endpoint.name,
-        "created_at": datetime.fromtimestamp(endpoint.created_at_ms / 1000, UTC).strftime(
-            "%Y-%m-%dT%H:%M:%SZ"
-        ),
     }

@@ -12,10 +12,21 @@ from typing import Any
 import msgspec
 
 from gateway.errors import BadRequest
+from gateway.http.openai.fields import (
+    CONSUMED,
+    MAX_OUTPUT,
+    bytes_of,
+    consumed,
+    endpoint_named,
+    flag,
+    number,
+    typed,
+    unknown_fields,
+    whole,
+)
 from gateway.pipeline.exchange import ModelRequest
 from gateway.security.addresses import AddressRefused, read_address
 
-MAX_OUTPUT = 1_000_000
 MAX_CHOICES = 128
 PICTURE_TOKENS = 1_600
 """What a picture reserves; the provider's own count is charged."""
@@ -32,10 +43,9 @@ _SAMPLING = frozenset(
         "stream", "stream_options", "max_tokens", "model",
     }
 )  # fmt: skip
-_CONSUMED = frozenset({"metadata", "user", "store", "usage_context", "client_request_id"})
 _CHAT = (
     _SAMPLING
-    | _CONSUMED
+    | CONSUMED
     | {
         "messages",
         "max_completion_tokens",
@@ -47,19 +57,7 @@ _CHAT = (
         "reasoning_effort",
     }
 )
-_TEXT = _SAMPLING | _CONSUMED | {"prompt", "echo", "suffix", "response_format"}
-
-# RELIABILITY: clients never choose a host, a credential, a template or an engine's backend.
-_FORBIDDEN = frozenset(
-    {
-        "api_base", "base_url", "api_key", "api_version", "api_type", "extra_headers", "extra_body", "extra_query",
-        "headers", "chat_template", "chat_template_kwargs", "chat_template_content_format", "guided_json",
-        "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend", "guided_whitespace_pattern",
-        "structured_outputs", "prompt_embeds", "priority", "cache_salt", "mm_processor_kwargs", "kv_transfer_params",
-        "vllm_xargs", "logits_processors", "documents", "lora_request", "request_id", "best_of", "use_beam_search",
-        "data_parallel_rank", "media_io_kwargs", "add_generation_prompt", "continue_final_message", "prompt_logprobs",
-    }
-)  # fmt: skip
+_TEXT = _SAMPLING | CONSUMED | {"prompt", "echo", "suffix", "response_format"}
 
 
 def read_chat(body: dict[str, Any], *, model: str | None = None) -> ModelRequest:
@@ -76,7 +74,7 @@ def read_chat(body: dict[str, Any], *, model: str | None = None) -> ModelRequest
     if "tools" in body:
         text_bytes += _tools_bytes(body["tools"])
     if body.get("response_format") is not None:
-        text_bytes += len(msgspec.json.encode(_typed(body, "response_format", dict, "an object")))
+        text_bytes += len(msgspec.json.encode(typed(body, "response_format", dict, "an object")))
     request = _request(body, "/v1/chat/completions", _CHAT, model, text_bytes, len(messages))
     if pictures:
         request.pictures = len(pictures)
@@ -101,7 +99,7 @@ def read_completion(body: dict[str, Any], *, model: str | None = None) -> ModelR
         ids, prompts = sum(map(len, prompt)), len(prompt)
     else:
         raise BadRequest("'prompt' must be a string, a list of strings, or token ids.", param="prompt")
-    text_bytes = sum(_size(text) for text in texts)
+    text_bytes = sum(bytes_of(text) for text in texts)
     request = _request(body, "/v1/completions", _TEXT, model, text_bytes, prompts)
     request.n *= prompts
     request.token_ids = ids
@@ -111,24 +109,16 @@ def read_completion(body: dict[str, Any], *, model: str | None = None) -> ModelR
 def _request(
     body: dict[str, Any], path: str, known: frozenset[str], model: str | None, text_bytes: int, messages: int
 ) -> ModelRequest:
-    unknown = () if body.keys() <= known else _unknown(body, known)
-    named = body.get("model")
-    if model is None:
-        if type(named) is not str or not named:
-            raise BadRequest(
-                "'model' must name an endpoint; GET /v1/models lists those you may query.", param="model"
-            )
-        model = named
-    elif named is not None and type(named) is not str:
-        raise BadRequest("'model' must be a string.", param="model")
-    stream = _flag(body, "stream")
+    unknown = () if body.keys() <= known else unknown_fields(body, known)
+    model = endpoint_named(body, model)
+    stream = flag(body, "stream")
     show_usage, show_running = _stream_options(body, stream=stream)
-    n = _whole(body, "n", 1, MAX_CHOICES) or 1
-    most = _whole(body, "max_completion_tokens", 1, MAX_OUTPUT)
+    n = whole(body, "n", 1, MAX_CHOICES) or 1
+    most = whole(body, "max_completion_tokens", 1, MAX_OUTPUT)
     if most is None:
-        most = _whole(body, "max_tokens", 1, MAX_OUTPUT)
+        most = whole(body, "max_tokens", 1, MAX_OUTPUT)
     else:
-        _whole(body, "max_tokens", 1, MAX_OUTPUT)
+        whole(body, "max_tokens", 1, MAX_OUTPUT)
     for name, low, high in (
         ("temperature", 0, 2),
         ("top_p", 0, 1),
@@ -136,10 +126,10 @@ def _request(
         ("frequency_penalty", -2, 2),
     ):
         if name in body:
-            _number(body, name, low, high)
+            number(body, name, low, high)
     if body.get("stop") is not None:
         _stop(body["stop"])
-    tags, end_user, client_id = ({}, None, None) if body.keys().isdisjoint(_CONSUMED) else _consumed(body)
+    tags, end_user, client_id = ({}, None, None) if body.keys().isdisjoint(CONSUMED) else consumed(body)
     sent = {name: value for name, value in body.items() if name not in _HELD}
     return ModelRequest(
         model=model,
@@ -159,24 +149,7 @@ def _request(
     )
 
 
-def _unknown(body: dict[str, Any], known: frozenset[str]) -> tuple[str, ...]:
-    """Fields that are not known here, none of them forbidden."""
-    forbidden = body.keys() & _FORBIDDEN
-    if forbidden:
-        name = min(forbidden)
-        raise BadRequest(
-            f"The field {name!r} is not accepted; remove it.", param=name, code="unsupported_field"
-        )
-    unknown = tuple(sorted(body.keys() - known))
-    for name in unknown:
-        if name.lower() in known:
-            raise BadRequest(
-                f"The field {name!r} must be written {name.lower()!r}.", param=name, code="duplicate_key"
-            )
-    return unknown
-
-
-_HELD = _CONSUMED | {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
+_HELD = CONSUMED | {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
 """Fields that the gateway consumes or writes itself when it calls upstream."""
 
 
@@ -197,7 +170,7 @@ def _message_bytes(message: Any, index: int) -> int:
         )
     content = message.get("content")
     if type(content) is str:
-        size = _size(content)
+        size = bytes_of(content)
     elif content is None:
         if role not in ("assistant", "tool", "function"):
             raise BadRequest(
@@ -230,7 +203,7 @@ def _parts_bytes(parts: Any, where: str) -> int:
                 param=f"{where}[{index}]",
                 code="unsupported_content",
             )
-        size += _size(text)
+        size += bytes_of(text)
     return size
 
 
@@ -238,14 +211,19 @@ def _check_picture(picture: Any, where: str) -> None:
     url = picture.get("url") if type(picture) is dict else None
     if type(url) is not str or picture.keys() - {"url", "detail"}:
         raise BadRequest(f"'{where}' must be an object with a 'url'.", param=where)
+    check_picture_address(url, f"{where}.url")
+
+
+def check_picture_address(url: str, where: str) -> None:
+    """A picture is inline, or at an address that anybody may call; raises BadRequest."""
     if _INLINE.match(url):
         return
     try:
         read_address(url, ())
     except AddressRefused as exc:
         raise BadRequest(
-            f"'{where}.url' must be a picture inline (data:image/png;base64,...) or at a public https address.",
-            param=f"{where}.url",
+            f"'{where}' must be a picture inline (data:image/png;base64,...) or at a public https address.",
+            param=where,
             code="unsupported_content",
         ) from exc
 
@@ -289,76 +267,12 @@ def _stream_options(body: dict[str, Any], *, stream: bool) -> tuple[bool, bool]:
             param=f"stream_options.{name}",
             code="unsupported_field",
         )
-    usage = _flag(options, "include_usage", "stream_options.")
-    return usage, usage and _flag(options, "continuous_usage_stats", "stream_options.")
-
-
-def _consumed(body: dict[str, Any]) -> tuple[dict[str, str], str | None, str | None]:
-    tags: dict[str, str] = {}
-    for name in ("metadata", "usage_context"):
-        given = body.get(name)
-        if given is None:
-            continue
-        if type(given) is not dict or len(given) > 16:
-            raise BadRequest(f"{name!r} must be an object of at most 16 texts.", param=name)
-        for key, value in given.items():
-            if type(value) is not str or len(value) > 512 or len(key) > 64:
-                raise BadRequest(
-                    f"'{name}.{key[:64]}' must be a text of at most 512 characters.",
-                    param=f"{name}.{key[:64]}",
-                )
-            tags[key] = value
-    if "store" in body and body["store"] is not None:
-        _flag(body, "store")
-    return tags, _text(body, "user", 256), _text(body, "client_request_id", 256)
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+    usage = flag(options, "include_usage", "stream_options.")
+    return usage, usage and flag(options, "continuous_usage_stats", "stream_options.")
 
 
 def _is_ids(value: Any) -> bool:
     return type(value) is list and bool(value) and all(type(item) is int for item in value)
-
-
-def _flag(body: dict[str, Any], name: str, prefix: str = "") -> bool:
-    value = body.get(name)
-    if value is None:
-        return False
-    if type(value) is not bool:
-        raise BadRequest(f"'{prefix}{name}' must be true or false.", param=prefix + name)
-    return value
-
-
-def _whole(body: dict[str, Any], name: str, low: int, high: int) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or not low <= value <= high:
-        raise BadRequest(f"{name!r} must be a whole number from {low} to {high:,}.", param=name)
-    return value
-
-
-def _number(body: dict[str, Any], name: str, low: float, high: float) -> None:
-    value = body[name]
-    if value is not None and (type(value) not in (int, float) or not low <= value <= high):
-        raise BadRequest(f"{name!r} must be a number from {low} to {high}.", param=name)
-
-
-def _text(body: dict[str, Any], name: str, most: int) -> str | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not str or len(value) > most:
-        raise BadRequest(f"{name!r} must be a text of at most {most} characters.", param=name)
-    return value
-
-
-def _typed(body: dict[str, Any], name: str, kind: type, what: str) -> Any:
-    value = body[name]
-    if type(value) is not kind:
-        raise BadRequest(f"{name!r} must be {what}.", param=name)
-    return value
 
 
 def _stop(value: Any) -> None:

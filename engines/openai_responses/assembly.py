@@ -1,0 +1,273 @@
+"""An answer's events as the items of a Responses object, one after the other, and what a stream tells of each.
+
+The object that a plain call gets and the one that ends a stream are made here alike, so they cannot differ. An item is
+over when another begins; its text, its call or its thought is told whole once more at that moment.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from engines.canonical import (
+    Began,
+    Counted,
+    Ended,
+    Event,
+    ReasoningDelta,
+    RefusalDelta,
+    Stop,
+    TextDelta,
+    ToolCallBegan,
+    ToolCallDelta,
+    Usage,
+)
+from engines.errors import Garbled
+from engines.openai_responses.sealed import closed
+
+Told = dict[str, Any]
+"""One event of the stream, without its number."""
+
+_INCOMPLETE = {
+    Stop.LENGTH: "max_output_tokens",
+    Stop.FILTER: "content_filter",
+    Stop.REFUSAL: "content_filter",
+}
+_ECHOED = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": 1.0,
+}
+"""What of the request an answer repeats, and what stands for it where nothing was asked."""
+
+
+class Assembly:
+    """One answer under way."""
+
+    __slots__ = (
+        "_asked", "_call", "_id", "_item", "_model", "_now", "_output", "_part", "_stop", "_usage", "began",
+    )  # fmt: skip
+
+    def __init__(self, asked: Mapping[str, Any], *, model: str, now: int) -> None:
+        self._asked = asked
+        self._model = model
+        self._now = now
+        self._id = f"resp_{secrets.token_hex(24)}"
+        self._output: list[Told] = []
+        self._item: Told | None = None
+        """The last of the output, while it grows."""
+        self._part: Told | None = None
+        """The last of its parts, while that grows."""
+        self._call = -1
+        self._stop = Stop.END
+        self._usage: Usage | None = None
+        self.began = False
+
+    def take(self, event: Event) -> list[Told]:
+        """What the client is told of an event; raises Garbled where it does not follow from those before."""
+        out: list[Told] = []
+        if not self.began:
+            if isinstance(event, Began):
+                self._model = event.model or self._model
+            out += self.begin()
+        match event:
+            case TextDelta(text=text):
+                self._say(out, "output_text", text)
+            case RefusalDelta(text=text):
+                self._say(out, "refusal", text)
+            case ReasoningDelta():
+                self._think(out, event)
+            case ToolCallBegan():
+                self._called(out, event)
+            case ToolCallDelta():
+                self._argue(out, event)
+            case Counted(usage=usage):
+                self._usage = usage
+            case Ended(stop=stop):
+                self._stop = stop
+            case _:
+                pass
+        return out
+
+    def begin(self) -> list[Told]:
+        """What comes before all else."""
+        self.began = True
+        begun = self.response("in_progress")
+        return [
+            {"type": "response.created", "response": begun},
+            {"type": "response.in_progress", "response": begun},
+        ]
+
+    def end(self, *, cut: bool = False) -> list[Told]:
+        """The last item is over; `cut`: the gateway ended it for its length."""
+        if cut:
+            self._stop = Stop.LENGTH
+        out = [] if self.began else self.begin()
+        self._over(out, "incomplete" if self._stop in _INCOMPLETE else "completed")
+        return out
+
+    @property
+    def ended(self) -> Told:
+        """The event after which nothing comes."""
+        status = "incomplete" if self._stop in _INCOMPLETE else "completed"
+        return {"type": f"response.{status}", "response": self.whole()}
+
+    def whole(self) -> Told:
+        """The response that has ended."""
+        reason = _INCOMPLETE.get(self._stop)
+        if reason is None:
+            return self.response("completed")
+        return self.response("incomplete") | {"incomplete_details": {"reason": reason}}
+
+    def response(self, status: str) -> Told:
+        """The response as it stands."""
+        asked = self._asked
+        echoed = {name: other if asked.get(name) is None else asked[name] for name, other in _ECHOED.items()}
+        thinking = {"effort": None, "summary": None} | (asked.get("reasoning") or {})
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._now,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "model": self._model,
+            "output": list(self._output),
+            "previous_response_id": None,
+            "reasoning": thinking,
+            "service_tier": "default",
+            "store": False,
+            "truncation": "disabled",
+            "usage": None if self._usage is None else _wire(self._usage),
+            **echoed,
+        }
+
+    # -- items -------------------------------------------------------------------------------
+
+    def _say(self, out: list[Told], kind: str, text: str) -> None:
+        item = self._item
+        if item is None or item["type"] != "message":
+            self._over(out)
+            item = self._added(out, {"type": "message", "role": "assistant", "content": []}, "msg")
+        part = self._part
+        if part is None or part["type"] != kind:
+            self._part_over(out)
+            part = _blank(kind)
+            self._part_added(out, item, part)
+        part["refusal" if kind == "refusal" else "text"] += text
+        told = self._of_part(f"response.{kind}.delta") | {"delta": text}
+        out.append(told | {"logprobs": []} if kind == "output_text" else told)
+
+    def _think(self, out: list[Told], event: ReasoningDelta) -> None:
+        item = self._item
+        if event.redacted or item is None or item["type"] != "reasoning" or item["encrypted_content"]:
+            self._over(out)
+            item = self._added(
+                out, {"type": "reasoning", "summary": [], "content": [], "encrypted_content": None}, "rs"
+            )
+        if event.text:
+            part = self._part
+            if part is None:
+                part = {"type": "reasoning_text", "text": ""}
+                self._part_added(out, item, part)
+            part["text"] += event.text
+            out.append(self._of_part("response.reasoning_text.delta") | {"delta": event.text})
+        item["encrypted_content"] = closed(event.signature, event.redacted)
+
+    def _called(self, out: list[Told], event: ToolCallBegan) -> None:
+        self._over(out)
+        self._call = event.index
+        call = {"type": "function_call", "call_id": event.id, "name": event.name, "arguments": ""}
+        self._added(out, call, "fc")
+
+    def _argue(self, out: list[Told], event: ToolCallDelta) -> None:
+        item = self._item
+        if item is None or item["type"] != "function_call" or event.index != self._call:
+            raise Garbled("arguments of a call that is over")
+        item["arguments"] += event.arguments
+        if event.arguments:
+            out.append(self._of_item("response.function_call_arguments.delta") | {"delta": event.arguments})
+
+    def _added(self, out: list[Told], item: Told, prefix: str) -> Told:
+        item = {"id": f"{prefix}_{secrets.token_hex(24)}", "status": "in_progress", **item}
+        self._item, self._part = item, None
+        self._output.append(item)
+        # Told as it is at its beginning: what it grows into must not show.
+        shown = {name: list(value) if type(value) is list else value for name, value in item.items()}
+        out.append(
+            {"type": "response.output_item.added", "output_index": len(self._output) - 1, "item": shown}
+        )
+        return item
+
+    def _part_added(self, out: list[Told], item: Told, part: Told) -> None:
+        self._part = part
+        item["content"].append(part)
+        out.append(self._of_part("response.content_part.added") | {"part": dict(part)})
+
+    def _part_over(self, out: list[Told]) -> None:
+        part = self._part
+        if part is None:
+            return
+        kind = part["type"]
+        told = self._of_part(f"response.{kind}.done")
+        if kind == "refusal":
+            out.append(told | {"refusal": part["refusal"]})
+        elif kind == "output_text":
+            out.append(told | {"text": part["text"], "logprobs": []})
+        else:
+            out.append(told | {"text": part["text"]})
+        out.append(self._of_part("response.content_part.done") | {"part": part})
+        self._part = None
+
+    def _over(self, out: list[Told], status: str = "completed") -> None:
+        item = self._item
+        if item is None:
+            return
+        self._part_over(out)
+        item["status"] = status
+        if item["type"] == "function_call":
+            item["arguments"] = item["arguments"] or "{}"
+            out.append(
+                self._of_item("response.function_call_arguments.done")
+                | {"name": item["name"], "arguments": item["arguments"]}
+            )
+        out.append({"type": "response.output_item.done", "output_index": len(self._output) - 1, "item": item})
+        self._item = None
+
+    def _of_item(self, kind: str) -> Told:
+        assert self._item is not None
+        return {"type": kind, "item_id": self._item["id"], "output_index": len(self._output) - 1}
+
+    def _of_part(self, kind: str) -> Told:
+        assert self._item is not None
+        return self._of_item(kind) | {"content_index": len(self._item["content"]) - 1}
+
+
+def _blank(kind: str) -> Told:
+    if kind == "refusal":
+        return {"type": kind, "refusal": ""}
+    return {"type": kind, "text": "", "annotations": [], "logprobs": []}
+
+
+def _wire(usage: Usage) -> Told:
+    """The counts in OpenAI's way: inclusive, with the parts told beside."""
+    return {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write,
+        },
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.prompt + usage.completion,
+    }

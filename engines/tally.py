@@ -1,0 +1,127 @@
+"""How far an answer is, in tokens: counted by its provider where it counts, estimated from the text until then.
+
+Never more is estimated than the answer was told to stop at, and nothing is counted that would pass the limit.
+"""
+
+from __future__ import annotations
+
+from engines.canonical import (
+    Began,
+    Counted,
+    Ended,
+    Event,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from engines.messages import ABSURD, Count
+
+_BYTES_A_TOKEN = 4
+
+
+class Tally:
+    """The counts of one stream, as the port `StreamReader` shows them."""
+
+    __slots__ = (
+        "_ahead",
+        "_most",
+        "count",
+        "counted",
+        "distrusted",
+        "finish_reason",
+        "limit",
+        "model",
+        "running",
+    )
+
+    def __init__(self, *, limit: int, most: int | None) -> None:
+        self._most = ABSURD if most is None else most
+        self._ahead = False
+        """What comes up to the next count is in the last one already."""
+        self.limit = limit
+        self.count: Count | None = None
+        self.counted = 0
+        self.running = 0
+        self.finish_reason: str | None = None
+        self.model: str | None = None
+        self.distrusted = False
+        """The upstream sent a usage that cannot be (negative, absurd)."""
+
+    def usage(self) -> Usage:
+        """What is known, for the client's last events."""
+        return _usage(self.count) if self.count is not None else Usage(output=self.counted)
+
+    def fits(self, event: Event) -> bool:
+        """Count the event; False, and nothing counted, where it would pass the limit."""
+        if isinstance(event, (TextDelta, ReasoningDelta, RefusalDelta)):
+            return self._grown(event.text)
+        if isinstance(event, ToolCallDelta):
+            return self._grown(event.arguments)
+        if isinstance(event, Counted):
+            return self._counts(event)
+        if isinstance(event, Ended):
+            self.finish_reason = event.stop.finish_reason
+        elif isinstance(event, Began):
+            self.model = event.model
+        return True
+
+    def _grown(self, text: str) -> bool:
+        if self._ahead:
+            self.counted += 1
+            return True
+        size = len(text) if text.isascii() else len(text.encode())
+        tokens = -(-size // _BYTES_A_TOKEN)
+        running = min(self.running + tokens, max(self._most, self.running))
+        if running > self.limit:
+            return False
+        self.counted += running - self.running
+        self.running = running
+        if self.count is not None:
+            self.count = _but(self.count, running, exact=False)
+        return True
+
+    def _counts(self, event: Counted) -> bool:
+        """Take over a provider's count; False where what it counts ahead would pass the limit."""
+        usage = event.usage
+        self._ahead = False
+        if not (
+            min(usage.fresh, usage.cache_read, usage.cache_write, usage.output, usage.reasoning) >= 0
+            and usage.prompt <= ABSURD
+            and usage.completion <= ABSURD
+        ):
+            self.distrusted = True
+            return True
+        if event.ahead and usage.completion > self.limit:
+            return False
+        self._ahead = event.ahead
+        self.count = Count(
+            usage.prompt, usage.completion, usage.cache_read, usage.reasoning, usage.cache_write
+        )
+        if event.input_only:
+            self.count = _but(self.count, self.running, exact=False)
+        else:
+            self.running = usage.completion
+        return True
+
+
+def _but(count: Count, completion: int, *, exact: bool) -> Count:
+    return Count(
+        count.prompt,
+        completion,
+        count.cached,
+        min(count.reasoning, completion),
+        count.cache_write,
+        exact,
+    )
+
+
+def _usage(count: Count) -> Usage:
+    return Usage(
+        fresh=count.prompt - count.cached - count.cache_write,
+        cache_read=count.cached,
+        cache_write=count.cache_write,
+        output=count.completion - count.reasoning,
+        reasoning=count.reasoning,
+    )
