@@ -47,7 +47,7 @@ class Received:
 
 
 class Upstream:
-    """The server. `keep_requests` holds every request's headers and body in `received`."""
+    """The server. `keep_requests` holds headers and body of every request but GET in `received`."""
 
     def __init__(
         self,
@@ -152,7 +152,8 @@ class Upstream:
     def answer(self, connection: Connection, method: str, target: bytes, body: bytes) -> Exchange | bytes:
         """The exchange that answers a generation, or the bytes that answer anything else."""
         path, _, query = target.decode("latin-1").partition("?")
-        if self._keep_requests and not path.startswith("/oracle"):
+        # Not what a worker asks of itself, whether the engine is well: that comes at any moment.
+        if self._keep_requests and method != "GET" and not path.startswith("/oracle"):
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers}
             self.received.append(Received(path, headers, body))
         if method == "POST" and path in (_CHAT, _TEXT, _EMBED):
