@@ -1,6 +1,6 @@
 """Starts the gateway's children by forking them from a process that has imported everything (`cradle`).
 
-A child that is started again is up in milliseconds instead of seconds. Where the cradle itself is gone, its children go
+A child that is started again imports nothing. Where the cradle itself is gone, its children go
 with it, as they would with the supervisor, and the next start makes a new one.
 """
 
