@@ -26,6 +26,7 @@ from gateway.http.databricks.endpoints import Ready
 from gateway.http.databricks.invocations import invocation_routes
 from gateway.http.databricks.routes import databricks_routes
 from gateway.http.errors import dialect_of, rendered
+from gateway.http.openai.azure import azure_routes
 from gateway.http.openai.chat import openai_routes
 from gateway.http.openai.models import model_routes
 from gateway.http.operations import Part, operation_routes
@@ -68,6 +69,7 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
         )
         routes += [
             *openai_routes(front.plane),
+            *azure_routes(front.plane),
             *anthropic_routes(front.plane),
             *invocation_routes(front.plane),
             model_routes(models),

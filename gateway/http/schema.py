@@ -61,6 +61,23 @@ _CALLS = {
     "/serving-endpoints/completions": ("Text completion (Databricks' OpenAI client)", _TEXT),
     "/serving-endpoints/responses": ("Response (Databricks' OpenAI client)", _RESPONSE),
     "/serving-endpoints/embeddings": ("Embeddings (Databricks' OpenAI client)", _EMBEDDING),
+    "/openai/deployments/{name}/chat/completions": (
+        "Chat completion, plain or streamed (Azure OpenAI)",
+        {k: v for k, v in _CHAT.items() if k != "model"},
+    ),
+    "/openai/deployments/{name}/completions": (
+        "Text completion, plain or streamed (Azure OpenAI)",
+        {k: v for k, v in _TEXT.items() if k != "model"},
+    ),
+    "/openai/deployments/{name}/embeddings": (
+        "Embeddings of texts or token ids (Azure OpenAI)",
+        {k: v for k, v in _EMBEDDING.items() if k != "model"},
+    ),
+    "/openai/responses": ("Response, plain or streamed (Azure OpenAI)", _RESPONSE),
+    "/openai/v1/chat/completions": ("Chat completion, plain or streamed (Azure OpenAI v1)", _CHAT),
+    "/openai/v1/completions": ("Text completion, plain or streamed (Azure OpenAI v1)", _TEXT),
+    "/openai/v1/embeddings": ("Embeddings of texts or token ids (Azure OpenAI v1)", _EMBEDDING),
+    "/openai/v1/responses": ("Response, plain or streamed (Azure OpenAI v1)", _RESPONSE),
 }
 _STATUSES = {
     "200": "The model's answer; with `stream: true` an event stream: up to `data: [DONE]`, or to the dialect's own last event.",

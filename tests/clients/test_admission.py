@@ -42,7 +42,7 @@ async def test_no_call_to_a_model_gets_past_a_limit_of_nothing_or_a_missing_gran
         body = operation["requestBody"]["content"]["application/json"]["example"]
         if "model" in body:
             body = {**body, "model": VECTORS if path.endswith("/embeddings") else ENDPOINT}
-        where = path.replace("{name}", ENDPOINT)
+        where = path.replace("{name}", VECTORS if path.endswith("/embeddings") else ENDPOINT)
         for who, statuses in (("none", (429, 403)), ("stranger", (403,))):
             answer = await gateway.ask("POST", where, body, key=gateway.keys[who])
             assert answer.status in statuses, (path, who, answer.status, answer.body)
