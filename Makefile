@@ -26,7 +26,7 @@ demo: setup-dev ## Beside a running gateway: three clients and the ledger rows t
 	@$(PY) -m scripts.demo
 
 test: setup-dev ## All tests; ARGS="tests/policies -x" for some
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup-dev ## Format, lint, types, import contracts
 	@$(PY) -m ruff format --check .

@@ -6,10 +6,11 @@ Nothing here runs at collection, and a test that asks for no store starts none.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,29 @@ settings.load_profile("steady")
 _TEMPLATE = "migrated_template"
 _numbers = count(1)
 T = TypeVar("T")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, since they share a deployment; all that want the engine share the one.
+
+    The engine's come first: they wait longest, for its environment. The next are the whole deployments.
+    """
+    with_engine = {item.path for item in items if "engine" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "engine" if item.path in with_engine else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (item.path not in with_engine, "system" not in item.path.parts))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for a turn, outside any test's time limit: a test marked `alone` runs while no other does."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with Path(__file__).open() as turns:
+        fcntl.flock(turns, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
 
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
