@@ -53,8 +53,7 @@ def read_messages(body: Mapping[str, Any], max_tokens: int | None) -> Request:
     for index, message in enumerate(body["messages"]):
         where = f"messages[{index}]"
         if message["role"] == "system":
-            if turns:
-                raise Unsupported(where, "a system message in the middle of a conversation")
+            # Other dialects have one place for instructions; agents send more of them as they go.
             system.append(_words(message.get("content"), f"{where}.content"))
             continue
         parts = _parts(message["content"], f"{where}.content")
@@ -62,7 +61,9 @@ def read_messages(body: Mapping[str, Any], max_tokens: int | None) -> Request:
             turns[-1] = Message(turns[-1].role, turns[-1].parts + parts)
         else:
             turns.append(Message(message["role"], parts))
-    if turns and turns[-1].role == "assistant":
+    if not turns:
+        raise Unsupported("messages", "it has no turn of the user")
+    if turns[-1].role == "assistant":
         raise Unsupported(f"messages[{len(body['messages']) - 1}]", "the beginning of an answer given ahead")
     choice, parallel = _choice(body.get("tool_choice"))
     config = body.get("output_config") or {}

@@ -55,8 +55,6 @@ def read_chat(body: Mapping[str, Any], max_tokens: int | None) -> Request:
         where = f"messages[{index}]"
         role = message["role"]
         if role in ("system", "developer"):
-            if turns:
-                raise Unsupported(where, f"a {role} message in the middle of a conversation")
             system.append("".join(part.text for part in _content(message, where) if isinstance(part, Text)))
             continue
         turns.append(_turn(message, role, where))

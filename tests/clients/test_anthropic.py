@@ -297,7 +297,10 @@ async def test_what_claude_code_sends_is_answered(gateway: Deployment) -> None:
         "model": ENDPOINT,
         "max_tokens": 32_000,
         "system": [{"type": "text", "text": "You are a coding agent.", **marked}],
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "[[tokens=3]]", **marked}]}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "[[tokens=3]]", **marked}]},
+            {"role": "system", "content": [{"type": "text", "text": "The file has changed.", **marked}]},
+        ],
         "tools": [{**TOOLS[0], **marked}],
         "metadata": {"user_id": "user_1_account__session_2"},
         "thinking": {"type": "adaptive"},

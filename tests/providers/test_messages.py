@@ -30,6 +30,7 @@ from engines.canonical import (
 )
 from engines.errors import EngineError, Garbled, Unsupported
 from engines.openai_chat.provider import ChatReader, chat_body
+from engines.openai_chat.reading import read_chat
 from engines.translated_stream import TranslatedStream
 from gateway.errors import BadRequest
 from gateway.http.anthropic.requests import read_count, read_message
@@ -262,9 +263,37 @@ def test_a_conversation_with_everything_is_read_into_the_one_form() -> None:
     assert [each["role"] for each in asked["messages"]] == ["system", "user", "assistant", "tool", "user"]
 
 
+def test_instructions_in_the_middle_of_a_conversation_stand_with_those_at_its_beginning() -> None:
+    marked = {"cache_control": {"type": "ephemeral"}}
+    body: dict[str, Any] = {
+        "system": "Be brief.",
+        "messages": [
+            {"role": "user", "content": "one"},
+            {"role": "system", "content": [{"type": "text", "text": "The file has changed.", **marked}]},
+            {"role": "assistant", "content": "two"},
+            {"role": "user", "content": "three"},
+            {"role": "system", "content": "Five tokens are left."},
+        ],
+    }
+    request = read_messages(body, 10)
+    assert request.system == ("Be brief.", "The file has changed.", "Five tokens are left.")
+    assert [(each.role, each.parts) for each in request.messages] == [
+        ("user", (Text("one"),)),
+        ("assistant", (Text("two"),)),
+        ("user", (Text("three"),)),
+    ]
+    # To Anthropic itself they go where the client put them.
+    read = read_message({"model": "m", "max_tokens": 9, **body})
+    sent = SharedMessages().shared_body(read.body, model="claude", max_tokens=9, stream=False)
+    assert json.loads(sent)["messages"] == body["messages"]
+    asked = {"messages": [{"role": "user", "content": "one"}, {"role": "developer", "content": "two"}]}
+    assert read_chat(asked, 10).system == ("two",)
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
+        ({"messages": [{"role": "system", "content": "alone"}]}, "messages"),
         ({"context_management": {"edits": []}}, "context_management"),
         ({"service_tier": "priority"}, "service_tier"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
