@@ -1,7 +1,8 @@
 """The adapters of this deployment, and whether the local engine can be called.
 
-A worker asks the engine's /health itself, so that an engine that someone else runs is treated alike; why an engine
-of our own is not up yet (installing, starting, given up) is read from the note that its supervisor leaves.
+A worker asks each replica's /health itself, so that an engine that someone else runs is treated alike; why an engine
+of our own is not up yet (installing, starting, given up), or is about to leave, is read from the note that its
+supervisor leaves.
 """
 
 from __future__ import annotations
@@ -11,45 +12,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from engines.adapter import Adapter
 from engines.errors import EngineError
 from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
 from engines.transport import Timeouts, Transport
 from gateway.adapter_notes import read_standings
+from gateway.engine_notes import EngineNote, read_note
 from gateway.providers.adapters import ProviderAdapters
 from policies.calling import PLAIN_ENTITY, EntityRules
 from policies.catalog import EntityKind, ServedEntity
 
-NOTE = "engine.json"
 _UNREADY_SECONDS = 0.5
 _READY_SECONDS = 2.0
 _FAILURES_BEFORE_UNFIT = 2
-
-
-class EngineNote(msgspec.Struct):
-    """What the engine's supervisor says of it: `installing`, `starting`, `ready` or `failed`, and why."""
-
-    phase: str
-    detail: str = ""
-
-
-def write_note(run_dir: Path, note: EngineNote) -> None:
-    """Leave the note for the workers, whole or not at all."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    fresh = run_dir / f"{NOTE}.new"
-    fresh.write_bytes(msgspec.json.encode(note))
-    fresh.replace(run_dir / NOTE)
-
-
-def read_note(run_dir: Path) -> EngineNote | None:
-    """The note as it was last left; None where there is none that can be read."""
-    try:
-        return msgspec.json.decode((run_dir / NOTE).read_bytes(), type=EngineNote)
-    except (OSError, msgspec.MsgspecError):
-        return None
 
 
 class _Replica:
@@ -94,6 +70,8 @@ class EngineWatch:
         self._adapters: dict[object, OpenAIEngine] = {}
         self._replicas: list[_Replica] = []
         self._up: tuple[str, ...] = ()
+        self._up_with: dict[str, tuple[str, ...]] = {}
+        """Where adapters can be called that not every replica has."""
         self._reason: str | None = "the engine has not been reached yet"
         self._gone = False
         self._adapters_standing = read_standings(run_dir)
@@ -115,10 +93,21 @@ class EngineWatch:
         """Why the local engine cannot be called, None if it can."""
         return self._reason
 
+    @property
+    def replicas(self) -> tuple[int, int]:
+        """How many replicas of the local engine there are, and how many of them can be called."""
+        return len(self._replicas), len(self._up)
+
+    @property
+    def missing(self) -> str | None:
+        """How many replicas cannot be called and why the first of them, None where all can."""
+        away = [each.fault or "it is draining" for each in self._replicas if each.address not in self._up]
+        return f"{len(away)} of {len(self._replicas)} cannot be called: {away[0]}" if away else None
+
     def addresses(self, entity: ServedEntity) -> tuple[str, ...]:
         """Where the entity can be called now."""
         if entity.kind is EntityKind.LOCAL:
-            return self._up
+            return self._up_with.get(entity.model, self._up) if self._up_with else self._up
         replicas = entity.rules.replicas
         return (entity.base_url or "", *replicas) if replicas else (entity.base_url or "",)
 
@@ -153,10 +142,12 @@ class EngineWatch:
 
     def _adapter_reason(self, model: str) -> str | None:
         standing = self._adapters_standing.get(model)
-        if standing is None or standing.loaded:
+        if standing is None or (standing.loaded and self._up_with.get(model, self._up)):
             return None
         return f"adapter {model!r} " + (
-            f"cannot be loaded: {standing.reason}" if standing.reason else "is being loaded"
+            f"cannot be loaded: {standing.reason}"
+            if standing.reason and not standing.loaded
+            else "is being loaded"
         )
 
     async def start(self) -> None:
@@ -180,22 +171,31 @@ class EngineWatch:
 
     async def _probe(self) -> None:
         await asyncio.gather(*(each.probe() for each in self._replicas))
+        note = read_note(self._run_dir)
         self._adapters_standing = read_standings(self._run_dir)
-        self._up = tuple(each.address for each in self._replicas if each.fault is None)
+        leaving = note.draining() if note is not None else frozenset[str]()
+        self._up = tuple(
+            each.address for each in self._replicas if each.fault is None and each.address not in leaving
+        )
+        self._up_with = {
+            name: tuple(each for each in self._up if each not in standing.lacking)
+            for name, standing in self._adapters_standing.items()
+            if standing.lacking
+        }
         if self._up:
             if self._reason is not None:
                 self.ready_since = time.monotonic()
             self._reason, self._gone = None, False
             return
-        note = read_note(self._run_dir)
         self._gone = note is not None and note.phase == "failed"
-        self._reason = (
-            f"the local engine is {note.phase}"
-            if note is not None and note.phase != "ready"
-            else f"the local engine is away: {self._replicas[0].fault}"
-        )
-        if note is not None and note.detail and note.phase in ("failed", "installing"):
-            self._reason += f" ({note.detail})"
+        self._reason = self._why(note)
+
+    def _why(self, note: EngineNote | None) -> str:
+        """Why no replica can be called."""
+        if note is None or note.phase == "ready":
+            return f"the local engine is away: {self._replicas[0].fault}"
+        detail = f" ({note.detail})" if note.detail and note.phase in ("failed", "installing") else ""
+        return f"the local engine is {note.phase}{detail}"
 
 
 def _trimmed(address: str) -> str:

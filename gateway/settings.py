@@ -14,6 +14,7 @@ from typing import Literal
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PREFIX = "WEIGHBRIDGE_"
+MOST_REPLICAS = 64
 LEAST_KEEP_DAYS = 35
 """The ledger keeps at least this: late records and reports of the last month find their rows."""
 
@@ -45,11 +46,13 @@ class Settings:
     engine: Literal["vllm", "none"]
     """Whether a local engine is started."""
     engine_url: str | None
-    """An engine that someone else runs (http://host:port or unix:/path)."""
+    """An engine that someone else runs (http://host:port or unix:/path); with commas between, its replicas."""
     secret_file: Path
     """The master key: at least 32 bytes, mode 0600; created on the first embedded start."""
     pg_port: int | None
     """Opens the embedded PostgreSQL on loopback with a password."""
+    engine_replicas: int = 1
+    """How many processes of the local engine are run here; calls are spread over them."""
     upstream_client: Literal["http1", "aiohttp"] = "http1"
     """What speaks HTTP to engines and providers; aiohttp is there for an upstream that ours cannot talk to."""
     spool_max_mb: int = 1024
@@ -115,6 +118,7 @@ class Settings:
             engine_url=env.get(f"{PREFIX}ENGINE_URL") or None,
             secret_file=Path(secret).expanduser().absolute() if secret else home / "master.key",
             pg_port=_port(env, "PG_PORT"),
+            engine_replicas=_count(env, "ENGINE_REPLICAS", default=1, most=MOST_REPLICAS),
             upstream_client=client,
             spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
             batch_percent=_count(env, "BATCH_PERCENT", default=80, most=100),
@@ -143,6 +147,7 @@ class Settings:
             "REDIS_URL": self.redis_url or "",
             "ENGINE": self.engine,
             "ENGINE_URL": self.engine_url or "",
+            "ENGINE_REPLICAS": str(self.engine_replicas),
             "SECRET_FILE": str(self.secret_file),
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
             "UPSTREAM_CLIENT": self.upstream_client,

@@ -69,6 +69,11 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 Part("redis", None if standing.usable else f"away: {standing.reason}", required=False),
                 Part("spool", None if spool.admits() else "full: new work is refused", required=True),
                 Part("engine", engines.local_reason, required=settings.engine_url is not None),
+                *(
+                    [Part("engine_replicas", engines.missing, required=False)]
+                    if engines.replicas[0] > 1
+                    else []
+                ),
             ]
 
         front = Front(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,24 @@ class Standing:
     """Why it is not loaded; empty where it is."""
     rank: int = 0
     size: int = 0
+    lacking: tuple[str, ...] = ()
+    """Addresses of replicas that have not loaded it, where others have."""
+
+
+def together(by_address: Mapping[str, Mapping[str, Standing]]) -> dict[str, Standing]:
+    """How adapters stand with several replicas: one that any of them has is loaded, and says where it is not."""
+    found: dict[str, Standing] = {}
+    for name in sorted({name for standings in by_address.values() for name in standings}):
+        each = {address: standings.get(name) for address, standings in by_address.items()}
+        having = [one for one in each.values() if one is not None and one.loaded]
+        known = [one for one in each.values() if one is not None]
+        why = next((one.reason for one in known if one.reason), "")
+        if not having:
+            found[name] = replace(known[0], reason=why)
+            continue
+        lacking = tuple(address for address, one in each.items() if one not in having)
+        found[name] = replace(having[0], reason=why, lacking=lacking)
+    return found
 
 
 Tell = Callable[[Mapping[str, Standing]], None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Mapping
@@ -52,6 +53,7 @@ class EngineProcess:
             found = self._env.get("LD_LIBRARY_PATH")
             self._env["LD_LIBRARY_PATH"] = f"{libraries}:{found}" if found else str(libraries)
         self._log = BoundedLog(self.spec.log)
+        self._log.write(f"-- starting: {shlex.join(command(self.spec))}\n".encode())
         theirs, self._leash = os.pipe()
         try:
             self._child = await asyncio.create_subprocess_exec(

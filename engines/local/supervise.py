@@ -1,18 +1,24 @@
-"""Keep the local engine up: install it, start it, watch it, start it again with growing pauses.
+"""Keep the local engine up: install it, start it, watch it, start it again with growing pauses, let it finish at the end.
 
 It never raises for what the engine does; it reports. After `GIVE_UP_AFTER` starts in a row that did not become
-ready, or an environment that cannot be made here, the state is `failed` and stays so.
+ready, or an environment that cannot be made here, the state is `failed` and stays so. An engine that was ready is
+started again however often it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
 
+from engines.http1.transport import Http1Transport
 from engines.local.environment import Say
+from engines.local.gauges import at_work
 from engines.local.launch import EngineSpec
 from engines.local.process import EngineDied, EngineProcess, healthy
 from engines.local.sources import EngineUnavailable
@@ -22,14 +28,17 @@ GIVE_UP_AFTER = 5
 STEADY_SECONDS = 60.0
 PROBE_EVERY_SECONDS = 5.0
 HUNG_AFTER_SECONDS = 60.0
+DRAIN_SECONDS = 30.0
 
 
 class Phase(StrEnum):
-    """Where the local engine is."""
+    """Where a local engine is."""
 
     INSTALLING = "installing"
     STARTING = "starting"
     READY = "ready"
+    DRAINING = "draining"
+    """It finishes what it has and should get nothing new."""
     FAILED = "failed"
 
 
@@ -39,10 +48,14 @@ class EngineState:
 
     phase: Phase
     detail: str = ""
+    pid: int | None = None
+    starts: int = 0
+    """How often it was started, this time included."""
 
 
 Report = Callable[[EngineState], None]
 Prepare = Callable[[Say], Awaitable[EngineSpec]]
+Gate = AbstractAsyncContextManager[object]
 
 
 def pause_before(attempt: int) -> float:
@@ -51,7 +64,7 @@ def pause_before(attempt: int) -> float:
 
 
 async def supervise(prepare: Prepare, report: Report, base_env: Mapping[str, str] | None = None) -> None:
-    """Run the engine until cancelled or failed for good; on cancellation it is stopped before this returns.
+    """Run one engine until cancelled or failed for good.
 
     `prepare` makes the environment (it is handed a function for lines of progress) and says what to run.
     """
@@ -61,25 +74,63 @@ async def supervise(prepare: Prepare, report: Report, base_env: Mapping[str, str
     except EngineUnavailable as problem:
         report(EngineState(Phase.FAILED, str(problem)))
         return
-    attempt, why = 1, ""
-    while attempt <= GIVE_UP_AFTER:
-        report(EngineState(Phase.STARTING, f"start {attempt}: {why}" if why else ""))
+    await keep_up(spec, report, base_env)
+
+
+async def keep_all(
+    specs: Sequence[EngineSpec],
+    report: Callable[[int, EngineState], None],
+    base_env: Mapping[str, str] | None = None,
+) -> None:
+    """Run several engines until cancelled or all have failed for good; reports carry the engine's number.
+
+    Starting takes a core for most of a minute, so no more start at once than there are pairs of cores: the first is
+    ready as soon as one alone would be.
+    """
+    gate = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+    async with asyncio.TaskGroup() as group:
+        for number, spec in enumerate(specs):
+            group.create_task(
+                keep_up(spec, lambda state, number=number: report(number, state), base_env, gate),
+                name=f"engine {number}",
+            )
+
+
+async def keep_up(
+    spec: EngineSpec, report: Report, base_env: Mapping[str, str] | None = None, gate: Gate | None = None
+) -> None:
+    """Run an engine that is installed until cancelled or failed for good.
+
+    On cancellation it finishes what it runs, for `DRAIN_SECONDS` at most, and is stopped before this returns. `gate`
+    is held from a start until the engine is ready.
+    """
+    attempt = starts = 1
+    fruitless, why = 0, ""
+    while fruitless < GIVE_UP_AFTER:
+        report(EngineState(Phase.STARTING, f"start {starts}: {why}" if why else "", starts=starts))
         await asyncio.sleep(pause_before(attempt))
         engine = EngineProcess(spec, base_env)
         ready_at: float | None = None
         try:
-            await engine.start()
-            await engine.wait_ready(READY_WITHIN_SECONDS)
+            async with gate or contextlib.nullcontext():
+                await engine.start()
+                await engine.wait_ready(READY_WITHIN_SECONDS)
             ready_at = monotonic()
-            report(EngineState(Phase.READY, spec.url))
+            report(EngineState(Phase.READY, spec.url, engine.pid, starts))
             why = await _until_it_ends(engine)
         except (EngineDied, TimeoutError, OSError) as problem:
             why = str(problem)
+        except asyncio.CancelledError:
+            if ready_at is not None:
+                report(EngineState(Phase.DRAINING, spec.url, engine.pid, starts))
+                await asyncio.shield(_until_idle(spec))
+            raise
         finally:
             await asyncio.shield(engine.stop())
         steady = ready_at is not None and monotonic() - ready_at >= STEADY_SECONDS
-        attempt = 1 if steady else attempt + 1
-    report(EngineState(Phase.FAILED, f"gave up after {GIVE_UP_AFTER} starts: {why}"))
+        attempt, starts = 1 if steady else attempt + 1, starts + 1
+        fruitless = fruitless + 1 if ready_at is None else 0
+    report(EngineState(Phase.FAILED, f"gave up after {GIVE_UP_AFTER} starts: {why}", starts=starts - 1))
 
 
 async def _until_it_ends(engine: EngineProcess) -> str:
@@ -97,3 +148,16 @@ async def _until_it_ends(engine: EngineProcess) -> str:
                 return f"the engine did not answer for {HUNG_AFTER_SECONDS:.0f} s"
     finally:
         ended.cancel()
+
+
+async def _until_idle(spec: EngineSpec) -> None:
+    """Wait until the engine has nothing to do, or its time is over."""
+    transport = Http1Transport(spec.url)
+    until = monotonic() + DRAIN_SECONDS
+    try:
+        while monotonic() < until:
+            if not await at_work(transport):
+                return
+            await asyncio.sleep(0.2)
+    finally:
+        await transport.aclose()

@@ -15,9 +15,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from gateway.embedded.errors import EmbeddedError
+from gateway.engine_notes import read_note
 from gateway.settings import Settings
 from gateway.supervise import logs as log_files
 from gateway.supervise import preflight
+from gateway.supervise.engine_status import engine_lines
 from gateway.supervise.examination import examine
 from gateway.supervise.instance import ProcessNote, State, instance_lock, is_running
 from gateway.supervise.preflight import CannotRun
@@ -70,6 +72,9 @@ def status(settings: Settings) -> int:
         condition = "running" if note.runs else "down"
         restarts = f", restarted {note.restarts}x" if note.restarts else ""
         print(f"  {name:<12}{condition}  process {note.pid}{restarts}")
+    if state.engine_url:
+        for line in asyncio.run(engine_lines(state.engine_url.split(","), read_note(settings.home / "run"))):
+            print(f"  {line}")
     shown = replace(settings, port=int(state.address.rpartition(":")[2]))
     code, body = asyncio.run(answer_of(shown, "/readyz"))
     print(f"  {'ready' if code == 200 else 'not ready'}{f': {body.strip()}' if body and code != 200 else ''}")

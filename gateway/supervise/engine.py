@@ -1,7 +1,7 @@
-"""`weighbridge engine`: the local vLLM under supervision, as a child of `up` or beside `serve`.
+"""`weighbridge engine`: the replicas of the local vLLM under supervision, as a child of `up` or beside `serve`.
 
-It ends with status 78 when no restart would help (no such platform, no room, five failed starts): whoever keeps
-it running can tell that from a crash.
+It ends with status 78 when no restart would help (no such platform, no room, five failed starts of every replica):
+whoever keeps it running can tell that from a crash.
 """
 
 from __future__ import annotations
@@ -11,106 +11,161 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from engines.http1.transport import Http1Transport
-from engines.local.adapter_keeper import AdapterKeeper, Standing
-from engines.local.adapters import scan
-from engines.local.environment import Say, install
-from engines.local.launch import SHIPPED_ADAPTERS, EngineSpec
-from engines.local.supervise import EngineState, Phase, supervise
-from gateway.adapter_notes import FOLDER, write_standings
+from engines.local import gauges
+from engines.local.environment import install
+from engines.local.launch import EngineSpec, command
+from engines.local.sources import EngineUnavailable
+from engines.local.supervise import EngineState, Phase, keep_all
 from gateway.embedded.places import socket_folder
-from gateway.engine_watch import EngineNote, write_note
-from gateway.settings import Settings
+from gateway.engine_notes import EngineNote, ReplicaNote, write_note
+from gateway.settings import MOST_REPLICAS, Settings
+from gateway.supervise.engine_adapters import ReplicaAdapters
 
 GIVEN_UP = 78
-_SOCKET_NAME = "engine.sock"
+_UNIX = "unix:"
+
+
+def _socket_name(number: int) -> str:
+    return f"engine-{number}.sock"
 
 
 def own_engine_url(settings: Settings) -> str:
-    """The private socket of this home's own engine, in the form of WEIGHBRIDGE_ENGINE_URL."""
-    folder = socket_folder(settings.home / "run", "engine", None, longest_name=len(_SOCKET_NAME))
-    return f"unix:{folder / _SOCKET_NAME}"
+    """The private sockets of this home's own engine, in the form of WEIGHBRIDGE_ENGINE_URL."""
+    longest = len(_socket_name(MOST_REPLICAS - 1))
+    folder = socket_folder(settings.home / "run", "engine", None, longest_name=longest)
+    return ",".join(f"{_UNIX}{folder / _socket_name(number)}" for number in range(settings.engine_replicas))
 
 
 def engine(settings: Settings) -> int:
     """Install the engine where it is missing, then run it until asked to stop."""
-    url = settings.engine_url or own_engine_url(settings)
-    if settings.engine == "none" or not url.startswith("unix:"):
+    addresses = (settings.engine_url or own_engine_url(settings)).split(",")
+    if settings.engine == "none" or not all(each.startswith(_UNIX) for each in addresses):
         print(
             "weighbridge: WEIGHBRIDGE_ENGINE or WEIGHBRIDGE_ENGINE_URL says that someone else runs the engine; "
             "unset it to run one here.",
             file=sys.stderr,
         )
         return 1
-    return asyncio.run(_supervise(settings.home, Path(url.removeprefix("unix:"))))
+    return asyncio.run(_supervise(settings.home, addresses))
 
 
-async def _supervise(home: Path, socket: Path) -> int:
-    began = time.monotonic()
-    last = EngineState(Phase.INSTALLING)
-
-    async def prepare(say: Say) -> EngineSpec:
-        made = await install(home / "engine-venv", say)
-        return EngineSpec(
-            python=made.python,
-            socket=socket,
-            cache=home / "engine-cache",
-            log=home / "logs" / "vllm.log",
-        )
-
-    adapters = _Adapters(home, f"unix:{socket}")
-
-    def report(state: EngineState) -> None:
-        nonlocal last
-        last = state
-        adapters.follow(state)
-        write_note(home / "run", EngineNote(state.phase.value, state.detail))
-        detail = f": {state.detail}" if state.detail else ""
-        print(f"{time.monotonic() - began:.0f} s {state.phase}{detail}", flush=True)
-
-    write_note(home / "run", EngineNote(last.phase.value))
-    running = asyncio.ensure_future(supervise(prepare, report))
+async def _supervise(home: Path, addresses: Sequence[str]) -> int:
+    replicas = Replicas(home, addresses)
+    running = asyncio.ensure_future(_run(home, addresses, replicas))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    adapters.stop()
-    return GIVEN_UP if last.phase is Phase.FAILED else 0
+    await replicas.stop()
+    return GIVEN_UP if replicas.failed else 0
 
 
-class _Adapters:
-    """Keeps the engine's adapters while it is ready; says that they are on their way while it is not."""
+async def _run(home: Path, addresses: Sequence[str], replicas: Replicas) -> None:
+    try:
+        made = await install(home / "engine-venv", replicas.installing)
+    except EngineUnavailable as problem:
+        replicas.unavailable(str(problem))
+        return
+    specs = [
+        EngineSpec(
+            python=made.python,
+            socket=Path(address.removeprefix(_UNIX)),
+            cache=home / "engine-cache",
+            log=home / "logs" / f"vllm-{number}.log",
+        )
+        for number, address in enumerate(addresses)
+    ]
+    replicas.started_as([tuple(command(spec)) for spec in specs])
+    await keep_all(specs, replicas.changed)
 
-    def __init__(self, home: Path, url: str) -> None:
-        # A mounted or uploaded adapter goes before the one that ships under the same name.
-        self._folders = (SHIPPED_ADAPTERS, home / FOLDER)
+
+class Replicas:
+    """What is known of every replica: told on the log, in the note for workers, and to what keeps the adapters."""
+
+    def __init__(self, home: Path, addresses: Sequence[str]) -> None:
         self._run_dir = home / "run"
-        self._url = url
-        self._keeping: asyncio.Task[None] | None = None
+        self._began = time.monotonic()
+        self._notes = [ReplicaNote(address=address, since=time.time()) for address in addresses]
+        self._adapters = ReplicaAdapters(home, addresses)
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        self._leave_note()
 
-    def follow(self, state: EngineState) -> None:
-        self.stop()
+    @property
+    def failed(self) -> bool:
+        """Whether none of them will come back."""
+        return all(each.phase == Phase.FAILED for each in self._notes)
+
+    def installing(self, line: str) -> None:
+        """A line of progress of the set-up that all share."""
+        for number in range(len(self._notes)):
+            self._note(number, phase=Phase.INSTALLING, detail=line)
+        self._say("engine", Phase.INSTALLING, line)
+
+    def unavailable(self, why: str) -> None:
+        """The set-up cannot be made here."""
+        for number in range(len(self._notes)):
+            self._note(number, phase=Phase.FAILED, detail=why)
+        self._say("engine", Phase.FAILED, why)
+
+    def started_as(self, commands: Sequence[tuple[str, ...]]) -> None:
+        """What each is started with."""
+        for number, each in enumerate(commands):
+            self._note(number, command=each)
+
+    def changed(self, number: int, state: EngineState) -> None:
+        """A report of one replica's supervision."""
+        # First the adapters: a replica must not look whole before the note says what it lacks.
+        self._adapters.follow(number, state)
+        self._note(
+            number,
+            phase=state.phase,
+            detail=state.detail,
+            pid=state.pid,
+            starts=state.starts,
+            since=time.time(),
+        )
+        self._say(f"engine-{number}", state.phase, state.detail)
+        if (asking := self._asking.pop(number, None)) is not None:
+            asking.cancel()
         if state.phase is Phase.READY:
-            self._keeping = asyncio.create_task(self._keep(), name="adapters")
+            self._asking[number] = asyncio.create_task(self._ask_version(number))
 
-    def stop(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            self._keeping = None
-        found, wrong = scan(self._folders)
-        waiting = {
-            name: Standing(loaded=False, rank=each.rank, size=each.size) for name, each in found.items()
-        }
-        failed = {name: Standing(loaded=False, reason=why) for name, why in wrong.items()}
-        write_standings(self._run_dir, waiting | failed)
+    async def stop(self) -> None:
+        """Let go of what follows them, and say that they are gone."""
+        self._adapters.stop()
+        for number, each in enumerate(self._notes):
+            if each.phase != Phase.FAILED:
+                self._note(number, phase="stopped", detail="", pid=None, since=time.time())
+        for each in self._asking.values():
+            each.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
-    async def _keep(self) -> None:
-        transport = Http1Transport(self._url)
+    async def _ask_version(self, number: int) -> None:
+        transport = Http1Transport(self._notes[number].address)
         try:
-            await AdapterKeeper(
-                transport, self._folders, lambda standings: write_standings(self._run_dir, standings)
-            ).keep()
+            told = await gauges.version(transport)
         finally:
             await transport.aclose()
+        self._note(number, version=told)
+        self._say(f"engine-{number}", "is", f"vLLM {told or 'of an unknown version'}")
+
+    def _note(self, number: int, **changed: object) -> None:
+        self._notes[number] = msgspec.structs.replace(self._notes[number], **changed)
+        self._leave_note()
+
+    def _leave_note(self) -> None:
+        # A full disk must not end the engines: the note only describes.
+        with contextlib.suppress(OSError):
+            write_note(self._run_dir, EngineNote.of(self._notes))
+
+    def _say(self, who: str, what: str, detail: str) -> None:
+        print(
+            f"{time.monotonic() - self._began:.0f} s {who} {what}{f': {detail}' if detail else ''}",
+            flush=True,
+        )

@@ -21,6 +21,8 @@ from gateway.supervise.instance import State, is_running
 from gateway.supervise.preflight import CannotRun
 
 _ENGINE_MEMORY_KIB = 2_500_000
+_REPLICA_MEMORY_KIB = 1_500_000
+"""Of each further one."""
 _ENGINE_DISK_BYTES = 7_000_000_000
 
 
@@ -58,7 +60,7 @@ def examine(settings: Settings) -> list[Finding]:
             if port is not None:
                 findings.append(_port(settings.host, port, variable))
     if settings.engine == "vllm" and settings.engine_url is None:
-        findings += [_memory(), _engine(settings)]
+        findings += [_memory(settings.engine_replicas), _engine(settings)]
     findings.append(_secret(settings))
     return findings
 
@@ -123,18 +125,19 @@ def _redis() -> str:
     return f"embedded, {'.'.join(map(str, version))} from {program}"
 
 
-def _memory() -> Finding:
+def _memory(replicas: int) -> Finding:
+    needed = _ENGINE_MEMORY_KIB + (replicas - 1) * _REPLICA_MEMORY_KIB
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1])
             return Finding(
                 "Memory for the engine",
-                available > _ENGINE_MEMORY_KIB,
+                available > needed,
                 f"{available // 1000} MB available"
                 + (
                     ""
-                    if available > _ENGINE_MEMORY_KIB
-                    else "; 2500 MB are needed (WEIGHBRIDGE_ENGINE=none goes without)"
+                    if available > needed
+                    else f"; {needed // 1000} MB are needed (WEIGHBRIDGE_ENGINE=none goes without)"
                 ),
             )
     return Finding("Memory for the engine", True, "unknown")

@@ -42,6 +42,8 @@ class State:
     address: str
     mode: str
     phase: str = "starting"
+    engine_url: str = ""
+    """Addresses of the local engine's replicas, with commas between; empty where there is none."""
     children: dict[str, ProcessNote] = field(default_factory=dict[str, ProcessNote])
 
     def save(self, home: Path) -> None:
@@ -62,6 +64,7 @@ class State:
                 address=raw["address"],
                 mode=raw["mode"],
                 phase=raw["phase"],
+                engine_url=raw.get("engine_url", ""),
                 children={name: ProcessNote(**note) for name, note in raw["children"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from gateway.embedded.postgres import OWNER, EmbeddedPostgres
 from gateway.embedded.process import Child, spawn
 from gateway.embedded.redis import EmbeddedRedis
-from gateway.engine_watch import read_note
+from gateway.engine_notes import read_note
 from gateway.security.secrets import SecretError, load_master_key
 from gateway.settings import Settings
 from gateway.supervise import logs
@@ -87,6 +87,7 @@ class Tree:
                 await self.postgres.install_ai_query()
                 await self.postgres.open_to_password(OWNER, "weighbridge_auditor", "demo")
             await self._run_once("seed", "First objects", "endpoints, users and keys")
+        self.state.engine_url = self.settings.engine_url or ""
         await self._start_gateway()
         self._note(phase="running")
         self.screen.write(
@@ -313,7 +314,8 @@ class Tree:
 
     def _engine_shown(self, own_engine: bool) -> str:
         if own_engine:
-            return "starting; until it is up, calls are answered with 503 and retry-after"
+            many = f"{self.settings.engine_replicas} replicas " if self.settings.engine_replicas > 1 else ""
+            return f"{many}starting; until one is up, calls are answered with 503 and retry-after"
         return self.settings.engine_url or "none (WEIGHBRIDGE_ENGINE=none)"
 
 
