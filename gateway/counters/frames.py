@@ -13,6 +13,7 @@ CLAIM_REASONS = {1: "other_body", 2: "in_flight", 3: "already_completed"}
 DRAW = Struct("<5B5q")
 ASK = Struct("<5q")
 ENTRY = Struct("<B3q")
+HELD = Struct("<B3qI")
 TIME = Struct("<q")
 GRANT = Struct("<3q")
 REFUSAL = Struct("<5q")
@@ -46,6 +47,17 @@ def grant_of(reply: bytes) -> Grant:
 def entries_of(entries: Sequence[Entry]) -> bytes:
     """Entries for the settlement script."""
     return b"".join(ENTRY.pack(*each) for each in entries)
+
+
+def held_of(record: bytes) -> list[tuple[str, Entry]]:
+    """What a hold has, as the reservation's script kept it: each counter's key and what was taken of it."""
+    found: list[tuple[str, Entry]] = []
+    offset = 0
+    while offset < len(record):
+        *entry, length = HELD.unpack_from(record, offset)
+        offset += HELD.size + length
+        found.append((record[offset - length : offset].decode(), (entry[0], entry[1], entry[2], entry[3])))
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -45,6 +45,10 @@ class Keys:
         """Hash: worker -> how many it has running."""
         return self._key(f"n:{limit_id}:{subject}")
 
+    def holds(self, epoch: str, worker_id: str) -> bytes:
+        """Hash: admission -> what it took of counters that would keep it for long, until its settlement."""
+        return self._key(f"h:{epoch}:{worker_id}")
+
     @property
     def memory_prefix(self) -> bytes:
         """What a request id follows: the memory of what was decided for it."""

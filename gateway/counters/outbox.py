@@ -18,6 +18,7 @@ import msgspec
 from gateway.counters.corrections import corrections
 from gateway.counters.frames import ADMITTED, HEAD_BYTES, LOST, Entry, entries_of
 from gateway.counters.link import Link
+from gateway.counters.plan import lasts
 from gateway.spool.records import Charge
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class Errand(ABC):
     @abstractmethod
     def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
         """Keys and entries as of this epoch."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether Redis keeps a hold that is to end, also where nothing is to be corrected."""
+        return False
 
     def done(self, reply: bytes) -> None:  # noqa: B027 - most have nothing to do then
         """Redis took it."""
@@ -122,6 +128,11 @@ class Settlement(Errand):
         keys, entries = corrections([*held, *rest], *self.usage, undo=self.undo)
         more_keys, more_entries = corrections(known, 0, 0, 0, undo=True)
         return [*keys, *more_keys], [*entries, *more_entries]
+
+    @property
+    def lasting(self) -> bool:
+        """As the reservation's script has it."""
+        return any(each.metric != "requests" and lasts(each.kind, each.window_ms) for each in self.charges)
 
     def done(self, reply: bytes) -> None:
         """Nothing is held any more."""
@@ -252,12 +263,13 @@ class Outbox:
     def _send(self, errand: Errand, *, spelled_out: bool = False) -> None:
         link = self.link
         keys, entries = errand.body(link.epoch)
-        if not entries and not errand.void:
+        if not entries and not errand.void and not errand.lasting:
             self._forget(errand)
             errand.done(b"\1")
             return
         script = link.scripts.settle
-        names = [link.keys.epoch, *(each.encode() for each in keys), errand.memory]
+        held = link.keys.holds(link.epoch, link.worker_id)
+        names = [link.keys.epoch, held, *(each.encode() for each in keys), errand.memory]
         arguments = (link.epoch.encode(), self._worker, b"%d" % errand.void, entries_of(entries))
         data = script.call(names, arguments)
         errand.in_flight = True

@@ -25,6 +25,7 @@ ROLLING, PERIOD, CONCURRENCY, CLAIM = 1, 2, 3, 4
 KIND_LETTERS = {ROLLING: "r", PERIOD: "p", CONCURRENCY: "n", CLAIM: "i"}
 KIND_NUMBERS = {letter: number for number, letter in KIND_LETTERS.items()}
 NOTHING, ONE, PROMPT, MONEY = 0, 1, 2, 3
+LASTING_MS = 3_600_000
 _AMOUNTS = {
     Metric.REQUESTS: ONE,
     Metric.CONCURRENT_REQUESTS: ONE,
@@ -151,6 +152,14 @@ def compile_plan(standpoint: Standpoint, draws: Sequence[Draw], rates: Rates, no
     return _plan(standpoint, taps, rows, rates)
 
 
+def lasts(kind: str, window_ms: int) -> bool:
+    """Whether what a dead worker took of such a counter would stay there for long: a hold is kept of it.
+
+    Counts of requests are not asked for: a settlement lets them stand.
+    """
+    return kind in ("p", "i") or (kind == "r" and window_ms >= LASTING_MS)
+
+
 def narrowed(standpoint: Standpoint, plan: Plan, positions: Sequence[int]) -> Plan:
     """A plan for top-ups: only the taps that were charged and that output draws from, each where it was charged.
 
@@ -184,7 +193,8 @@ def _plan(
     keyed: dict[int, str] | None = None,
 ) -> Plan:
     scripts, keys = standpoint.scripts, standpoint.keys
-    names = [keys.epoch, keys.sequence, keys.live]
+    held = keys.holds(standpoint.epoch, standpoint.worker_id)
+    names = [keys.epoch, keys.sequence, keys.live, held]
     for tap in taps:
         names.append((keyed[id(tap)] if keyed else tap.key).encode())
         if tap.kind == PERIOD:
@@ -196,7 +206,9 @@ def _plan(
         if tap.draw.metric is not Metric.REQUESTS
     )
     shown = [index for index, tap in enumerate(taps) if not tap.observe]
-    corrected = [keys.epoch, *(taps[each[0]].key.encode() for each in settled)]
+    # As in the script: where nothing lasts, no hold is kept that a settlement would have to end.
+    lasting = any(lasts(KIND_LETTERS[kind], window_ms) for _, kind, window_ms, *_ in settled)
+    corrected = [keys.epoch, held, *(taps[each[0]].key.encode() for each in settled)]
     opening = _opening(scripts.reserve.by_digest, len(names) + 1, 5)
     return Plan(
         taps=tuple(taps),
@@ -220,7 +232,7 @@ def _plan(
             ]
         ),
         settle_arguments=_one(
-            epoch + worker + bulk(b"0") + b"$%d\r\n" % entry_layout(len(settled)).size,
+            epoch + worker + bulk(b"0" if lasting else b"3") + b"$%d\r\n" % entry_layout(len(settled)).size,
         ),
     )
 

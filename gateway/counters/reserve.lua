@@ -1,9 +1,11 @@
 -- Decide all limits and budgets of a request, all or nothing; a refusal changes no count.
--- KEYS: epoch, sequence, live workers, the draws' counters, memory of the request [, idempotency claim]
+-- KEYS: epoch, sequence, live workers, the worker's holds, the draws' counters, memory of the request [, idempotency claim]
 -- ARGV: epoch, worker, draws, ask, digest of the body ('' without a claim)
 --   draw <BBBBBi8i8i8i8i8: kind, amount class, observe, set, alternative, per token, capacity, and
 --     kind 1, sliding: window; kind 2, period (two keys: present, next): start, end, end of the next; kind 3: none
 --   ask <i8i8i8i8i8: step, output asked, least output, prompt tokens, money
+-- A hold is kept for each admission that takes tokens or money of a period or of a window of an hour or longer, or a
+-- claim, until it is settled: one <Bi8i8i8I4 (kind, position, window, amount, length of the key) and key after the other.
 -- Reply <B...: 1 granted: ms, sequence, output, then of each draw: position or -1, remaining, reset in ms
 --   0 refused: ms, draw, remaining, reset in ms or -1 for never, needed | 2 lost: ms | 3 edges are out of date: ms
 --   4 claimed: ms, B 1 other body, 2 in flight, 3 already completed | 5 ended: ms
@@ -33,10 +35,12 @@ end
 local USED, SLOT, AT, NEW, END, KEY, CHARGED = 1, 2, 3, 4, 5, 6, 7
 local KIND, AMOUNT, OBSERVE, SET, ALTERNATIVE, PER, CAPACITY, FIRST, SECOND, THIRD, NEXT =
   8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
-local draws, n, place, offset, length = {false, false, false, false, false, false, false, false}, 0, 4, 1, #ARGV[3]
+local draws, n, place, offset, length = {false, false, false, false, false, false, false, false}, 0, 5, 1, #ARGV[3]
+local lasting = claim ~= nil
 while offset < length do
   local d = {0, 0, 0, false, 0, place, false, parse('<BBBBBi8i8i8i8i8', ARGV[3], offset)}
   local class = d[AMOUNT]
+  if class ~= 1 and (d[KIND] == 2 or d[KIND] == 1 and d[FIRST] >= 3600000) then lasting = true end
   if class == 2 then d[AMOUNT] = prompt elseif class == 3 then d[AMOUNT] = money end -- 0 and 1 are the amount
   place = place + 1
   if d[KIND] == 2 then place = place + 1 end
@@ -173,6 +177,7 @@ if worst then
   return pack('<Bi8i8i8i8i8', 0, now, worst - 1, left, wait, d[AMOUNT] + d[PER] * least)
 end
 
+local held = ''
 local reply = pack('<Bi8i8i8', 1, now, call('INCR', KEYS[2]), output)
 for j = 1, n do
   local d = draws[j]
@@ -197,10 +202,22 @@ for j = 1, n do
       call('PEXPIRE', key, 86400000)
     end
     reply = reply .. pack('<i8i8i8', d[AT], d[CAPACITY] - total, wait)
+    if lasting and kind ~= 3 then
+      local w = kind == 1 and d[FIRST] or d[END] - d[AT]
+      held = held .. pack('<Bi8i8i8I4', kind, d[AT], w, take, #key) .. key
+    end
   else
     reply = reply .. pack('<i8i8i8', -1, 0, 0)
   end
 end
-if claim then call('SET', claim, 'f' .. digest, 'PX', 86400000) end
+if claim then
+  call('SET', claim, 'f' .. digest, 'PX', 86400000)
+  held = held .. pack('<Bi8i8i8I4', 4, 0, 0, 0, #claim) .. claim
+end
+if held ~= '' then
+  if step > 0 then held = (call('HGET', KEYS[4], memory) or '') .. held end
+  call('HSET', KEYS[4], memory, held)
+  call('PEXPIRE', KEYS[4], 259200000)
+end
 call('SET', memory, mark .. reply, 'PX', 60000)
 return reply

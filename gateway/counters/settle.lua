@@ -1,10 +1,13 @@
 -- Correct what a request was charged to what it used, where it was charged; ends the request.
--- KEYS: epoch, the counters of the entries, memory of the request
--- ARGV: epoch, worker, '0' to settle, '1' to void, '2' to ask, entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and
+-- KEYS: epoch, the worker's holds, the counters of the entries, memory of the request
+-- ARGV: epoch, worker, '0' to settle, '1' to void, '2' to ask, '3' to settle where no hold was kept,
+--   '4' to settle only what is still held; entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and
 --   4, an idempotency claim: delta 1 marks it done, 0 frees it
 -- void: nobody knows whether the request was admitted. Where it was, the reply is the grant and nothing changes;
 --   where not, it is marked as void, so that a reservation that is still under way cannot take effect.
 -- ask: the same without the mark: the latest grant, if it is remembered.
+-- The hold ends with the settlement. A memory that ends in '~' undoes an admission, one in '~n' a top-up, whose part
+--   of the hold is taken out.
 -- Reply <Bi8: 1 done, 2 lost, 6 admitted, followed by the grant; and the time in ms
 local call, floor, ceil = redis.call, math.floor, math.ceil
 local time = call('TIME')
@@ -13,20 +16,32 @@ if call('GET', KEYS[1]) ~= ARGV[1] then return struct.pack('<Bi8', 2, now) end
 local worker, memory = ARGV[2], KEYS[#KEYS]
 local remembered = call('GET', memory)
 if remembered == 'E' then return struct.pack('<Bi8', 1, now) end
-if ARGV[3] ~= '0' then
+local mode = ARGV[3]
+if mode == '1' or mode == '2' then
   if remembered and #remembered > 1 then return struct.pack('<Bi8', 6, now) .. string.sub(remembered, 5) end
-  if ARGV[3] == '1' then call('SET', memory, 'V', 'PX', 60000) end
+  if mode == '1' then call('SET', memory, 'V', 'PX', 60000) end
   return struct.pack('<Bi8', 1, now)
 end
 
 local function expire(key, w) call('PEXPIRE', key, w + ceil(w / 20) + 1000) end
 
-local entries, offset, length, i = ARGV[4], 1, #ARGV[4], 1
+local taken_out = nil
+if mode ~= '3' then
+  local holds, admission, step = KEYS[2], string.match(memory, '^([^~+]*)[~+]?(.*)$')
+  if step == '' then
+    if call('HDEL', holds, admission) == 0 and mode == '4' then return struct.pack('<Bi8', 1, now) end
+  else
+    taken_out = call('HGET', holds, admission)
+  end
+end
+
+local entries, offset, length, i = ARGV[4], 1, #ARGV[4], 2
 while offset < length do
   local kind, position, w, delta
   kind, position, w, delta, offset = struct.unpack('<Bi8i8i8', entries, offset)
   i = i + 1
   local key = KEYS[i]
+  if taken_out then taken_out = taken_out .. struct.pack('<Bi8i8i8I4', kind, position, w, delta, #key) .. key end
   if kind == 1 then
     local head = floor(now * 60 / w)
     local got = call('HMGET', key, 'h', 't', position % 61)
@@ -84,5 +99,6 @@ while offset < length do
     if held then call('SET', key, 'd' .. string.sub(held, 2), 'KEEPTTL') end
   end
 end
+if taken_out then call('HSET', KEYS[2], string.match(memory, '^[^~+]*'), taken_out) end
 call('SET', memory, 'E', 'PX', 60000)
 return struct.pack('<Bi8', 1, now)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import hiredis
+from msgspec.structs import replace
 
 from gateway.counters.address import RedisAddress
 from gateway.counters.connection import Connection, RedisAway
 from gateway.counters.corrections import corrections
-from gateway.counters.frames import LOST, entries_of
+from gateway.counters.frames import LOST, Entry, entries_of, held_of
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, command
 from gateway.counters.outbox import cut_of
+from gateway.counters.plan import CLAIM
 from gateway.spool.records import Charge
 
 
@@ -62,37 +65,89 @@ class CounterSettler:
 
         `granted_output` is not needed: each charge says what it took.
         """
-        keys, entries = corrections(charges, prompt_tokens, completion_tokens, cost_nano_usd)
-        if not entries:
+        if not charges:
             return
-        if self._connection is None or not self._connection.ready:
-            raise RedisAway("there is no connection to Redis")
-        connection, script = self._connection, self._scripts.settle
-        epoch = await self._ask(connection, command(b"GET", self._keys.epoch))
-        if not epoch:
-            raise RedisAway("the counters in Redis are being rebuilt")
+        epoch = await self._epoch()
         if _made_at(request_id) <= cut_of(epoch.decode()):
             # Its charges went with an older epoch, and only workers that live carry theirs over: what it used is
             # in the ledger, or will be at the next rebuild. A correction would take from others.
             return
-        memory = self._keys.memory_prefix + request_id.encode()
-        names = [self._keys.epoch, *(each.encode() for each in keys), memory]
-        call = script.call(names, [epoch, worker_id.encode(), b"0", entries_of(entries)])
+        held = await self._ask(
+            command(b"HGET", self._keys.holds(epoch.decode(), worker_id), self._memory(request_id))
+        )
+        if held:
+            charges = _as_held(charges, held)
+        keys, entries = corrections(charges, prompt_tokens, completion_tokens, cost_nano_usd)
+        if entries:
+            await self._correct(epoch, worker_id, request_id, b"0", keys, entries)
+
+    async def unsettled(self, worker_id: str) -> Sequence[str]:
+        """The requests of a worker of which Redis still holds something; raises RedisAway."""
+        epoch = await self._epoch()
+        prefix = self._keys.memory_prefix
+        found: Any = await self._ask(command(b"HKEYS", self._keys.holds(epoch.decode(), worker_id)))
+        return [each.removeprefix(prefix).decode() for each in found or ()]
+
+    async def release(self, *, worker_id: str, request_id: str) -> None:
+        """Give all of it back that was taken for a request that never began; once. Raises RedisAway."""
+        epoch = await self._epoch()
+        held = await self._ask(
+            command(b"HGET", self._keys.holds(epoch.decode(), worker_id), self._memory(request_id))
+        )
+        if held:
+            taken = held_of(held)
+            entries = [(kind, at, window_ms, -amount) for _, (kind, at, window_ms, amount) in taken]
+            await self._correct(epoch, worker_id, request_id, b"4", [key for key, _ in taken], entries)
+
+    def _memory(self, request_id: str) -> bytes:
+        return self._keys.memory_prefix + request_id.encode()
+
+    async def _epoch(self) -> bytes:
+        epoch = await self._ask(command(b"GET", self._keys.epoch))
+        if not epoch:
+            raise RedisAway("the counters in Redis are being rebuilt")
+        return epoch
+
+    async def _correct(
+        self,
+        epoch: bytes,
+        worker_id: str,
+        request_id: str,
+        mode: bytes,
+        keys: Sequence[str],
+        entries: Sequence[Entry],
+    ) -> None:
+        script = self._scripts.settle
+        holds = self._keys.holds(epoch.decode(), worker_id)
+        names = [self._keys.epoch, holds, *(each.encode() for each in keys), self._memory(request_id)]
+        call = script.call(names, [epoch, worker_id.encode(), mode, entries_of(entries)])
         try:
-            reply = await self._ask(connection, call)
+            reply = await self._ask(call)
         except RedisAway as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
-            reply = await self._ask(connection, script.spelled_out(call))
+            reply = await self._ask(script.spelled_out(call))
         if not reply or reply[0] == LOST:
             raise RedisAway("the counters in Redis are being rebuilt")
 
-    @staticmethod
-    async def _ask(connection: Connection, call: bytes) -> bytes | None:
+    async def _ask(self, call: bytes) -> bytes | None:
+        if self._connection is None or not self._connection.ready:
+            raise RedisAway("there is no connection to Redis")
         try:
-            return await connection.ask(call)
+            return await self._connection.ask(call)
         except hiredis.ReplyError as error:
             raise RedisAway(str(error)) from error
+
+
+def _as_held(charges: Sequence[Charge], held: bytes) -> list[Charge]:
+    """The charges as Redis has them: also of a top-up that was granted and never written down."""
+    known = {each.key: each for each in charges}
+    taken = [
+        replace(known[key], position=at, fixed=amount)
+        for key, (kind, at, _, amount) in held_of(held)
+        if key in known and kind != CLAIM
+    ]
+    return [*(each for each in charges if each.kind in ("n", "i")), *taken]
 
 
 def _made_at(request_id: str) -> int:

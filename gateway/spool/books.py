@@ -182,6 +182,14 @@ class Settler(Protocol):
         """Correct every charge to what was used; a repetition changes nothing. Raises while the counters are away."""
         ...
 
+    async def unsettled(self, worker_id: str) -> Sequence[str]:
+        """The requests of a worker of which the counters hold something for long. Raises while they are away."""
+        ...
+
+    async def release(self, *, worker_id: str, request_id: str) -> None:
+        """Give back what was taken for a request that never began; a repetition changes nothing. Raises likewise."""
+        ...
+
 
 class Calls(Protocol):
     """Calls that outlive the process that runs them: those from SQL, whose callers still wait. All raise Away."""

@@ -1,7 +1,8 @@
 """Ends what a dead worker left: its open requests in the ledger, then its charges in the counters.
 
 The ledger comes first and is final. The counters remember a settlement for a minute: within it they may be told
-again without harm, after it they are left to expire.
+again without harm, after it they are left to expire. What was admitted and is in no spool, since the worker died before
+it had written that down, was never dispatched: all of it is given back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gateway.spool.joining import settled
 from gateway.spool.orphans import notes
 from gateway.spool.poster import CLOCKS_APART_MS, RETRY_SECONDS, DrainedSpool, Poster, now_ms
 from gateway.spool.reader import SpoolReader
-from gateway.spool.recent import settled_since
+from gateway.spool.recent import settled_since, without_intent
 from gateway.spool.records import Intent, Settlement
 from gateway.spool.retention import mark_closed
 from gateway.spool.running import read_running
@@ -87,7 +88,7 @@ class Burials:
         since = now - int(REMEMBERED_SECONDS * 1000)
         recent = settled_since(reader.folder, reader.spool_id.bytes, since)
         owed += [(each, until - (now - each.request.ended_at_ms) / 1000) for each in recent]
-        spool.burial = asyncio.create_task(self._settle(reader.spool_id, owed))
+        spool.burial = asyncio.create_task(self._correct(reader, owed))
 
     async def _without_resumed(
         self, reader: SpoolReader, orphans: list[Posting], calls: Calls
@@ -113,6 +114,30 @@ class Burials:
             for each in orphans
             if each.request.request_id not in resumed
         ]
+
+    async def _correct(self, reader: SpoolReader, owed: list[tuple[Posting, float]]) -> None:
+        begun = {*reader.open, *(posting.request.request_id for posting, _ in owed)}
+        await self._settle(reader.spool_id, owed)
+        await self._release(reader, begun)
+
+    async def _release(self, reader: SpoolReader, begun: set[bytes]) -> None:
+        """Give back what was admitted between the counters and the spool."""
+        if self._settler is None:
+            return
+        worker, until = str(reader.spool_id), time.monotonic() + REMEMBERED_SECONDS
+        while True:
+            try:
+                held = {UUID(each).bytes for each in await self._settler.unsettled(worker)} - begun
+                for each in without_intent(reader.folder, held):
+                    await self._settler.release(worker_id=worker, request_id=text(each))
+                    logger.warning("request %s never began; its admission is given back", text(each))
+            except Exception:
+                if time.monotonic() + RETRY_SECONDS >= until:
+                    logger.exception("worker %s: what it was admitted with stays in the counters", worker)
+                    return
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     async def _settle(self, spool_id: UUID, owed: list[tuple[Posting, float]]) -> None:
         """Correct the counters, for each request until its time is over."""

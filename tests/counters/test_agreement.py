@@ -174,7 +174,8 @@ class Agreement(RuleBasedStateMachine):
     def settle(self, admission: _Admission, prompt: int, completion: int, cost: int) -> None:
         keys, entries = corrections(admission.hold.charges, prompt, completion, cost)
         link = self.worker.link
-        names = [link.keys.epoch, *(key.encode() for key in keys), admission.memory]
+        holds = link.keys.holds(link.epoch, link.worker_id)
+        names = [link.keys.epoch, holds, *(key.encode() for key in keys), admission.memory]
         call = link.scripts.settle.call(names, [link.epoch.encode(), b"w1", b"0", entries_of(entries)])
         reply = self.ask(call)
         now = TIME.unpack_from(reply, 1)[0]

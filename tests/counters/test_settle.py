@@ -197,6 +197,66 @@ async def test_the_drainer_settles_for_a_worker_that_died(connect: Connect, redi
     assert after.parts[1] == (610, 0, 10**6 - 300)
 
 
+async def test_what_a_dead_worker_was_granted_and_never_wrote_down_is_given_back_once(
+    connect: Connect, redis_url: str
+) -> None:
+    dead, alive = await connect("dead"), await connect("alive")
+    world = World(
+        limits=(limit_of(Metric.TOTAL_TOKENS, 1000),),
+        budgets=(Budget("b", ScopeKind.USER_DEFAULT, Calendar(Unit.MONTH), 10**6),),
+        endpoint=endpoint_of(Price("p", output=1_000_000)),
+    )
+    await asyncio.sleep(0.01)  # the requests' ids are younger than the epoch
+    lost = await world.reserve(dead, 100, 256, 32, idempotency=("again", "digest"))
+    begun = await world.reserve(dead, 0, 100)
+    await dead.top_up(begun, 50)
+    ended = await world.reserve(dead, 0, 10)
+    await settle(dead, ended, 0, 7, 7)
+    settler = CounterSettler(redis_url)
+    await settler.start()
+    await asyncio.wait_for(settler._ready.wait(), 5)
+    assert sorted(await settler.unsettled("dead")) == sorted([lost.request_id, begun.request_id])
+    for _ in range(2):
+        await settler.release(worker_id="dead", request_id=lost.request_id)
+        # The top-up was granted, and the worker died before it had written that down.
+        await settler.settle(
+            worker_id="dead", request_id=begun.request_id, charges=begun.charges[:2],
+            prompt_tokens=0, completion_tokens=20, cost_nano_usd=20,
+        )  # fmt: skip
+    assert await settler.unsettled("dead") == []
+    async with Redis.from_url(redis_url) as redis:
+        await redis.delete(dead._memory_prefix + lost.request_id.encode())
+        await settler.release(worker_id="dead", request_id=lost.request_id)
+    await settler.stop()
+    after = await world.reserve(alive, 0, 0, idempotency=("again", "digest"))
+    assert after.parts[1] == (1000 - 27, 10**6 - 27)
+
+
+async def test_a_hold_ends_with_its_settlement_however_that_comes_out(
+    connect: Connect, redis_url: str
+) -> None:
+    worker = await connect("w")
+    world = World(
+        limits=(
+            limit_of(Metric.TOTAL_TOKENS, 1000, Rolling(3_600_000)),
+            limit_of(Metric.REQUESTS, 1000, Calendar(Unit.DAY)),
+            limit_of(Metric.TOTAL_TOKENS, 10_000),
+        ),
+    )
+    async with Redis.from_url(redis_url) as redis:
+        holds = worker.link.keys.holds(worker.link.epoch, "w")
+        for used in (0, 60, 100, 200):
+            hold = await world.reserve(worker, 0, 100)
+            assert await redis.hlen(holds) == 1
+            await settle(worker, hold, 0, used)
+            assert await redis.hlen(holds) == 0
+        brief = World(
+            limits=(limit_of(Metric.TOTAL_TOKENS, 1000), limit_of(Metric.REQUESTS, 9, Rolling(3_600_000)))
+        )
+        await brief.reserve(worker, 0, 100)
+        assert not await redis.exists(holds)
+
+
 async def test_scripts_work_where_loading_them_is_forbidden_and_after_they_were_flushed(
     connect: Connect, redis_url: str
 ) -> None:

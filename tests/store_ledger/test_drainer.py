@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from gateway.ids import text
 from gateway.spool import burial, poster
 from gateway.spool.books import Away
 from gateway.spool.drainer import AnotherDrainer, Drainer
@@ -161,6 +162,8 @@ class Counters:
         self.away = False
         self.told: list[tuple[str, int, int, int, int]] = []
         self.charges: list[Charge] = []
+        self.held: list[bytes] = []
+        self.released: list[str] = []
 
     async def settle(
         self,
@@ -177,6 +180,15 @@ class Counters:
             raise ConnectionError("away")
         self.told.append((request_id, granted_output, prompt_tokens, completion_tokens, cost_nano_usd))
         self.charges = charges
+
+    async def unsettled(self, worker_id: str) -> list[str]:
+        if self.away:
+            raise ConnectionError("away")
+        return [text(each) for each in self.held]
+
+    async def release(self, *, worker_id: str, request_id: str) -> None:
+        self.released.append(request_id)
+        self.held = [each for each in self.held if text(each) != request_id]
 
 
 async def test_the_counters_hear_of_orphans_and_of_what_was_settled_just_before_the_death(
@@ -217,6 +229,29 @@ async def test_the_counters_hear_of_orphans_and_of_what_was_settled_just_before_
     assert [512, 100, 64, 235] in told.values()
     assert [256, 100, 50, 207] in told.values()
     assert counters.charges in (recent.charges, [*orphan.charges, *more])
+    drainer.close()
+
+
+async def test_what_was_admitted_and_never_written_down_is_given_back_and_nothing_else(
+    tmp_path: Path, spool: SpoolWriter, books: PostgresBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(burial, "RETRY_SECONDS", 0.01)
+    counters = Counters()
+    drainer = Drainer(tmp_path, books, counters)
+    settled_long_ago, orphan, never_begun = intent(), intent(), intent()
+    spool.append(settled_long_ago)
+    spool.append(settlement(settled_long_ago, ended_at_ms=now_ms() - 90_000))
+    spool.append(orphan)
+    counters.held = [settled_long_ago.request_id, orphan.request_id, never_begun.request_id]
+    counters.away = True
+    spool.close()
+    await drainer.turn()
+    counters.away = False
+    async with asyncio.timeout(10):
+        while not drainer.settled():
+            await drainer.turn()
+            await asyncio.sleep(0.01)
+    assert counters.released == [text(never_begun.request_id)]
     drainer.close()
 
 

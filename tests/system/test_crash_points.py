@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import pytest
 
@@ -33,7 +35,14 @@ def workers() -> int:
 @pytest.fixture(scope="module")
 def people() -> dict[str, Person]:
     place = {"metric": "concurrent_requests", "amount": 1, "window_kind": "none"}
-    return {"single": Person((place,))}
+    day = {
+        "metric": "total_tokens",
+        "amount": 400,
+        "window_kind": "calendar",
+        "window_unit": "day",
+        "time_zone": "UTC",
+    }
+    return {"single": Person((place,)), "daily": Person((day,))}
 
 
 async def die(
@@ -58,6 +67,20 @@ async def test_before_the_intent_there_is_no_row_and_no_call_upstream(
     assert not seen.acknowledged
     assert len(await gateway.ledger_rows()) == rows
     assert len(upstream.records) == calls
+
+
+async def test_what_a_period_was_charged_before_the_intent_is_given_back(gateway: Deployment) -> None:
+    """The day has room for one such call at a time, so that what a dead worker kept of it would refuse the next."""
+    await die(gateway, BEFORE_INTENT, stream=False, who="daily")
+    deadline = time.monotonic() + 45.0
+    while True:
+        answer = await gateway.ask(
+            "POST", "/v1/chat/completions", chat("[[tokens=1]]", max_tokens=200), key=gateway.keys["daily"]
+        )
+        if answer.status == 200 or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.2)
+    assert answer.status == 200, answer
 
 
 @pytest.mark.parametrize(
