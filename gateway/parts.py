@@ -28,6 +28,8 @@ from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
 from gateway.counters.shared_traffic import SharedTraffic
 from gateway.engine_watch import EngineWatch
+from gateway.payloads.keeping import Keeping
+from gateway.payloads.storing import PayloadStore
 from gateway.pipeline.line import Line
 from gateway.providers.adapters import ProviderAdapters
 from gateway.routing.traffic import Traffic
@@ -130,6 +132,12 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
             return hmac.digest(salt_key, subject.encode(), hashlib.sha256).hex()[:32]
 
         trail = RefusalTrail(telemetry, spool)
+        kept = Keeping(
+            telemetry.payload, wall_ms=lambda: time.time_ns() // 1_000_000, monotonic_ns=time.monotonic_ns
+        )
+        payloads = PayloadStore(settings.database_url, kept)
+        payloads.start()
+        parts.push_async_callback(payloads.close)
         line = Line(
             keys=callers,
             catalog=catalog,
@@ -144,6 +152,7 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
             wall_ms=lambda: time.time_ns() // 1_000_000,
             traffic=traffic,
             batch_percent=settings.batch_percent,
+            payloads=kept,
         )
         yield Parts(
             line,

@@ -74,6 +74,8 @@ class Settings:
     """How often one is exported, if the chain has grown."""
     ledger_keep_days: int | None = None
     """How long requests and attempts are kept after the end of their week; None: for ever."""
+    payload_keep_days: int = 30
+    """How long calls that are kept with what was asked and answered stay, in days."""
     verify_at: int | None = 180
     """Minute of the day, UTC, at which the drainer has everything verified; None: never."""
 
@@ -131,6 +133,7 @@ class Settings:
             .absolute(),
             audit_heads_seconds=_count(env, "AUDIT_HEADS_SECONDS", default=3600, most=86_400),
             ledger_keep_days=_keep(env, "LEDGER_KEEP_DAYS"),
+            payload_keep_days=_count(env, "PAYLOAD_KEEP_DAYS", default=30, most=3650),
             verify_at=_minute(env, "VERIFY_AT"),
         )
 
@@ -159,6 +162,7 @@ class Settings:
             "AUDIT_HEADS": str(self.audit_heads),
             "AUDIT_HEADS_SECONDS": str(self.audit_heads_seconds),
             "LEDGER_KEEP_DAYS": "" if self.ledger_keep_days is None else str(self.ledger_keep_days),
+            "PAYLOAD_KEEP_DAYS": str(self.payload_keep_days),
             "VERIFY_AT": "off"
             if self.verify_at is None
             else f"{self.verify_at // 60:02}:{self.verify_at % 60:02}",

@@ -68,6 +68,12 @@ class Telemetry:
             buckets=_BUCKETS,
             registry=None,
         )
+        self._payloads: Counter = Counter(
+            "weighbridge_payloads",
+            "Calls that are kept with what was asked and answered: stored, dropped for want of room.",
+            ["outcome"],
+            registry=None,
+        )
         self._running: Gauge = Gauge(
             "weighbridge_requests_running",
             "Requests between admission and settlement.",
@@ -86,6 +92,7 @@ class Telemetry:
         self._used: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._spent: defaultdict[str, int] = defaultdict(int)
         self._unpriced: defaultdict[str, int] = defaultdict(int)
+        self._kept: defaultdict[str, int] = defaultdict(int)
         self._durations: defaultdict[str, list[int]] = defaultdict(list)
         self._firsts: defaultdict[str, list[int]] = defaultdict(list)
         self.running = 0
@@ -116,6 +123,10 @@ class Telemetry:
         """A request was refused before admission."""
         self._turned_away[code] += 1
 
+    def payload(self, outcome: str) -> None:
+        """A call that was to be kept was `stored` or `dropped`."""
+        self._kept[outcome] += 1
+
     def state(self, part: str, value: float) -> None:
         """The state of a part: 1 well, 0 not; or an amount."""
         self._state.labels(part).set(value)
@@ -132,7 +143,9 @@ class Telemetry:
             self._cost.labels(name).inc(count)
         for name, count in self._unpriced.items():
             self._free.labels(name).inc(count)
-        for counted in (self._ended, self._turned_away, self._used, self._spent, self._unpriced):
+        for outcome, count in self._kept.items():
+            self._payloads.labels(outcome).inc(count)
+        for counted in (self._ended, self._turned_away, self._used, self._spent, self._unpriced, self._kept):
             counted.clear()
         for counted, histogram in ((self._durations, self._duration), (self._firsts, self._first)):
             for name, times in counted.items():

@@ -19,6 +19,7 @@ from gateway.events.heads import HeadExport
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.closing import close_weeks
+from gateway.store.payloads import drop_payload_days
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ _DAY_MINUTES = 1440
 
 async def keep_up(settings: Settings, url: str, key: bytes) -> None:
     """Export, close and verify until cancelled."""
-    await asyncio.gather(_export(settings, url, key), _close(settings, url, key), _verify(settings))
+    await asyncio.gather(
+        _export(settings, url, key), _close(settings, url, key), _forget(settings, url), _verify(settings)
+    )
 
 
 async def _export(settings: Settings, url: str, key: bytes) -> None:
@@ -65,6 +68,22 @@ async def _close(settings: Settings, url: str, key: bytes) -> None:
                 pass
             except Exception:
                 logger.exception("a week of the ledger could not be closed; it is tried again in an hour")
+            await asyncio.sleep(CLOSE_SECONDS)
+    finally:
+        await engine.dispose()
+
+
+async def _forget(settings: Settings, url: str) -> None:
+    """Drop the days of kept calls that are over."""
+    engine = database.engine(url, application_name="weighbridge-payloads", size=0)
+    try:
+        while True:
+            try:
+                await drop_payload_days(engine, timedelta(days=settings.payload_keep_days))
+            except Unavailable:
+                pass
+            except Exception:
+                logger.exception("a day of kept calls could not be dropped; it is tried again in an hour")
             await asyncio.sleep(CLOSE_SECONDS)
     finally:
         await engine.dispose()

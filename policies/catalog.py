@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from policies.calling import PLAIN_ENDPOINT, PLAIN_ENTITY, EndpointRules, EntityRules
+from policies.payloads import PayloadRules
 from policies.principal import Group, Principal
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class Endpoint:
     """What is set of Databricks' AI gateway beside limits and fallbacks."""
     config_version: int = 1
     """Counts up with each change of what answers for it."""
+    payloads: PayloadRules | None = None
+    """How its calls are kept with what was asked and answered; None: they are not."""
 
     def entity(self, name: str) -> ServedEntity | None:
         """The served entity of that name."""

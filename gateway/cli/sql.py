@@ -20,6 +20,7 @@ from gateway.reports.drawing import safe
 from gateway.reports.reading import AUDITOR
 from gateway.reports.writing import plain
 from gateway.settings import Settings
+from gateway.store.migrate import PAYLOADS_ROLE
 
 APPLICATION = "weighbridge_app"
 _WIDEST = 80
@@ -32,7 +33,7 @@ SELECT schemaname AS schema, relname AS name, obj_description(relid) AS holds
 UNION ALL
 SELECT n.nspname, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', obj_description(p.oid)
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE n.nspname IN ('serving', 'access', 'billing') AND has_schema_privilege(n.oid, 'USAGE')
+ WHERE n.nspname IN ('serving', 'access', 'billing', 'payloads') AND has_schema_privilege(n.oid, 'USAGE')
    AND has_function_privilege(p.oid, 'EXECUTE')
  ORDER BY 1, 2
 """
@@ -60,7 +61,13 @@ async def _run(settings: Settings, who: str | None, command: str | None) -> int:
 
 
 async def _connect(settings: Settings, who: str | None) -> tuple[asyncpg.Connection, str]:
-    roles = {"auditor": [AUDITOR], "demo": ["demo"], "app": [APPLICATION], "owner": ["owner"]}
+    roles = {
+        "auditor": [AUDITOR],
+        "demo": ["demo"],
+        "payloads": [PAYLOADS_ROLE],
+        "app": [APPLICATION],
+        "owner": ["owner"],
+    }
     problem = ""
     for role in [AUDITOR, APPLICATION] if who is None else roles[who]:
         url = owner_url(settings) if role == "owner" else _as(settings, role)

@@ -42,8 +42,8 @@ def seed() -> None:
 @click.option(
     "--as",
     "who",
-    type=click.Choice(["auditor", "demo", "app", "owner"]),
-    help="Whose eyes to look with (default: the auditor, who sees no secret and no prompt).",
+    type=click.Choice(["auditor", "demo", "payloads", "app", "owner"]),
+    help="Whose eyes to look with (default: the auditor, who sees no secret and no prompt; payloads sees calls that are kept).",
 )
 def sql(command: str | None, who: str | None) -> None:
     """Look into the database, without psql. Reading only, unless as its owner or as demo."""

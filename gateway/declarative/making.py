@@ -265,9 +265,11 @@ def _entities(spec: Spec) -> list[EntitySpec]:
 
 def _endpoint(spec: Spec, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """An endpoint's columns; what other features keep in its settings stays."""
-    kept = {name: value for name, value in settings.items() if name != "rules"}
-    rules = {"rules": spec["calling"]} if spec["calling"] else {}
-    return {**_without(spec, "served_entities", "calling"), "settings": {**kept, **rules}}
+    own = {"rules": spec["calling"], "payloads": spec["payloads"]}
+    kept = {name: value for name, value in settings.items() if name not in own}
+    set_ = {name: value for name, value in own.items() if value}
+    columns = _without(spec, "served_entities", "calling", "payloads")
+    return {**columns, "settings": {**kept, **set_}}
 
 
 def _moment(text: str | None) -> datetime | None:

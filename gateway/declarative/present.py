@@ -173,6 +173,7 @@ def _endpoint(row: Row, serving: Sequence[Row]) -> Spec:
         **{name: row[name] for name in _ENDPOINT},
         "aliases": sorted(row["aliases"]),
         "calling": row["settings"].get("rules", {}),
+        "payloads": row["settings"].get("payloads", {}),
         "served_entities": [
             {
                 **{name: each[name] for name in _ENTITY},

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, field
 from gateway.http.admin.budgets import ModeName as BudgetMode
 from gateway.http.admin.budgets import Period, Thresholds, Zone
 from gateway.http.admin.budgets import Scope as BudgetScope
-from gateway.http.admin.calling import EndpointCalling, EntityCalling
+from gateway.http.admin.calling import EndpointCalling, EndpointPayloads, EntityCalling
 from gateway.http.admin.endpoints import (
     Aliases,
     DefaultTokens,
@@ -114,6 +114,7 @@ class EndpointSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     default_max_tokens: DefaultTokens = 1024
     local_only: bool = False
     calling: EndpointCalling = EndpointCalling()
+    payloads: EndpointPayloads = EndpointPayloads()
     served_entities: Annotated[list[EntitySpec], Meta(min_length=1, max_length=32)]
 
 

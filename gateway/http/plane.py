@@ -127,6 +127,7 @@ class DataPlane:
             except TooLarge:
                 await _rest(receive)
                 raise
+            exchange.received = body
             exchange.request = request = api.read(decode_object(body), endpoint)
             if head.anthropic and api.dialect is Dialect.ANTHROPIC:
                 request.shared_headers = head.anthropic

@@ -19,6 +19,7 @@ from gateway.pipeline.authorize import authorize
 from gateway.pipeline.dispatch import call_plain, open_stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.guard import guard
+from gateway.pipeline.keeping import keeping, tapped
 from gateway.pipeline.line import Line
 from gateway.pipeline.passage import Passage
 from gateway.pipeline.ports import Outlet
@@ -31,11 +32,14 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
     """Carry one plain call along the line and give the answer's bytes; raises GatewayError."""
     authorize(exchange)
     await admit(line, exchange)
+    tap = keeping(line, exchange)
     try:
         guard(exchange)
         body = await call_plain(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
         settle(line, exchange, "ok")
+        if tap is not None:
+            tap.take(body)
         return body
     except CancelledError:
         settle(line, exchange, "cut", error_code=_who_left(exchange))
@@ -46,6 +50,8 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
         raise
     finally:
         settle(line, exchange, "error", error_code="internal_error")
+        if tap is not None:
+            tap.end()
 
 
 async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
@@ -55,6 +61,9 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
     """
     authorize(exchange)
     await admit(line, exchange)
+    tap = keeping(line, exchange)
+    if tap is not None:
+        outlet = tapped(outlet, tap)
     opened = None
     try:
         guard(exchange)
@@ -98,6 +107,8 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         if opened is not None:
             opened.close()
         settle(line, exchange, "error", error_code="internal_error")
+        if tap is not None:
+            tap.end()
 
 
 def _who_left(exchange: Exchange) -> str:

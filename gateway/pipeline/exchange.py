@@ -76,6 +76,7 @@ class Exchange:
         "local_only",
         "queue_ns",
         "reader",
+        "received",
         "received_ns",
         "request",
         "reservation",
@@ -96,6 +97,8 @@ class Exchange:
         """Whose call it is and of which kind: `openai.chat`, `openai.responses`, `databricks.completions`, ..."""
         self.credential = credential
         self.request: ModelRequest
+        self.received = b""
+        """Its body as it came."""
         self.received_ns = now_ns
         self.group: str | None = None
         """The group that the caller asked to charge (`x-weighbridge-group`)."""

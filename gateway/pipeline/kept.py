@@ -18,6 +18,7 @@ from gateway.pipeline.authorize import authorize
 from gateway.pipeline.dispatch import call_plain
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.guard import guard
+from gateway.pipeline.keeping import keeping
 from gateway.pipeline.line import Line
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle, settlement
@@ -60,8 +61,11 @@ async def complete_kept(line: Line, exchange: Exchange, keep: Keep, begun: Begun
             end_begun(line, begun, "error", error_code=exc.code)
             raise
         _take_over(line, exchange, begun)
+    tap = keeping(line, exchange)
     try:
         outcome = await _outcome(line, exchange)
+        if tap is not None and isinstance(outcome, bytes):
+            tap.take(outcome)
         status, code = ("error", outcome.code) if isinstance(outcome, GatewayError) else ("ok", None)
         if not await keep(outcome, settlement(line, exchange, status, error_code=code)):
             raise CancelledError
@@ -77,6 +81,8 @@ async def complete_kept(line: Line, exchange: Exchange, keep: Keep, begun: Begun
         raise
     finally:
         settle(line, exchange, "error", error_code="internal_error")
+        if tap is not None:
+            tap.end()
 
 
 def end_begun(

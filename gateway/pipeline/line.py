@@ -65,6 +65,26 @@ class Observer(Protocol):
         ...
 
 
+class Tap(Protocol):
+    """Takes what one call's client is sent, for a call that is kept."""
+
+    def take(self, data: bytes) -> None:
+        """The client is sent this."""
+        ...
+
+    def end(self) -> None:
+        """The call has ended."""
+        ...
+
+
+class Payloads(Protocol):
+    """Keeps calls of endpoints that ask for it, beside the calls; never fails, nobody waits for it."""
+
+    def begin(self, exchange: Exchange) -> Tap | None:
+        """The tap of an admitted call that is to be kept; None for any other."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """Everything that a step may ask."""
@@ -86,3 +106,5 @@ class Line:
     """Loads, circuits and places of whatever is called."""
     batch_percent: int = 80
     """How much of a shared limit batch work may fill."""
+    payloads: Payloads | None = None
+    """Keeps calls with what was asked and answered; asked for those endpoints only whose managers want it."""

@@ -199,6 +199,7 @@ class Answering:
             )
         exchange.caller = Caller(principal=principal, planes=frozenset({"data"}))
         exchange.request = read_call(call, snapshot)
+        exchange.received = call.body.encode()
 
         async def keep(outcome: Outcome, settlement: Settlement) -> bool:
             running = self._running[call.ticket]

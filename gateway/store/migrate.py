@@ -26,16 +26,21 @@ from gateway.store.tables.base import SCHEMA
 
 APPLICATION_ROLE = "weighbridge_app"
 AUDITOR_ROLE = "weighbridge_auditor"
+PAYLOADS_ROLE = "weighbridge_payloads"
+"""May read what was asked and answered, and nothing else."""
 VERSION_TABLE = "alembic_version"
 _LOCK = 0x5742_0001
 _MIGRATION_SECONDS = 3600.0
-# What each of its sessions begins with: nobody reads for longer, nor in another time zone than the books'.
-_AUDITOR_SETTINGS = (
+# What each session of those who read begins with: nobody reads for longer, nor in another time zone than the books'.
+_READING = (
     "statement_timeout = '60s'",
     "idle_in_transaction_session_timeout = '60s'",
     "default_transaction_read_only = on",
     "timezone = 'UTC'",
-    "search_path = billing, serving, access, pg_catalog",
+)
+_READERS = (
+    (AUDITOR_ROLE, "search_path = billing, serving, access, pg_catalog"),
+    (PAYLOADS_ROLE, "search_path = payloads, pg_catalog"),
 )
 
 
@@ -122,14 +127,15 @@ async def owner_connection(
 
 async def _ensure_role(connection: AsyncConnection, application_url: str | None) -> None:
     exists = text("SELECT 1 FROM pg_roles WHERE rolname = :name")
-    if (await connection.execute(exists, {"name": AUDITOR_ROLE})).scalar() is None:
-        # No password: where that is what opens the door, whoever runs the server sets one.
-        await _as_owner(
-            connection,
-            f"CREATE ROLE {AUDITOR_ROLE} LOGIN CONNECTION LIMIT 10",
-            f"a role with CREATEROLE must run: CREATE ROLE {AUDITOR_ROLE} LOGIN CONNECTION LIMIT 10",
-            *(f"ALTER ROLE {AUDITOR_ROLE} SET {each}" for each in _AUDITOR_SETTINGS),
-        )
+    for reader, path in _READERS:
+        if (await connection.execute(exists, {"name": reader})).scalar() is None:
+            # No password: where that is what opens the door, whoever runs the server sets one.
+            await _as_owner(
+                connection,
+                f"CREATE ROLE {reader} LOGIN CONNECTION LIMIT 10",
+                f"a role with CREATEROLE must run: CREATE ROLE {reader} LOGIN CONNECTION LIMIT 10",
+                *(f"ALTER ROLE {reader} SET {each}" for each in (*_READING, path)),
+            )
     if (await connection.execute(exists, {"name": APPLICATION_ROLE})).scalar() is None:
         await _as_owner(
             connection,

@@ -18,6 +18,7 @@ from policies.budgets import Budget
 from policies.calling import endpoint_rules, entity_rules
 from policies.catalog import Account, Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.limits import Limit, Metric, Mode, ScopeKind
+from policies.payloads import payload_rules
 from policies.permissions import Level
 from policies.principal import Group, Principal, PrincipalKind, Role
 from policies.tokens import Family, Issuer
@@ -226,6 +227,7 @@ def _endpoints(
             ),
             features=row["settings"].get("ai_gateway", {}),
             config_version=row["config_version"],
+            payloads=payload_rules(row["settings"].get("payloads", {})),
         )
         found[row["name"]] = endpoint
     for row in rows.endpoints:

@@ -170,7 +170,7 @@ class Stage:
             "name": unique("name"), "sql_role": unique("role"), "login": "warehouse_caller", "display_name": "Shown", "description": "Said", "email": "a@example.com",
             "active": True, "roles": [], "aliases": [], "tokens_not_before": "2020-01-01T00:00:00Z", "add": [], "remove": [],
             "issuer": "https://issuer.example.com", "subject": unique("subject"), "tags": {"team": "x"},
-            "local_only": False, "calling": {}, "config_version": 1, "provider": "openai", "base_url": "https://api.example.com/v1",
+            "local_only": False, "calling": {}, "payloads": {}, "config_version": 1, "provider": "openai", "base_url": "https://api.example.com/v1",
             "credential": {"secret": "s" * 20}, "environment": "WEIGHBRIDGE_CREDENTIAL_X", "file": "x", "keep_seconds": 60,
             "guardrails": {}, "inference_table_config": {"enabled": False}, "fallback_config": {"enabled": False},
             "priority": "interactive", "overlap_seconds": 3600, "usage_tracking_config": {"enabled": True},

@@ -9,9 +9,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from policies.calling import EndpointRules, EntityRules
+from policies.payloads import PayloadRules
 
 _ENTITY = EntityRules()
 _ENDPOINT = EndpointRules()
+_PAYLOADS = PayloadRules()
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Address = Annotated[str, Meta(max_length=512, pattern=r"^https?://[!-~]+$")]
 
@@ -66,7 +68,19 @@ class EndpointCalling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Whether other entities take over: null: those with a place in the order; true: all; false: none."""
 
 
-def stored(calling: EntityCalling | EndpointCalling) -> Mapping[str, Any]:
+class EndpointPayloads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whether calls are kept with what was asked and answered, and how many of them."""
+
+    enabled: bool = _PAYLOADS.enabled
+    sampling_fraction: Annotated[
+        float, Meta(ge=0, le=1, description="How many of the calls are kept, chosen by their ids.")
+    ] = _PAYLOADS.sampling_fraction
+    max_bytes: Annotated[
+        int, Meta(ge=0, le=4 << 20, description="What is kept of a request and of an answer, each.")
+    ] = _PAYLOADS.max_bytes
+
+
+def stored(calling: EntityCalling | EndpointCalling | EndpointPayloads) -> Mapping[str, Any]:
     """The rules as they are kept: without defaults, so that a better default reaches those who chose nothing."""
     return listed(msgspec.to_builtins(calling))
 
@@ -79,6 +93,11 @@ def listed(rules: dict[str, Any]) -> dict[str, Any]:
 def shown_entity(settings: Mapping[str, Any]) -> EntityCalling:
     """An entity's rules from its stored settings."""
     return msgspec.convert(settings.get("rules", {}), EntityCalling)
+
+
+def shown_payloads(settings: Mapping[str, Any]) -> EndpointPayloads:
+    """What is kept of an endpoint's calls, from its stored settings."""
+    return msgspec.convert(settings.get("payloads", {}), EndpointPayloads)
 
 
 def shown_endpoint(settings: Mapping[str, Any]) -> EndpointCalling:

@@ -19,9 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.http.admin.access import Admin
 from gateway.http.admin.calling import (
     EndpointCalling,
+    EndpointPayloads,
     EntityCalling,
     shown_endpoint,
     shown_entity,
+    shown_payloads,
     stored,
 )
 from gateway.http.admin.versions import (
@@ -115,6 +117,7 @@ class EndpointView(Struct, frozen=True, kw_only=True):
     default_max_tokens: int
     local_only: bool
     calling: EndpointCalling
+    payloads: EndpointPayloads
     served_entities: list[EntityView]
     config_version: int
     creator: str
@@ -137,6 +140,8 @@ class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Requests never leave for another host, whatever the fallbacks say."""
     calling: EndpointCalling = EndpointCalling()
     """Stickiness, deadline, retries, fallback."""
+    payloads: EndpointPayloads = EndpointPayloads()
+    """Whether calls are kept with what was asked and answered."""
     served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)]
 
 
@@ -150,6 +155,7 @@ class EndpointChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     default_max_tokens: DefaultTokens | UnsetType = UNSET
     local_only: bool | UnsetType = UNSET
     calling: EndpointCalling | UnsetType = UNSET
+    payloads: EndpointPayloads | UnsetType = UNSET
     served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)] | UnsetType = UNSET
 
 
@@ -196,7 +202,7 @@ class Endpoints(Controller):
         """Nobody but administrators may use it until it is granted."""
         values = set_fields(data)
         entities = values.pop("served_entities")
-        values["settings"] = _settings({}, values.pop("calling"))
+        values["settings"] = _settings({}, values)
         async with admin.change() as change:
             row = await create_endpoint(change, values, [_spec(each) for each in entities])
             view = (await _views(change.connection, [row]))[0]
@@ -227,8 +233,8 @@ class Endpoints(Controller):
         async with admin.change() as change:
             before = await change.current(endpoints, str(endpoint_id), "endpoint")
             require_match(before, if_match)
-            if "calling" in values:
-                values["settings"] = _settings(before["settings"], values.pop("calling"))
+            if values.keys() & _IN_SETTINGS.keys():
+                values["settings"] = _settings(before["settings"], values)
             specs = None if entities is None else [_spec(each) for each in entities]
             row = await update_endpoint(change, before, values, specs)
             view = (await _views(change.connection, [row]))[0]
@@ -297,11 +303,19 @@ def _spec(entity: EntityView) -> EntitySpec:
     )
 
 
-def _settings(before: Mapping[str, Any], calling: EndpointCalling) -> dict[str, Any]:
-    """An endpoint's settings with these rules; what belongs to other features stays."""
-    kept = {name: value for name, value in before.items() if name != "rules"}
-    rules = stored(calling)
-    return {**kept, "rules": dict(rules)} if rules else kept
+_IN_SETTINGS = {"calling": "rules", "payloads": "payloads"}
+"""Fields that are kept among the settings, and under which name."""
+
+
+def _settings(before: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """An endpoint's settings with the rules that are taken out of `values`; what belongs to other features stays."""
+    settings = dict(before)
+    for name, kept in _IN_SETTINGS.items():
+        if name in values:
+            settings.pop(kept, None)
+            if rules := stored(values.pop(name)):
+                settings[kept] = dict(rules)
+    return settings
 
 
 def _entity(row: Row) -> EntityView:
@@ -345,6 +359,7 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Endpoint
             default_max_tokens=row["default_max_tokens"],
             local_only=row["local_only"],
             calling=shown_endpoint(row["settings"]),
+            payloads=shown_payloads(row["settings"]),
             served_entities=entities.get(row["id"], []),
             config_version=row["config_version"],
             creator=row["creator"],

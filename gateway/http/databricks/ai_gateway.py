@@ -47,7 +47,7 @@ class UsageTracking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class InferenceTable(Feature, frozen=True):
-    """Whether prompts and answers are kept, and under which names."""
+    """Whether prompts and answers are kept. The names are shown again; the rows are in `payloads.calls`."""
 
     enabled: bool = False
     catalog_name: Short | None = None
@@ -113,12 +113,22 @@ async def set_ai_gateway(
 
 def with_features(settings: Mapping[str, Any], features: AiGateway) -> dict[str, Any]:
     """An endpoint's settings with these features; how it is called otherwise stays."""
-    kept = {name: value for name, value in settings.items() if name not in ("ai_gateway", "rules")}
+    kept = {
+        name: value for name, value in settings.items() if name not in ("ai_gateway", "rules", "payloads")
+    }
     stored: dict[str, Any] = {}
-    for name in ("inference_table_config", "guardrails"):
-        value = getattr(features, name)
-        if value is not None:
-            stored[name] = msgspec.to_builtins(value)
+    if features.guardrails is not None:
+        stored["guardrails"] = msgspec.to_builtins(features.guardrails)
+    # How many are kept and how much of each is no part of this change: it stays, also while nothing is kept.
+    payloads = {name: value for name, value in settings.get("payloads", {}).items() if name != "enabled"}
+    table = features.inference_table_config
+    if table is not None:
+        names = {name: value for name, value in msgspec.to_builtins(table).items() if name != "enabled"}
+        stored["inference_table_config"] = names
+        if table.enabled:
+            payloads["enabled"] = True
+    if payloads:
+        kept["payloads"] = payloads
     rules = dict(settings.get("rules", {}))
     if features.fallback_config is not None:
         rules["fallback"] = features.fallback_config.enabled
@@ -129,9 +139,13 @@ def with_features(settings: Mapping[str, Any], features: AiGateway) -> dict[str,
 
 def ai_gateway(snapshot: Snapshot, endpoint: Endpoint) -> dict[str, Any]:
     """An endpoint's features as they hold."""
+    features = dict(endpoint.features)
+    names = features.pop("inference_table_config", None)
+    if names is not None or endpoint.payloads is not None:
+        features["inference_table_config"] = {**(names or {}), "enabled": endpoint.payloads is not None}
     return {
         "usage_tracking_config": {"enabled": True},
-        **endpoint.features,
+        **features,
         "fallback_config": {"enabled": bool(endpoint.fallbacks)},
         "rate_limits": shown_limits(snapshot, endpoint),
     }

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from gateway.store.tables.base import metadata
 
-_PARTITION = re.compile(r"(requests|attempts)_(\d{8}|default)")
+_PARTITION = re.compile(r"(requests|attempts|payloads)_(\d{8}|default)")
 
 
 def is_partition(name: str) -> bool:
