@@ -47,6 +47,8 @@ class EntityRules:
     """Its share among fallbacks of the same position."""
     replicas: tuple[str, ...] = ()
     """Further addresses of the same model."""
+    affinity: bool = True
+    """Whether replicas of the local engine get the conversations that they have seen."""
 
     @property
     def timed(self) -> tuple[int, int, int, int]:

@@ -1,7 +1,8 @@
 """Which address of an entity takes a call: the less loaded of two, or the one that has seen how it begins.
 
 Affinity is bounded: a replica that has more to do than its share gives the call to the next one of that prefix, which
-stays the next one while replicas come and go (rendezvous hashing).
+stays the next one while replicas come and go (rendezvous hashing). A system prompt that conversations share binds less
+than a conversation: any replica has read it after the first call, so it is worth its own tokens and no more.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+
+from policies.conversation import Prefix
 
 SPILL_FACTOR = 1.25
 """How far above the mean of outstanding tokens a replica may be and still take what has affinity to it."""
@@ -46,11 +49,26 @@ def least_loaded(loads: Sequence[Load], first: float, second: float) -> int:
     return one if cost_one <= cost_other else other
 
 
-def by_prefix(loads: Sequence[Load], prefix: bytes, tokens: int) -> int:
-    """The first of the prefix's replicas, in its own order, that has not more than its share to do."""
+def by_prefix(loads: Sequence[Load], prefix: Prefix, tokens: int, home: str | None = None) -> int:
+    """Where a call goes that begins so: `home` is where its conversation was last, if that is known.
+
+    A conversation that has none goes by its system prompt, if that is long: to that prompt's own replica, unless the
+    least loaded one would have read the prompt anew by the time that one is free. All others go to the first of the
+    conversation's replicas, in its own order, that has not more than its share to do.
+    """
     mean = (sum(each.tokens for each in loads) + tokens) / len(loads)
     bound = max(SPILL_FACTOR * mean, mean + _SLACK_TOKENS)
-    order = sorted(range(len(loads)), key=lambda at: _rank(prefix, loads[at].key), reverse=True)
+    if home is not None:
+        for at, each in enumerate(loads):
+            if each.key == home and each.tokens + tokens <= bound:
+                return at
+    elif prefix.shared is not None:
+        first, least = (
+            _order(loads, prefix.shared)[0],
+            min(range(len(loads)), key=lambda at: loads[at].tokens),
+        )
+        return first if loads[first].tokens <= loads[least].tokens + prefix.shared_tokens else least
+    order = _order(loads, prefix.conversation)
     for at in order:
         if loads[at].tokens + tokens <= bound:
             return at
@@ -63,6 +81,11 @@ def faded(latency_us: float, sample_us: float, elapsed_us: float) -> float:
         return sample_us
     share = min(1.0, 0.1 + elapsed_us / 10_000_000)
     return latency_us + (sample_us - latency_us) * share
+
+
+def _order(loads: Sequence[Load], prefix: bytes) -> list[int]:
+    """The replicas of a prefix, its first one first."""
+    return sorted(range(len(loads)), key=lambda at: _rank(prefix, loads[at].key), reverse=True)
 
 
 def _rank(prefix: bytes, key: str) -> bytes:

@@ -20,7 +20,7 @@ from gateway.routing.places import Full
 from gateway.routing.traffic import Lease
 from policies.calling import PLAIN_ENTITY
 from policies.catalog import EntityKind, ServedEntity
-from policies.conversation import beginning
+from policies.conversation import prefix
 from policies.retries import pause_ms
 from policies.routing import Route
 from policies.usage import Usage
@@ -219,15 +219,15 @@ class Tries:
         reservation = exchange.reservation
         assert reservation is not None
         tokens = exchange.request.text_bytes // 4 + reservation.granted_output
-        prefix = None
-        if entity.kind is EntityKind.LOCAL and len(addresses) > 1:
+        begins = None
+        if entity.kind is EntityKind.LOCAL and len(addresses) > 1 and entity.rules.affinity:
             # The engine keeps prefixes apart by this too.
-            prefix = beginning(exchange.request.body) + (reservation.group_id or who).encode()
+            begins = prefix(exchange.request.body, (reservation.group_id or who).encode())
         target = traffic.choose(
             entity,
             addresses,
             tried=self._tried.get(entity.id, ()),
-            prefix=prefix,
+            prefix=begins,
             tokens=tokens,
             stream=exchange.request.stream,
         )

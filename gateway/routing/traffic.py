@@ -6,6 +6,7 @@ waited for: with Redis away each worker goes by what it sees itself.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -13,10 +14,13 @@ from gateway.routing.places import Places, Share
 from policies.calling import EntityRules
 from policies.catalog import ServedEntity
 from policies.circuits import CLOSED, Circuit, State, due, failed, probing, refusal, succeeded, younger
+from policies.conversation import Prefix
 from policies.replicas import Load, by_prefix, faded, least_loaded
 from policies.retries import RetryBudget
 
 _FORGET_MS = 3_600_000
+_HOMES = 16_384
+"""Conversations of which it is remembered where they were last."""
 
 
 @dataclass(slots=True, eq=False)
@@ -125,6 +129,7 @@ class Traffic:
         self._places: dict[str, Places] = {}
         self.budgets: dict[str, RetryBudget] = {}
         """Of entities that have failed: those that never did need none."""
+        self._homes: OrderedDict[tuple[str, bytes], str] = OrderedDict()
         self._swept_ms = 0
 
     @property
@@ -180,7 +185,7 @@ class Traffic:
         addresses: Sequence[str],
         *,
         tried: Collection[str],
-        prefix: bytes | None,
+        prefix: Prefix | None,
         tokens: int,
         stream: bool,
     ) -> Target:
@@ -198,16 +203,27 @@ class Traffic:
         else:
             if len(targets) > 1:
                 loads = [each.load(stream) for each in targets]
-                at = (
-                    least_loaded(loads, self._draw(), self._draw())
-                    if prefix is None
-                    else by_prefix(loads, prefix, tokens)
-                )
-                chosen = targets[at]
+                if prefix is None:
+                    chosen = targets[least_loaded(loads, self._draw(), self._draw())]
+                else:
+                    chosen = targets[self._at_home(entity, loads, prefix, tokens)]
         if chosen.circuit.state is not State.CLOSED and due(chosen.circuit, self.now_ms()):
             chosen.probe = False
             self.put(chosen, probing(chosen.circuit, self.now_ms()))
         return chosen
+
+    def _at_home(self, entity: ServedEntity, loads: Sequence[Load], prefix: Prefix, tokens: int) -> int:
+        """Where the call's conversation is, or begins; one call elsewhere does not move it while its replica is up."""
+        conversation = entity.id, prefix.conversation
+        home = self._homes.get(conversation)
+        if home is not None and all(each.key != home for each in loads):
+            home = None
+        at = by_prefix(loads, prefix, tokens, home)
+        self._homes[conversation] = home or loads[at].key
+        self._homes.move_to_end(conversation)
+        if len(self._homes) > _HOMES:
+            self._homes.popitem(last=False)
+        return at
 
     def put(self, target: Target, circuit: Circuit) -> None:
         """Take over what a circuit has become."""

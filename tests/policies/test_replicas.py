@@ -8,6 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.conversation import Prefix
 from policies.replicas import Load, by_prefix, faded, least_loaded
 from policies.retries import LONGEST_MS, RetryBudget, pause_ms
 
@@ -16,6 +17,10 @@ unit = st.floats(0, 1, exclude_max=True)
 
 def load(key: str, calls: int = 0, tokens: int = 0, latency_us: float = 0.0) -> Load:
     return Load(key, calls, tokens, latency_us)
+
+
+def told(number: int, shared: bytes | None = None, shared_tokens: int = 0) -> Prefix:
+    return Prefix(str(number).encode(), shared, shared_tokens)
 
 
 @given(st.integers(1, 9), unit, unit)
@@ -43,8 +48,8 @@ def test_a_slow_replica_gets_fewer_calls_and_none_gets_all() -> None:
 
 def test_one_conversation_goes_to_one_replica_and_many_spread_evenly() -> None:
     loads = [load(f"r{at}") for at in range(4)]
-    assert len({by_prefix(loads, b"same", 100) for _ in range(20)}) == 1
-    spread = Counter(by_prefix(loads, str(number).encode(), 100) for number in range(2_000))
+    assert len({by_prefix(loads, Prefix(b"same"), 100) for _ in range(20)}) == 1
+    spread = Counter(by_prefix(loads, told(number), 100) for number in range(2_000))
     assert all(400 < spread[at] < 600 for at in range(4))
 
 
@@ -52,19 +57,48 @@ def test_a_replica_that_leaves_moves_only_its_own_conversations() -> None:
     loads = [load(f"r{at}") for at in range(4)]
     fewer = loads[:3]
     for number in range(500):
-        before = loads[by_prefix(loads, str(number).encode(), 1)].key
+        before = loads[by_prefix(loads, told(number), 1)].key
         if before != "r3":
-            assert fewer[by_prefix(fewer, str(number).encode(), 1)].key == before
+            assert fewer[by_prefix(fewer, told(number), 1)].key == before
 
 
 @given(
-    st.lists(st.integers(0, 100_000), min_size=2, max_size=6), st.binary(max_size=8), st.integers(0, 4_000)
+    st.lists(st.integers(0, 100_000), min_size=2, max_size=6),
+    st.binary(max_size=8),
+    st.integers(0, 4_000),
+    st.none() | st.integers(0, 6),
 )
-def test_affinity_never_overloads_one_replica(tokens: list[int], prefix: bytes, own: int) -> None:
+def test_affinity_never_overloads_one_replica(
+    tokens: list[int], prefix: bytes, own: int, home: int | None
+) -> None:
     loads = [load(str(at), tokens=each) for at, each in enumerate(tokens)]
-    at = by_prefix(loads, prefix, own)
+    at = by_prefix(loads, Prefix(prefix), own, None if home is None else str(home))
     mean = (sum(tokens) + own) / len(tokens)
     assert tokens[at] + own <= max(1.25 * mean, mean + 2_000) or tokens[at] == min(tokens)
+
+
+def test_a_conversation_stays_where_it_was_whatever_its_own_order_says() -> None:
+    loads = [load(f"r{at}") for at in range(4)]
+    for number in range(50):
+        assert {by_prefix(loads, told(number), 1, f"r{home}") for home in range(4)} == {0, 1, 2, 3}
+    busy = [load("r0", tokens=9_000), load("r1")]
+    assert by_prefix(busy, told(1), 1, "r0") == 1
+
+
+def test_conversations_of_one_system_prompt_begin_together_and_those_of_many_spread() -> None:
+    loads = [load(f"r{at}") for at in range(4)]
+    assert len({by_prefix(loads, told(number, b"shop", 400), 100) for number in range(50)}) == 1
+    spread = Counter(by_prefix(loads, told(1, str(number).encode(), 400), 100) for number in range(2_000))
+    assert all(400 < spread[at] < 600 for at in range(4))
+
+
+@given(st.lists(st.integers(0, 5_000), min_size=2, max_size=6), st.binary(max_size=8), st.integers(0, 3_000))
+def test_a_shared_prompt_is_worth_its_own_tokens_and_no_more(
+    tokens: list[int], shared: bytes, worth: int
+) -> None:
+    loads = [load(str(at), tokens=each) for at, each in enumerate(tokens)]
+    at = by_prefix(loads, Prefix(b"c", shared, worth), 1)
+    assert tokens[at] <= min(tokens) + worth
 
 
 def test_latency_rises_at_once_and_falls_within_seconds() -> None:

@@ -48,6 +48,9 @@ class EntityCalling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     replicas: Annotated[
         tuple[Address, ...], Meta(max_length=64, description="Further addresses of the same model.")
     ] = ()
+    affinity: Annotated[
+        bool, Meta(description="Whether replicas of the local engine get the conversations they have seen.")
+    ] = _ENTITY.affinity
 
 
 class EndpointCalling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -1,0 +1,126 @@
+"""What is known of the engine's replicas reaches workers and people."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engines.local.adapter_keeper import Standing
+from gateway.adapter_notes import write_standings
+from gateway.engine_notes import EngineNote, ReplicaNote, read_note, write_note
+from gateway.engine_watch import EngineWatch
+from gateway.settings import Settings, SettingsError
+from gateway.supervise.engine import own_engine_url
+from gateway.supervise.engine_status import engine_lines
+from policies.catalog import EntityKind, Price, ServedEntity
+from tests.faults.upstream import Upstream
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="wb-replicas-"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def replica(address: str, phase: str, detail: str = "") -> ReplicaNote:
+    return ReplicaNote(address=address, phase=phase, detail=detail)
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        (["ready", "starting"], "ready"),
+        (["failed", "ready"], "ready"),
+        (["failed", "starting"], "starting"),
+        (["draining", "starting"], "draining"),
+        (["stopped", "stopped"], "stopped"),
+        (["failed", "failed"], "failed"),
+    ],
+)
+def test_the_engine_stands_as_the_replica_that_is_farthest(phases: list[str], expected: str) -> None:
+    note = EngineNote.of([replica(str(number), phase, phase) for number, phase in enumerate(phases)])
+    assert (note.phase, note.detail) == (expected, expected)
+
+
+def test_a_note_is_read_as_it_was_left_and_one_of_an_earlier_version_too(home: Path) -> None:
+    note = EngineNote.of([replica("unix:/a", "ready"), replica("unix:/b", "draining")])
+    write_note(home, note)
+    assert read_note(home) == note
+    assert note.draining() == {"unix:/b"}
+    (home / "engine.json").write_text('{"phase": "starting", "detail": "start 2"}')
+    assert read_note(home) == EngineNote("starting", "start 2")
+    (home / "engine.json").write_text('{"phase": ')
+    assert read_note(home) is None
+
+
+def test_each_replica_has_a_socket_of_its_own(home: Path) -> None:
+    settings = Settings.from_env({"WEIGHBRIDGE_HOME": str(home), "WEIGHBRIDGE_ENGINE_REPLICAS": "3"})
+    addresses = own_engine_url(settings).split(",")
+    assert len(set(addresses)) == 3
+    assert all(each.startswith("unix:/") for each in addresses)
+    assert Settings.from_env(settings.to_env()) == settings
+    with pytest.raises(SettingsError, match="ENGINE_REPLICAS"):
+        Settings.from_env({"WEIGHBRIDGE_ENGINE_REPLICAS": "0"})
+
+
+def entity(model: str) -> ServedEntity:
+    return ServedEntity(model, model, EntityKind.LOCAL, "vllm", model, Price("free"))
+
+
+async def reached(watch: EngineWatch, model: str, *expected: str) -> None:
+    """Wait until calls of a model may go to these addresses."""
+    async with asyncio.timeout(30):
+        while watch.addresses(entity(model)) != expected:
+            await asyncio.sleep(0.05)
+
+
+async def test_workers_call_what_answers_is_not_leaving_and_has_the_adapter(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.engine_watch._READY_SECONDS", 0.05)
+    async with Upstream() as one, Upstream() as two:
+        watch = EngineWatch(f"{one.url}, {two.url}/v1", home)
+        await watch.start()
+        try:
+            assert watch.addresses(entity("base")) == (one.url, two.url)
+            assert (watch.replicas, watch.missing) == ((2, 2), None)
+            write_standings(home, {"sql": Standing(loaded=True, lacking=(two.url,))})
+            await reached(watch, "sql", one.url)
+            assert watch.addresses(entity("base")) == (one.url, two.url)
+            write_note(home, EngineNote.of([replica(one.url, "draining"), replica(two.url, "ready")]))
+            await reached(watch, "base", two.url)
+            assert watch.missing == "1 of 2 cannot be called: it is draining"
+            assert watch.unfit(entity("base")) is None
+            assert watch.unfit(entity("sql")) == "adapter 'sql' is being loaded"
+            write_note(home, EngineNote.of([replica(one.url, "ready"), replica(two.url, "ready")]))
+            await two.refuse()
+            await reached(watch, "base", one.url)
+            await two.accept()
+            await reached(watch, "base", one.url, two.url)
+        finally:
+            await watch.stop()
+
+
+async def test_status_has_a_line_for_each_replica_whoever_runs_it(home: Path) -> None:
+    async with Upstream() as ours, Upstream() as theirs:
+        note = EngineNote.of(
+            [
+                msgspec.structs.replace(replica(ours.url, "ready"), pid=77, starts=3),
+                replica("unix:/none", "starting", "start 2: the engine ended"),
+            ]
+        )
+        lines = await engine_lines([ours.url, f" {theirs.url}/v1", "unix:/none"], note)
+        assert lines[0].startswith("engine 0    ready")
+        assert "process 77, started 3x" in lines[0]
+        assert lines[1].startswith("engine 1    answers, vLLM ")
+        assert lines[2].startswith("engine 2    starting (start 2: the engine ended)")
+        await theirs.refuse()
+        (away,) = await engine_lines([theirs.url], None)
+        assert "does not answer" in away
