@@ -62,6 +62,7 @@ def spool() -> None:
 def spool_replay() -> None:
     """Post kept segments once more, for instance after PostgreSQL was restored; nothing is counted twice."""
     from gateway.cli.reach import database_url
+    from gateway.spool.quarantine import FOLDER
     from gateway.spool.replay import replay
     from gateway.store.ledger import PostgresBooks
 
@@ -80,3 +81,7 @@ def spool_replay() -> None:
     click.echo(
         f"{done.requests} requests read from {done.spools} spools, {done.posted} of them new to the ledger."
     )
+    if done.refused:
+        click.echo(
+            f"{done.refused} were refused by the ledger and are kept in {chosen.spool_dir / FOLDER}, each with its reason."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 
@@ -9,7 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.spool.books import Refused
+from gateway.spool.quarantine import FOLDER
 from gateway.spool.replay import replay
 from gateway.store import audit, audit_check, database
 from gateway.store.closing import close_weeks
@@ -74,8 +75,11 @@ async def test_a_week_is_closed_into_the_audit_and_dropped_and_all_sums_stay_ver
 
     # The same records once more: their week takes nothing in any more, and nothing changes.
     world.spool.close()
-    with pytest.raises(Refused, match="is closed"):
-        await replay(world.root, world.books)
+    done = await replay(world.root, world.books)
+    assert (done.requests, done.posted, done.refused) == (5, 0, 4)
+    reasons = [json.loads(each.read_text())["reason"] for each in (world.root / FOLDER).glob("*.json")]
+    assert len(reasons) == 4
+    assert all("is closed" in each for each in reasons)
     assert await counted(world) == before
     assert (
         await world.connection.fetchval(
