@@ -25,6 +25,8 @@ class Call:
     cache_salt: str | None = None
     shared_headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """What else the client said, in headers that only a provider of its own dialect understands."""
+    priority: int | None = None
+    """Where the local engine puts it among those that wait, the lowest first; None: it is not told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,8 @@ class OpenAIEngine:
                 body["stream_options"] = _USAGE_AT_END
         if self.is_vllm and call.cache_salt is not None:
             body["cache_salt"] = call.cache_salt
+        if self.is_vllm and call.priority is not None:
+            body["priority"] = call.priority
         return _encode(body)
 
 

@@ -61,6 +61,9 @@ class Permission(StrEnum):
     """Read and set permissions of endpoints that the caller may manage."""
     WEBHOOKS_READ = "control:webhooks:read"
     WEBHOOKS_WRITE = "control:webhooks:write"
+    THROUGHPUT_READ = "control:throughput:read"
+    THROUGHPUT_WRITE = "control:throughput:write"
+    """Say what the local engine can do, and keep some of it for endpoints and groups."""
 
 
 OF_EVERYONE = frozenset(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from policies.limits import Limit
     from policies.permissions import Level
     from policies.tokens import Issuer
+    from policies.throughput import Throughput
 
 
 class EntityKind(StrEnum):
@@ -175,3 +176,5 @@ class Snapshot:
     """Group's name in lower case -> its id."""
     local_groups: frozenset[str] = frozenset()
     """Groups whose members' requests never leave for another host."""
+    throughput: Throughput | None = None
+    """What of the local engine is provisioned; None where nothing is."""

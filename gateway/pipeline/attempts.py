@@ -59,6 +59,12 @@ def attempt_record(
     took_us = (now - began) // 1000
     return Attempt(
         request_id=exchange.id,
+    if outcome == CACHED:
+        cost = entity.price.per_cache_hit
+    else:
+        billed = usage.total_tokens > 0 or outcome == "ok"
+        cost = cost_nano_usd(usage, entity.price, took_us) if billed else 0
+    had = exchange.lease.had if exchange.lease is not None else None
         attempt=exchange.attempt,
         entity_id=entity.id,
         entity_name=entity.name,
@@ -80,6 +86,8 @@ def attempt_record(
         reason=exchange.why,
     )
 
+        provision_id=had.provision.id if had is not None and had.provision is not None else None,
+        lane=had.lane.value if had is not None else None,
 
 def since(began: int, at: int | None) -> int | None:
     """Microseconds from one moment to another, None where that did not come."""

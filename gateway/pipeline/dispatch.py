@@ -119,6 +119,7 @@ def _call(line: Line, exchange: Exchange) -> Call:
         # A plain call cannot be stopped on the way: what was reserved is all that may come.
         most = exchange.endpoint.default_max_tokens
     principal = exchange.caller.principal
+    had = exchange.lease.had if exchange.lease is not None else None
     return Call(
         path=request.path,
         body=request.body,
@@ -127,6 +128,7 @@ def _call(line: Line, exchange: Exchange) -> Call:
         headers={"x-request-id": exchange.id_text},
         cache_salt=line.cache_salt(reservation.group_id or principal.id),
         shared_headers=request.shared_headers,
+        priority=had.priority if had is not None else None,
     )
 
 

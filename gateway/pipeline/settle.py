@@ -33,7 +33,7 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
         line.spool.running.end(exchange.slot)
     if exchange.lease is not None:
         fault = status == "error" and error_code is not None and error_code.startswith("upstream")
-        exchange.lease.end(error_code if fault else None)
+        exchange.lease.end(error_code if fault else None, tokens=usage.total_tokens)
     crashpoints.reach("after_settle")
     cost = prompt = completion = 0
     for each in (*exchange.attempts, *(() if end.last is None else (end.last,))):

@@ -16,6 +16,7 @@ from gateway.errors import OutOfService, Unavailable
 from gateway.pipeline.attempts import attempt_record, begin_attempt, passed_over
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
+from gateway.routing.gate import Ask, Pass
 from gateway.routing.places import Full
 from gateway.routing.traffic import Lease
 from policies.calling import PLAIN_ENTITY
@@ -23,6 +24,7 @@ from policies.catalog import EntityKind, ServedEntity
 from policies.conversation import prefix
 from policies.retries import pause_ms
 from policies.routing import Route
+from policies.throughput import Throughput
 from policies.usage import Usage
 
 T = TypeVar("T")
@@ -92,9 +94,15 @@ class Tries:
                 self._at += 1
                 continue
             address = addresses[0]
-            if self._managed or len(addresses) > 1 or entity.rules is not PLAIN_ENTITY:
+            throughput = exchange.snapshot.throughput if entity.kind is EntityKind.LOCAL else None
+            if (
+                self._managed
+                or len(addresses) > 1
+                or entity.rules is not PLAIN_ENTITY
+                or throughput is not None
+            ):
                 try:
-                    exchange.lease = await self._lease(entity, addresses)
+                    exchange.lease = await self._lease(entity, addresses, throughput)
                 except Full as full:
                     self._full = full
                     passed_over(line, exchange, entity, full.reason)
@@ -142,6 +150,8 @@ class Tries:
         exchange.first_byte_ns = self._line.monotonic_ns()
         if exchange.lease is not None:
             exchange.lease.answered((exchange.first_byte_ns - exchange.dispatched_ns) // 1000)
+            if exchange.lease.had is not None and exchange.request.stream:
+                exchange.lease.had.answered((exchange.first_byte_ns - exchange.received_ns) / 1e6)
 
     def failed(self, exc: EngineError) -> None:
         """The present try failed before its first byte: put it on record and see what comes next."""
@@ -150,12 +160,13 @@ class Tries:
         assert entity is not None
         rest = retry_after_ms(exc)
         exchange.dispatched = False
-        lease, exchange.lease = exchange.lease, None
+        lease = exchange.lease
         if lease is not None:
             lease.end(exc.code if exc.retryable and exc.blamed else None, rest_ms=rest)
         record = attempt_record(
             line, exchange, entity, Usage(), outcome=exc.outcome, status=exc.status, error_code=exc.code
         )
+        exchange.lease = None
         exchange.attempts.append(record)
         line.spool.append(record)
         self.failure = exc
@@ -192,7 +203,9 @@ class Tries:
         self._tried[order[at].id].clear()
         exchange.why = "retry"
 
-    async def _lease(self, entity: ServedEntity, addresses: tuple[str, ...]) -> Lease:
+    async def _lease(
+        self, entity: ServedEntity, addresses: tuple[str, ...], throughput: Throughput | None
+    ) -> Lease:
         """A place at the entity, waited for if need be, and the address that takes the call; raises Full."""
         line, exchange, traffic = self._line, self._exchange, self._line.traffic
         who = exchange.caller.principal.id
@@ -219,6 +232,17 @@ class Tries:
         reservation = exchange.reservation
         assert reservation is not None
         tokens = exchange.request.text_bytes // 4 + reservation.granted_output
+        had = None
+        if throughput is not None:
+            began, placed = line.monotonic_ns(), line.traffic.clock_ms()
+            try:
+                had = await self._pass(throughput, tokens, len(addresses))
+            except BaseException:
+                if places is not None:
+                    places.leave(who, (line.traffic.clock_ms() - placed) / 1000)
+                raise
+            finally:
+                exchange.queue_ns += line.monotonic_ns() - began
         begins = None
         if entity.kind is EntityKind.LOCAL and len(addresses) > 1 and entity.rules.affinity:
             # The engine keeps prefixes apart by this too.
@@ -239,7 +263,23 @@ class Tries:
             stream=exchange.request.stream,
             places=places,
             who=who,
+            had=had,
         )
+
+    async def _pass(self, throughput: Throughput, tokens: int, replicas: int) -> Pass:
+        """A slot of the engine, where throughput is provisioned; raises Full."""
+        line, exchange = self._line, self._exchange
+        caller, endpoint = exchange.caller, exchange.endpoint
+        left, most = left_ms(line, exchange), throughput.pool.queue_ms
+        ask = Ask(
+            throughput,
+            throughput.of(endpoint.id, caller.principal.groups),
+            caller.principal.id,
+            tokens,
+            exchange.batch or caller.batch or endpoint.batch,
+            replicas,
+        )
+        return await line.traffic.gate.enter(ask, most if left is None else min(left, most))
 
 
 def left_ms(line: Line, exchange: Exchange) -> int | None:

@@ -93,6 +93,18 @@ class Places:
         self.waiting += 1
         return waiting
 
+    def resize(self, share: Share) -> None:
+        """There are more places from now on, or fewer: who runs goes on, and who may run then is let in."""
+        self._share = share
+        self._give()
+
+    def withdraw(self, waiting: Waiting) -> bool:
+        """Take a call out of the queue that found a place elsewhere; False where its turn has come here."""
+        if waiting.turn.done():
+            return False
+        self._drop(waiting)
+        return True
+
     def give_up(self, waiting: Waiting) -> None:
         """It waits no more: its turn, should it have come, is another's."""
         if waiting.turn.done() and not waiting.turn.cancelled() and waiting.turn.exception() is None:
@@ -173,5 +185,5 @@ class Places:
             del line[waiting.who]
 
     def _likely(self) -> int:
-        ahead = (self.waiting + 1) * (self._seconds or 1.0) / self._share.places
+        ahead = (self.waiting + 1) * (self._seconds or 1.0) / max(1, self._share.places)
         return max(1, min(_LONGEST_RETRY, round(ahead)))

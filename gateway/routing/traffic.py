@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from gateway.routing.gate import Gate, Pass
 from gateway.routing.places import Places, Share
 from policies.calling import EntityRules
 from policies.catalog import ServedEntity
@@ -60,6 +61,7 @@ class Lease:
         "_tokens",
         "_traffic",
         "_who",
+        "had",
         "target",
     )
 
@@ -73,8 +75,11 @@ class Lease:
         stream: bool,
         places: Places | None,
         who: str,
+        had: Pass | None = None,
     ) -> None:
         self.target = target
+        self.had = had
+        """Its slot of an engine whose throughput is provisioned."""
         self._traffic = traffic
         self._rules = rules
         self._tokens = tokens
@@ -97,14 +102,16 @@ class Lease:
         target.measured_ms = now
         self._traffic.put(target, succeeded(target.circuit, self._began_ms, now))
 
-    def end(self, fault: str | None = None, *, rest_ms: int = 0) -> None:
-        """The call has ended; `fault` says what the address did wrong, if it did."""
+    def end(self, fault: str | None = None, *, rest_ms: int = 0, tokens: int = 0) -> None:
+        """The call has ended and took so many tokens; `fault` says what the address did wrong, if it did."""
         if not self._open:
             return
         self._open = False
         target, now = self.target, self._traffic.now_ms()
         target.calls -= 1
         target.tokens -= self._tokens
+        if self.had is not None:
+            self.had.end(tokens)
         if self._places is not None:
             self._places.leave(self._who, (self._traffic.clock_ms() - self._since_ms) / 1000)
         if fault is not None:
@@ -131,6 +138,8 @@ class Traffic:
         """Of entities that have failed: those that never did need none."""
         self._homes: OrderedDict[tuple[str, bytes], str] = OrderedDict()
         self._swept_ms = 0
+        self.gate = Gate(clock_ms)
+        """The way to the local engine, where its throughput is provisioned."""
 
     @property
     def waiting(self) -> int:

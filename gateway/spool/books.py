@@ -97,6 +97,8 @@ class AttemptRow(NamedTuple):
     borne: bool
     first_byte_us: int | None
     duration_us: int
+    provision_id: str | None = None
+    lane: str | None = None
 
 
 class Place(NamedTuple):

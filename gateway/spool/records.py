@@ -130,6 +130,10 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
     price_id: str
     cost_nano_usd: int
     reason: str | None = None
+    provision_id: str | None = None
+    """Whose throughput covered it, or would have."""
+    lane: str | None = None
+    """`covered`, `awaited` or `lent`, where throughput is provisioned."""
 
 
 class Settlement(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):

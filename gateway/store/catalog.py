@@ -22,7 +22,7 @@ from gateway.store import database
 from gateway.store.reading import rows, secrets_of
 from gateway.store.snapshot import Built, ConfigurationRows, build
 from gateway.store.tables import catalog as catalog_tables
-from gateway.store.tables import identity, rules
+from gateway.store.tables import identity, rules, throughput
 from gateway.store.tables import providers as provider_tables
 from gateway.store.tables.versioned import configuration_change
 from policies.catalog import Snapshot
@@ -47,6 +47,8 @@ IN_SNAPSHOT: dict[str, Table] = {
     "budgets": rules.budgets,
     "issuers": identity.issuers,
     "providers": provider_tables.providers,
+    "throughput_pools": throughput.throughput_pools,
+    "throughput_provisions": throughput.throughput_provisions,
 }
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from gateway.store.reading import Row
 from gateway.store.tables import rules
 from gateway.store.tables.catalog import endpoints, grants, prices, served_entities
 from gateway.store.tables.identity import groups, principals
+from gateway.store.throughput import delete_provisions_of
 
 LevelName = Literal["CAN_VIEW", "CAN_QUERY", "CAN_MANAGE"]
 
@@ -88,6 +89,7 @@ async def delete_endpoint(change: Change, before: Row) -> None:
     for table, kind, column in of_endpoint:
         for row in await change.rows(table, column == before["id"]):
             await change.remove(table, kind, row)
+    await delete_provisions_of(change, before["id"])
     await change.remove(endpoints, "endpoint", before)
 
 

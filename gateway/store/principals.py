@@ -18,6 +18,7 @@ from gateway.store.tables import rules
 from gateway.store.tables.catalog import grants
 from gateway.store.tables.identity import api_keys, groups, memberships, principals, roles
 from gateway.store.tables.sql_calls import sql_roles
+from gateway.store.throughput import delete_provisions_of
 
 Kind = Literal["user", "service_principal"]
 MemberKind = Literal["user", "service_principal", "group"]
@@ -70,6 +71,7 @@ async def delete_group(change: Change, before: Row) -> None:
         for row in await change.rows(roles, roles.c.group_id == before["id"]):
             await change.remove(roles, "role", row)
         await _delete_of(change, before["id"])
+        await delete_provisions_of(change, before["id"])
         await change.remove(groups, "group", before)
 
 

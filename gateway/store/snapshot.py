@@ -22,6 +22,7 @@ from policies.payloads import payload_rules
 from policies.permissions import Level
 from policies.principal import Group, Principal, PrincipalKind, Role
 from policies.tokens import Family, Issuer
+from policies.throughput import Pool, Provision, Throughput
 from policies.windows import Calendar, Rolling, Unit, Window
 
 Rows = list[Mapping[str, Any]]
@@ -47,6 +48,8 @@ class ConfigurationRows:
     provider_secrets: Rows = field(default_factory=list[Mapping[str, Any]])
     """Sealed; of the present only. The newest version of each provider first."""
 
+    throughput_pools: Rows = field(default_factory=list[Mapping[str, Any]])
+    throughput_provisions: Rows = field(default_factory=list[Mapping[str, Any]])
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -95,6 +98,7 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
         group_ids={row["name"].lower(): row["id"] for row in rows.groups},
         local_groups=frozenset(row["id"] for row in rows.groups if row["local_only"]),
     )
+        throughput=_throughput(rows),
     return Built(snapshot, min(edges, default=None))
 
 
@@ -283,6 +287,41 @@ def window_of(row: Mapping[str, Any]) -> Window | None:
     """The window of a limit's row; None for concurrent requests."""
     match row["window_kind"]:
         case "rolling":
+def _throughput(rows: ConfigurationRows) -> Throughput | None:
+    """What is provisioned for those who are still there; None where nothing is, and every call goes as it comes."""
+    there = {row["id"] for row in (*rows.endpoints, *rows.groups)}
+    booked = [row for row in rows.throughput_provisions if row["subject_id"] in there]
+    if not rows.throughput_pools or not booked:
+        return None
+    pool = pool_of(rows.throughput_pools[0])
+    return Throughput.made(pool, (provision_of(row, pool) for row in booked))
+
+
+def pool_of(row: Mapping[str, Any]) -> Pool:
+    """The pool as policies decide with it."""
+    return Pool(
+        id=row["id"],
+        name=row["name"],
+        replicas=row["replicas"],
+        tokens_per_second=row["tokens_per_second"],
+        slots=row["slots"],
+        unit_tokens_per_second=row["unit_tokens_per_second"],
+        queue=row["queue"],
+        queue_ms=row["queue_ms"],
+    )
+
+
+def provision_of(row: Mapping[str, Any], pool: Pool) -> Provision:
+    """A provision of the pool as policies decide with it."""
+    return Provision(
+        id=row["id"],
+        name=row["name"],
+        subject_id=row["subject_id"],
+        rate=row["units"] * pool.unit_tokens_per_second,
+        first_token_ms=row["first_token_ms"],
+    )
+
+
             return Rolling(row["window_ms"])
         case "calendar":
             return Calendar(Unit(row["window_unit"]), row["time_zone"])

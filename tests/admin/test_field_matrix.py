@@ -89,6 +89,9 @@ class Stage:
         mapped = await self.deployment.ask("PUT", "/admin/v1/sql-roles", json=mapping)
         self.ids["sql_role"] = mapped.json()["id"]
         self.ids["provider"] = (await made("/admin/v1/providers", self.body("NewProvider")))["id"]
+        self.ids["pool"] = (await made("/admin/v1/throughput-pools", self.body("NewPool")))["id"]
+        provision = self.body("NewProvision")
+        self.ids["provision"] = (await made("/admin/v1/throughput-provisions", provision))["id"]
         entered = {"usd": "0.01", "reason": "shown to readers", "principal_id": self.ids["member"]}
         self.ids["credit"] = (await made("/admin/v1/credits", entered))["id"]
         return self
@@ -117,6 +120,8 @@ class Stage:
                     "sql_role",
                     "provider",
                     "credit",
+                    "pool",
+                    "provision",
                 )
             },
             "name": self.endpoint,
@@ -160,6 +165,8 @@ class Stage:
             "NewPrice": {"served_entity_id": self.ids.get("entity"), **dict.fromkeys(("input", "cache_read", "cache_write", "output", "reasoning"), 0)},
             "NewCredit": {"principal_id": self.ids.get("member"), "usd": "1", "reason": "an outage", "endpoint_id": self.ids.get("endpoint")},
             "NewWebhook": {"name": unique("hook"), "url": "https://hooks.example.com/x"},
+            "NewPool": {"name": unique("pool"), "tokens_per_second": 10**6, "slots": 10},
+            "NewProvision": {"name": unique("provision"), "scope": "group", "subject_id": self.ids.get("group"), "units": 1},
             "AccessControls": {"access_control_list": self.value("AccessControls", "access_control_list")},
         }  # fmt: skip
         return dict(of.get(struct, {}))
@@ -187,6 +194,8 @@ class Stage:
             "audience": "weighbridge", "effective_from": None, "effective_to": None, "per_request": 0,
             "per_gpu_second": 0, "reason": "an outage", "request_id": str(uuid4()), "principal_id": self.ids.get("member"), "key_id": None,
             "group_id": self.ids.get("group"), "at": "2026-01-01T00:00:00Z", "corrects": None, "note": "said", "url": "https://hooks.example.com/y",
+            "replicas": 1, "tokens_per_second": 10**6, "slots": 10, "unit_tokens_per_second": 1, "queue": 256, "queue_ms": 10_000,
+            "units": 1, "first_token_ms": 1000,
             "events": ["budget.threshold"], "access_control_list": [{"user_name": self.owner, "permission_level": "CAN_MANAGE"}],
         }  # fmt: skip
         assert field in of, f"{struct}.{field}: nobody has decided who may write it; give it a value here"

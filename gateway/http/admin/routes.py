@@ -27,6 +27,7 @@ from gateway.http.admin.principals import ServicePrincipals, Users, me
 from gateway.http.admin.providers import Providers
 from gateway.http.admin.sessions import sign_in, sign_out
 from gateway.http.admin.sql_roles import SqlRoles
+from gateway.http.admin.throughput import ThroughputPools, ThroughputProvisions
 from gateway.http.admin.webhooks import Webhooks
 
 
@@ -61,6 +62,8 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Credits,
                 Prices,
                 Providers,
+                ThroughputPools,
+                ThroughputProvisions,
                 Webhooks,
                 effective,
                 plan_declaration,

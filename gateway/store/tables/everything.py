@@ -14,6 +14,8 @@ from gateway.store.tables import (
     providers,
     rules,
     sql_calls,
+    throughput,
+    turns,
     versioned,
 )
 from gateway.store.tables.base import metadata
@@ -31,5 +33,7 @@ __all__ = [
     "providers",
     "rules",
     "sql_calls",
+    "throughput",
+    "turns",
     "versioned",
 ]

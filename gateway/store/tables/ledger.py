@@ -215,6 +215,16 @@ attempts = Table(
     ),
     Column("first_byte_us", BigInteger, comment="Microseconds to the upstream's first byte."),
     Column("duration_us", BigInteger, nullable=False, comment="Microseconds to its end."),
+    Column(
+        "provision_id",
+        Text,
+        comment="Provisioned throughput that covered it, or would have were it not used up.",
+    ),
+    Column(
+        "lane",
+        Text,
+        comment="`covered` by it, `awaited` until it covered, or `lent`; null where no throughput is provisioned.",
+    ),
     PrimaryKeyConstraint("request_id", "attempt"),
     postgresql_partition_by="RANGE (request_id)",
     comment="One row for each call upstream.",

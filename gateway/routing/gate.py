@@ -1,0 +1,380 @@
+"""The way to the local engine where throughput is provisioned: who goes at once, who is lent a slot, who waits.
+
+Each worker decides for itself, by what it counts and by what the others told it last (several times a second); a call
+that waits goes as soon as its provision covers it or a slot is free, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import TimerHandle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from gateway.routing.places import Full, Places, Share, Waiting
+from policies.throughput import (
+    WINDOW_MS,
+    Bucket,
+    Lane,
+    Provision,
+    Throughput,
+    limit_after,
+    limit_now,
+    most_lent,
+    parts,
+    unreserved,
+)
+
+_PRIORITY = {Lane.COVERED: 0, Lane.AWAITED: 0, Lane.LENT: 1}
+_BATCH = 2
+"""The engine takes the lowest number first."""
+
+
+class GateNews(msgspec.Struct, array_like=True):
+    """What one worker says of its gate."""
+
+    covered: int
+    """Covered calls under way."""
+    demand: int
+    """Calls that have a lent slot or wait for one."""
+    late: int
+    """First tokens that missed their target, since the worker began."""
+    timely: int
+    used_ms: int
+    """When a call with a target was last under way, by the clock that workers share; 0: never."""
+    limit: float
+    charged: dict[str, float]
+    """Tokens charged to each provision since the worker began, less what came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call that wants to go to the engine."""
+
+    throughput: Throughput
+    provisions: tuple[Provision, ...]
+    """Those that may cover it, in order."""
+    who: str
+    tokens: int
+    """What it is thought to take."""
+    batch: bool
+    replicas: int
+    """How many are up."""
+
+
+class Pass:
+    """A slot of the engine that one call has; ended exactly once."""
+
+    __slots__ = ("_ask", "_began_ms", "_gate", "_open", "lane", "provision")
+
+    def __init__(self, gate: Gate, ask: Ask, lane: Lane, provision: Provision | None, began_ms: int) -> None:
+        self._gate = gate
+        self._ask = ask
+        self.lane = lane
+        self.provision = provision
+        """What covers it; for a lent slot, what would have if it were not used up."""
+        self._began_ms = began_ms
+        self._open = True
+
+    @property
+    def priority(self) -> int:
+        """What the engine is told."""
+        return _BATCH if self.lane is Lane.LENT and self._ask.batch else _PRIORITY[self.lane]
+
+    @property
+    def timed(self) -> bool:
+        """Whether its first token counts against a target."""
+        found = self.provision
+        return self.lane is Lane.COVERED and found is not None and found.first_token_ms is not None
+
+    def answered(self, first_token_ms: float) -> None:
+        """The first token came so long after the call."""
+        if self.timed:
+            assert self.provision is not None
+            assert self.provision.first_token_ms is not None
+            self._gate.measured(late=first_token_ms > self.provision.first_token_ms)
+
+    def end(self, tokens: int) -> None:
+        """The call has ended and took so many tokens."""
+        if self._open:
+            self._open = False
+            self._gate.left(self, self._ask, tokens, self._began_ms)
+
+
+@dataclass(slots=True, eq=False)
+class _Hoping:
+    """A call that waits for a lent slot, and for the first of its provisions that covers it."""
+
+    ask: Ask
+    waiting: Waiting
+    granted: Pass | None = None
+
+
+class Gate:
+    """One worker's part of the pool."""
+
+    def __init__(self, clock_ms: Callable[[], int]) -> None:
+        self._clock_ms = clock_ms
+        self._lent = Places(lambda: clock_ms() / 1000)
+        self._buckets: dict[str, Bucket] = {}
+        self._rates: dict[str, int] = {}
+        self._charged: dict[str, float] = {}
+        self._hoping: dict[_Hoping, None] = {}
+        self._timer: TimerHandle | None = None
+        self._throughput: Throughput | None = None
+        self._replicas = 1
+        self._covered = 0
+        self._timed = 0
+        """Of these, calls with a target."""
+        self._used_ms = -WINDOW_MS
+        self._late = self._timely = 0
+        self._new_late = self._new_timely = 0
+        """Of all workers, what the limit has not taken in yet."""
+        self._limit: float | None = None
+        self._others: dict[str, GateNews] = {}
+        self._told_demand = 0
+        self._name: str | None = None
+        """Ours among the workers; None while they cannot be heard."""
+        self._workers = 1
+        self._active_ms = -(1 << 40)
+
+    @property
+    def active(self) -> bool:
+        """Whether calls pass here: then workers tell each other oftener."""
+        return self._clock_ms() - self._active_ms < 10 * WINDOW_MS
+
+    @property
+    def covered(self) -> int:
+        """Covered calls under way in this worker."""
+        return self._covered
+
+    @property
+    def lent(self) -> int:
+        """Calls that have a lent slot in this worker."""
+        return self._lent.running
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait in this worker."""
+        return self._lent.waiting
+
+    async def enter(self, ask: Ask, patience_ms: int) -> Pass:
+        """A slot for the call; raises Full where there is none, and none to wait for, or none in time."""
+        self._active_ms = self._clock_ms()
+        self._follow(ask)
+        covered = self._cover(ask, Lane.COVERED)
+        if covered is not None:
+            return covered
+        waiting = self._lent.enter(ask.who, self._share(), batch=ask.batch)
+        if waiting is None:
+            return self._lend(ask)
+        hoping = _Hoping(ask, waiting)
+        if ask.provisions:
+            self._hoping[hoping] = None
+            self._arm()
+        try:
+            async with asyncio.timeout(patience_ms / 1000):
+                await waiting.turn
+        except BaseException as error:
+            if hoping.granted is not None:
+                hoping.granted.end(0)
+            else:
+                self._lent.give_up(waiting)
+            if isinstance(error, TimeoutError):
+                raise self._lent.too_slow() from None
+            raise
+        finally:
+            self._hoping.pop(hoping, None)
+        return hoping.granted or self._lend(ask)
+
+    def left(self, had: Pass, ask: Ask, tokens: int, began_ms: int) -> None:
+        """A call has ended; use `Pass.end`."""
+        now = self._clock_ms()
+        self._active_ms = now
+        if had.lane is Lane.LENT:
+            self._lent.leave(ask.who, (now - began_ms) / 1000)
+            return
+        assert had.provision is not None
+        self._covered -= 1
+        if had.provision.first_token_ms is not None:
+            self._timed -= 1
+            self._used_ms = now
+        self._charge(had.provision, tokens - ask.tokens)
+        self._lent.resize(self._share())
+        self._arm()
+
+    def measured(self, *, late: bool) -> None:
+        """The first token of a covered call came, late or in time."""
+        self._late += late
+        self._timely += not late
+        self._new_late += late
+        self._new_timely += not late
+
+    # what workers tell each other
+
+    def news(self, ahead_ms: int) -> GateNews | None:
+        """What the others should know; None where nothing passes here."""
+        if self._throughput is None:
+            return None
+        self._told_demand = self._lent.running + self._lent.waiting
+        slots = float(self._slots)
+        used = self._clock_ms() if self._timed else self._used_ms
+        return GateNews(
+            self._covered,
+            self._told_demand,
+            self._late,
+            self._timely,
+            used + ahead_ms,
+            slots if self._limit is None else self._limit,
+            dict(self._charged),
+        )
+
+    def listen(self, name: str, found: Mapping[str, GateNews | None], ahead_ms: int) -> None:
+        """Take in what the others told, and let in whom that allows; without others all is this worker's."""
+        self._name, self._workers = name, len(found) + 1
+        known, self._others = self._others, {}
+        for worker, news in found.items():
+            if news is None:
+                continue
+            self._others[worker] = news
+            if news.used_ms > 0:
+                self._used_ms = max(self._used_ms, news.used_ms - ahead_ms)
+            before = known.get(worker)
+            if before is None:
+                # Of one that is new only what comes from now on: its totals may be of hours.
+                continue
+            self._new_late += news.late - before.late
+            self._new_timely += news.timely - before.timely
+            for provision, total in news.charged.items():
+                self._spend(provision, total - before.charged.get(provision, 0.0))
+        self.tick()
+
+    def alone(self, workers: int) -> None:
+        """Nobody can be heard: an even part of everything is this worker's."""
+        self._others.clear()
+        self._name, self._workers = None, max(1, workers)
+        self.tick()
+
+    def tick(self) -> None:
+        """Take in what was measured, and let in whom the limit allows now."""
+        if self._throughput is None:
+            return
+        slots = self._slots
+        if self._limit is None:
+            # One that is new goes by what the others found out.
+            self._limit = min([float(slots), *(each.limit for each in self._others.values())])
+        self._limit = limit_after(self._limit, slots, self._new_late, self._new_timely)
+        self._new_late = self._new_timely = 0
+        self._lent.resize(self._share())
+        self._arm()
+
+    # private
+
+    @property
+    def _slots(self) -> int:
+        assert self._throughput is not None
+        return self._throughput.pool.slots * self._replicas
+
+    def _follow(self, ask: Ask) -> None:
+        """The configuration or the engine's replicas may be others than at the last call."""
+        self._replicas = max(1, min(ask.replicas, ask.throughput.pool.replicas))
+        if ask.throughput is self._throughput:
+            return
+        self._throughput = ask.throughput
+        self._rates = {each.id: each.rate for each in ask.throughput.provisions}
+        for gone in self._buckets.keys() - self._rates.keys():
+            del self._buckets[gone]
+            self._charged.pop(gone, None)
+
+    def _share(self) -> Share:
+        """What of the slots and of the queue is this worker's now."""
+        throughput = self._throughput
+        assert throughput is not None
+        pool, slots = throughput.pool, self._slots
+        covered = self._covered + sum(each.covered for each in self._others.values())
+        quiet = 0 if self._timed else self._clock_ms() - self._used_ms
+        limit = limit_now(float(slots) if self._limit is None else self._limit, slots, quiet)
+        most = most_lent(slots, unreserved(slots, throughput.rate, pool.capacity), covered, limit)
+        if self._name is None:
+            own = most // self._workers
+        elif self._others:
+            # By what each told last, itself included, so that all come to the same parts.
+            demands = {name: each.demand for name, each in self._others.items()}
+            demands[self._name] = self._told_demand
+            order = sorted(demands)
+            own = parts(most, [demands[name] for name in order])[order.index(self._name)]
+        else:
+            own = most
+        return Share(own, -(-pool.queue // self._workers), 100)
+
+    def _cover(self, ask: Ask, lane: Lane) -> Pass | None:
+        for provision in ask.provisions:
+            if self._bucket(provision).covers:
+                self._charge(provision, ask.tokens)
+                self._covered += 1
+                if provision.first_token_ms is not None:
+                    self._timed += 1
+                # Its slot is not lent again from now on.
+                self._lent.resize(self._share())
+                return Pass(self, ask, lane, provision, self._clock_ms())
+        return None
+
+    def _lend(self, ask: Ask) -> Pass:
+        would = ask.provisions[0] if ask.provisions else None
+        return Pass(self, ask, Lane.LENT, would, self._clock_ms())
+
+    def _bucket(self, provision: Provision) -> Bucket:
+        return self._filled(provision.id, provision.rate)
+
+    def _filled(self, provision_id: str, rate: int) -> Bucket:
+        now = self._clock_ms()
+        # What cannot be shared is divided.
+        own = rate if self._name is not None else rate / self._workers
+        found = self._buckets.get(provision_id)
+        filled = self._buckets[provision_id] = (
+            Bucket.full(own, now) if found is None else found.filled(own, now)
+        )
+        return filled
+
+    def _charge(self, provision: Provision, tokens: float) -> None:
+        if provision.id in self._rates:
+            self._charged[provision.id] = self._charged.get(provision.id, 0.0) + tokens
+            self._buckets[provision.id] = self._bucket(provision).charged(tokens)
+
+    def _spend(self, provision_id: str, tokens: float) -> None:
+        """What another worker charged."""
+        rate = self._rates.get(provision_id)
+        if rate is not None and tokens:
+            self._buckets[provision_id] = self._filled(provision_id, rate).charged(tokens)
+
+    def _promote(self) -> None:
+        """Let those go that their provisions cover by now, the one that waits longest first."""
+        self._timer = None
+        for hoping in list(self._hoping):
+            if hoping.waiting.turn.done():
+                del self._hoping[hoping]
+                continue
+            granted = self._cover(hoping.ask, Lane.AWAITED)
+            if granted is not None:
+                del self._hoping[hoping]
+                self._lent.withdraw(hoping.waiting)
+                hoping.granted = granted
+                hoping.waiting.turn.set_result(None)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Wake up when the first provision that somebody waits for covers a call."""
+        if not self._hoping:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        due = min(
+            self._bucket(each).covers_in_ms(each.rate)
+            for each in {one.id: one for hoping in self._hoping for one in hoping.ask.provisions}.values()
+        )
+        self._timer = asyncio.get_running_loop().call_later(due / 1000, self._promote)
+
+
+__all__ = ["Ask", "Full", "Gate", "GateNews", "Pass"]
