@@ -59,11 +59,6 @@ def attempt_record(
     took_us = (now - began) // 1000
     return Attempt(
         request_id=exchange.id,
-    if outcome == CACHED:
-        cost = entity.price.per_cache_hit
-    else:
-        billed = usage.total_tokens > 0 or outcome == "ok"
-        cost = cost_nano_usd(usage, entity.price, took_us) if billed else 0
     had = exchange.lease.had if exchange.lease is not None else None
         attempt=exchange.attempt,
         entity_id=entity.id,
