@@ -97,7 +97,9 @@ def nesting_of(
         if kind == "group":
             within[name] = [other.lower() for other in each.spec["groups"]]
     try:
-        return {name: number for number, name in enumerate(TopologicalSorter(within).static_order())}
+        # In order of names, so that neither the file's order nor the database's shows in the plan.
+        order = TopologicalSorter({name: sorted(within[name]) for name in sorted(within)}).static_order()
+        return {name: number for number, name in enumerate(order)}
     except CycleError as error:
         # What is there has no cycle, so that one of its groups is the file's.
         each = next(wanted["group", name] for name in error.args[1] if ("group", name) in wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -59,6 +60,41 @@ def test_what_others_refer_to_is_made_first() -> None:
     ]  # fmt: skip
     assert {step.action for step in made.steps} == {Action.CREATE}
     assert made.differs
+
+
+@given(order=st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_the_order_of_a_file_does_not_matter(order: Random) -> None:
+    """Whatever names something may stand before it: sections, objects and the lists in them."""
+    content = {
+        **TEAM,
+        "users": [{"name": "ada"}, {"name": "bob"}],
+        "service_principals": [{"name": "nightly"}],
+        "groups": [
+            {"name": "all", "groups": ["makers", "robots"]},
+            {"name": "makers", "users": ["ada", "bob"], "manager_groups": ["all"]},
+            {"name": "robots", "service_principals": ["nightly"]},
+        ],
+        "endpoints": [chat(), {**chat(), "name": "other", "aliases": ["b", "a"]}],
+        "limits": [
+            *TEAM["limits"],
+            {"scope": "endpoint", "subject": "other", "metric": "requests", "window": "day", "amount": 5},
+            {"scope": "key", "subject": "gk_live_abc", "metric": "requests", "window": "day", "amount": 5},
+        ],
+    }  # fmt: skip
+    shuffled: dict[str, Any] = {}
+    for section in order.sample(sorted(content), len(content)):
+        objects = order.sample(content[section], len(content[section]))
+        shuffled[section] = [
+            {
+                name: order.sample(value, len(value)) if isinstance(value, list) else value
+                for name, value in each.items()
+            }
+            for each in objects
+        ]
+    assert plan(read(shuffled), [], file=FILE, keys=["abc"]) == plan(
+        read(content), [], file=FILE, keys=["abc"]
+    )
 
 
 def test_what_is_as_declared_is_left_alone_and_what_is_nobodys_is_taken_over() -> None:
