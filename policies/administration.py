@@ -59,11 +59,11 @@ class Permission(StrEnum):
     """List and read endpoints as far as the caller's own grants go."""
     SERVING_SHARE = "control:serving:share"
     """Read and set permissions of endpoints that the caller may manage."""
-    WEBHOOKS_READ = "control:webhooks:read"
-    WEBHOOKS_WRITE = "control:webhooks:write"
     THROUGHPUT_READ = "control:throughput:read"
     THROUGHPUT_WRITE = "control:throughput:write"
     """Say what the local engine can do, and keep some of it for endpoints and groups."""
+    WEBHOOKS_READ = "control:webhooks:read"
+    WEBHOOKS_WRITE = "control:webhooks:write"
 
 
 OF_EVERYONE = frozenset(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from policies.budgets import Budget
     from policies.limits import Limit
     from policies.permissions import Level
-    from policies.tokens import Issuer
     from policies.throughput import Throughput
+    from policies.tokens import Issuer
 
 
 class EntityKind(StrEnum):

@@ -57,9 +57,9 @@ def attempt_record(
     now = line.monotonic_ns()
     billed = usage.total_tokens > 0 or outcome == "ok"
     took_us = (now - began) // 1000
+    had = exchange.lease.had if exchange.lease is not None else None
     return Attempt(
         request_id=exchange.id,
-    had = exchange.lease.had if exchange.lease is not None else None
         attempt=exchange.attempt,
         entity_id=entity.id,
         entity_name=entity.name,
@@ -79,10 +79,10 @@ def attempt_record(
         price_id=entity.price.id,
         cost_nano_usd=cost_nano_usd(usage, entity.price, took_us) if billed else 0,
         reason=exchange.why,
-    )
-
         provision_id=had.provision.id if had is not None and had.provision is not None else None,
         lane=had.lane.value if had is not None else None,
+    )
+
 
 def since(began: int, at: int | None) -> int | None:
     """Microseconds from one moment to another, None where that did not come."""

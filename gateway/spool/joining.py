@@ -203,9 +203,9 @@ def attempt_row(intent: Intent, made: Attempt, *, borne: bool) -> AttemptRow:
         borne,
         made.first_byte_us,
         made.duration_us,
-    )
         made.provision_id,
         made.lane,
+    )
 
 
 def plain(text: str | None) -> str | None:

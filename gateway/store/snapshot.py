@@ -21,8 +21,8 @@ from policies.limits import Limit, Metric, Mode, ScopeKind
 from policies.payloads import payload_rules
 from policies.permissions import Level
 from policies.principal import Group, Principal, PrincipalKind, Role
-from policies.tokens import Family, Issuer
 from policies.throughput import Pool, Provision, Throughput
+from policies.tokens import Family, Issuer
 from policies.windows import Calendar, Rolling, Unit, Window
 
 Rows = list[Mapping[str, Any]]
@@ -47,9 +47,9 @@ class ConfigurationRows:
     providers: Rows = field(default_factory=list[Mapping[str, Any]])
     provider_secrets: Rows = field(default_factory=list[Mapping[str, Any]])
     """Sealed; of the present only. The newest version of each provider first."""
-
     throughput_pools: Rows = field(default_factory=list[Mapping[str, Any]])
     throughput_provisions: Rows = field(default_factory=list[Mapping[str, Any]])
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -97,8 +97,8 @@ def build(rows: ConfigurationRows, now: datetime) -> Built:
         },
         group_ids={row["name"].lower(): row["id"] for row in rows.groups},
         local_groups=frozenset(row["id"] for row in rows.groups if row["local_only"]),
-    )
         throughput=_throughput(rows),
+    )
     return Built(snapshot, min(edges, default=None))
 
 
@@ -283,10 +283,6 @@ def _entity(
     )
 
 
-def window_of(row: Mapping[str, Any]) -> Window | None:
-    """The window of a limit's row; None for concurrent requests."""
-    match row["window_kind"]:
-        case "rolling":
 def _throughput(rows: ConfigurationRows) -> Throughput | None:
     """What is provisioned for those who are still there; None where nothing is, and every call goes as it comes."""
     there = {row["id"] for row in (*rows.endpoints, *rows.groups)}
@@ -322,6 +318,10 @@ def provision_of(row: Mapping[str, Any], pool: Pool) -> Provision:
     )
 
 
+def window_of(row: Mapping[str, Any]) -> Window | None:
+    """The window of a limit's row; None for concurrent requests."""
+    match row["window_kind"]:
+        case "rolling":
             return Rolling(row["window_ms"])
         case "calendar":
             return Calendar(Unit(row["window_unit"]), row["time_zone"])
