@@ -15,7 +15,6 @@ from gateway.store.tables import (
     rules,
     sql_calls,
     throughput,
-    turns,
     versioned,
 )
 from gateway.store.tables.base import metadata
@@ -34,6 +33,5 @@ __all__ = [
     "rules",
     "sql_calls",
     "throughput",
-    "turns",
     "versioned",
 ]
