@@ -55,9 +55,10 @@ class OracleRecord(msgspec.Struct, omit_defaults=True):
 
 
 class Journal:
-    """Records in memory, and on disk where a path is given."""
+    """Records in memory, and on disk where a path is given; `at_once` for a process that is to be killed."""
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         self.records: list[OracleRecord] = []
         self.running = 0
         self.prompt_tokens = 0
@@ -102,7 +103,10 @@ class Journal:
         """Note that a record has changed."""
         if self._file is not None:
             self._dirty[record.seq] = record
-            if self._loop is not None:
+            if self._at_once:
+                # Before the bytes that it tells of: whoever has them, the book has them.
+                self.flush()
+            elif self._loop is not None:
                 if progress:
                     self._flushing = self._flushing or self._loop.call_later(_PROGRESS_SECONDS, self.flush)
                 elif not self._urgent:

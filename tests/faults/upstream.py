@@ -53,13 +53,14 @@ class Upstream:
         self,
         *,
         journal: str | os.PathLike[str] | None = None,
+        journal_at_once: bool = False,
         default: Script = DEFAULT,
         models: tuple[str, ...] = ("mixtral-demo",),
         strict_models: bool = False,
         api_key: str | None = None,
         keep_requests: bool = True,
     ) -> None:
-        self.journal = Journal(journal)
+        self.journal = Journal(journal, at_once=journal_at_once)
         self.scripts = Scripts(default)
         self.models = models
         self.received: list[Received] = []
@@ -253,6 +254,7 @@ async def _serve(options: argparse.Namespace) -> None:
     default = parse_script(options.script) if options.script else DEFAULT
     upstream = Upstream(
         journal=options.journal,
+        journal_at_once=options.journal_at_once,
         default=default,
         models=tuple(options.model or ["mixtral-demo"]),
         api_key=options.api_key,
@@ -274,6 +276,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0: a free port, printed")
     parser.add_argument("--uds", help="a unix socket instead of a port")
     parser.add_argument("--journal", help="append every record to this file")
+    parser.add_argument("--journal-at-once", action="store_true", help="before every byte, not every 50 ms")
     parser.add_argument("--script", help="the default script, such as 'tokens=64 delay=5ms'")
     parser.add_argument("--model", action="append", help="a served model's name; may be repeated")
     parser.add_argument("--api-key", help="refuse calls without this key")
