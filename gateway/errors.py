@@ -21,6 +21,7 @@ GatewayError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -168,6 +169,10 @@ class LimitDetail:
 class LimitExceeded(GatewayError):
     """A rate limit has no room; nothing was consumed."""
 
+    decided_at_ms = 0
+    """Redis' time of the decision; 0 where it was made without Redis."""
+    seen: Sequence[int] = ()
+    """What counters showed, draw by draw up to the one that refused; -1 where that was not told."""
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
     databricks_status, databricks_code = 429, "REQUEST_LIMIT_EXCEEDED"
     anthropic_type = "rate_limit_error"
@@ -194,6 +199,9 @@ class LimitExceeded(GatewayError):
 class BudgetExhausted(GatewayError):
     """A budget has no money left for this request; nothing was consumed."""
 
+    decided_at_ms = 0
+    """As of a rate limit."""
+    seen: Sequence[int] = ()
     status, code, type = 429, "insufficient_quota", "insufficient_quota"
     databricks_status, databricks_code = 403, "PERMISSION_DENIED"
     anthropic_type = "rate_limit_error"

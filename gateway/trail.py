@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.security.networks import network
-from gateway.spool.records import Record, Refusal
+from gateway.spool.records import Record, Refusal, Turned
 from gateway.telemetry import Telemetry
 
 SINGLES_A_SECOND = 10
@@ -68,8 +68,9 @@ class RefusalTrail:
         limit_id: str | None = None,
         address: str | None = None,
         plane: str = "data",
+        turned: Turned | None = None,
     ) -> None:
-        """A request was refused before admission."""
+        """A request was refused before admission; `turned` is what a policy decided about."""
         self._telemetry.refused(code)
         now = self._clock()
         self._turn(now)
@@ -89,7 +90,7 @@ class RefusalTrail:
         if counts[0] > SINGLES_A_SECOND or kind[0] is OTHERS:
             return
         log.info("refused principal=%s model=%.64r code=%s", principal_id, asked, code)
-        if self._append(now, 0, 1, plane, code, limit_id, principal_id, asked, None):
+        if self._append(now, 0, 1, plane, code, limit_id, principal_id, asked, None, turned):
             counts[1] += 1
 
     def tick(self, *, last: bool = False) -> None:
@@ -138,6 +139,7 @@ class RefusalTrail:
         principal_id: str | None,
         asked: str | None,
         address: str | None,
+        turned: Turned | None = None,
     ) -> bool:
         # A full spool refuses everyone: what these refusals would write must not fill it further.
         if not self._spool.admits():
@@ -155,6 +157,7 @@ class RefusalTrail:
                 principal_id,
                 None if asked is None else asked[:_LONGEST].encode(errors="replace").decode(),
                 address,
+                turned,
             )
         )
         return True

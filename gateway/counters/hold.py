@@ -138,6 +138,19 @@ class Hold:
         ]
 
     @property
+    def seen(self) -> list[int]:
+        """What each draw's counter showed before the admission, -1 where that was not told; empty without Redis."""
+        if self.degraded is not None:
+            return []
+        base, output = self.base, self.granted_output
+        return [
+            tap.draw.capacity - left - base[tap.amount_class] - tap.per_token * output
+            if position >= 0
+            else -1
+            for tap, position, left in zip(self.plan.taps, self.parts[0], self.parts[1], strict=True)
+        ]
+
+    @property
     def ordinary(self) -> bool:
         """Whether the plan's ready-made settlement fits: one grant by Redis, of every tap, in the present periods."""
         plan, positions = self.plan, self.parts[0]

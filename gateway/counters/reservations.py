@@ -323,7 +323,10 @@ def _error(hold: Hold, reply: bytes) -> GatewayError:
     if reply[0] == REFUSED:
         now_ms, index, left, reset_ms, needed = REFUSAL.unpack_from(reply, 1)
         tap = hold.plan.taps[index]
-        return refusal(hold.plan, tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
+        error = refusal(hold.plan, tap, now_ms=now_ms, left=left, reset_ms=reset_ms, needed=needed)
+        error.decided_at_ms = now_ms
+        error.seen = [-1] * index + [tap.draw.capacity - left]
+        return error
     if reply[0] == CLAIMED:
         return IdempotencyConflict(CLAIM_REASONS[reply[9]])
     return Unavailable("This request has already ended; send a new one.")

@@ -12,9 +12,9 @@ from gateway import crashpoints
 from gateway.errors import Unavailable
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
+from gateway.pipeline.weighing import needs, weighed
 from gateway.spool.records import Intent, Priced
 from policies.catalog import Endpoint
-from policies.estimate import allowance, prompt_estimate
 
 
 async def admit(line: Line, exchange: Exchange) -> None:
@@ -25,24 +25,16 @@ async def admit(line: Line, exchange: Exchange) -> None:
             retry_after_seconds=10,
         )
     request, endpoint = exchange.request, exchange.endpoint
-    prompt = (
-        prompt_estimate(request.text_bytes, request.messages, endpoint.estimate_milli) + request.token_ids
-    )
-    output, least = allowance(
-        stream=request.stream,
-        max_tokens=request.max_tokens,
-        default_max_tokens=endpoint.default_max_tokens,
-        n=request.n,
-    )
+    ask = needs(request, endpoint)
     batch = exchange.batch or exchange.caller.batch or endpoint.batch
     asked = line.reservations.reserve(
         exchange.snapshot,
         replace(exchange.caller, share_percent=line.batch_percent) if batch else exchange.caller,
         endpoint,
         request_id=exchange.id_text,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        least_output=least,
+        prompt_tokens=ask.prompt_tokens,
+        output_tokens=ask.output,
+        least_output=ask.least,
         group=exchange.group,
         idempotency=exchange.idempotency,
     )
@@ -72,7 +64,7 @@ async def admit(line: Line, exchange: Exchange) -> None:
                 endpoint_name=endpoint.name,
                 api=exchange.api,
                 stream=request.stream,
-                estimated_prompt_tokens=prompt,
+                estimated_prompt_tokens=ask.prompt_tokens,
                 granted_output_tokens=reservation.granted_output,
                 charges=reservation.charges,
                 prices=_prices(endpoint),
@@ -82,6 +74,9 @@ async def admit(line: Line, exchange: Exchange) -> None:
                 degraded=reservation.degraded,
                 batch=batch,
                 number=number,
+                weighed=weighed(
+                    exchange, ask, reservation.seen, line.batch_percent if batch else caller.share_percent
+                ),
             )
         )
     except BaseException:

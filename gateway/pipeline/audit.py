@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.errors import BudgetExhausted, GatewayError, LimitExceeded
+from gateway.errors import BudgetExhausted, Forbidden, GatewayError, LimitExceeded
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
+from gateway.pipeline.weighing import needs, weighed
+from gateway.spool.records import Turned
 
 
 def audit(line: Line, exchange: Exchange | None, error: GatewayError, address: str | None = None) -> None:
@@ -19,4 +21,32 @@ def audit(line: Line, exchange: Exchange | None, error: GatewayError, address: s
         error.code,
         limit_id=error.detail.limit if isinstance(error, (LimitExceeded, BudgetExhausted)) else None,
         address=address,
+        turned=None if exchange is None or request is None else _turned(line, exchange, error),
+    )
+
+
+def _turned(line: Line, exchange: Exchange, error: GatewayError) -> Turned | None:
+    """What a policy decided about; None where none did, or where the counters were not asked."""
+    if isinstance(error, (LimitExceeded, BudgetExhausted)):
+        if not error.decided_at_ms:
+            return None
+        endpoint, at_ms, seen = exchange.endpoint, error.decided_at_ms, error.seen
+    elif isinstance(error, Forbidden) and error.code == "permission_denied":
+        found = exchange.snapshot.endpoints.get(exchange.request.model)
+        if found is None:
+            return None
+        endpoint, at_ms, seen = found, line.wall_ms(), []
+    else:
+        return None
+    caller = exchange.caller
+    asked = needs(exchange.request, endpoint)
+    batch = exchange.batch or caller.batch or endpoint.batch
+    share = line.batch_percent if batch else caller.share_percent
+    return Turned(
+        at_ms,
+        exchange.snapshot.version,
+        endpoint.id,
+        caller.key_id,
+        asked.prompt_tokens,
+        weighed(exchange, asked, seen, share),
     )

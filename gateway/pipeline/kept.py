@@ -45,6 +45,7 @@ class Begun:
         self.degraded = intent.degraded
         self.charges = intent.charges
         self.settled = False
+        self.seen: list[int] = []
         self.headers: list[tuple[bytes, bytes]] = []
         self.refusal: LimitDetail | None = None
 

@@ -10,6 +10,7 @@ from engines.adapter import Adapter
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Catalog, Keys, Reservations, Spool
 from gateway.routing.traffic import Traffic
+from gateway.spool.records import Turned
 from policies.catalog import ServedEntity
 from policies.usage import Usage
 
@@ -46,8 +47,9 @@ class Trail(Protocol):
         limit_id: str | None = None,
         address: str | None = None,
         plane: str = "data",
+        turned: Turned | None = None,
     ) -> None:
-        """A request was refused before admission."""
+        """A request was refused before admission; `turned` is what a policy decided about."""
         ...
 
 

@@ -49,6 +49,8 @@ class Reservation(Protocol):
     degraded: str | None
     charges: list[Charge]
     settled: bool
+    seen: list[int]
+    """What the counters showed that decided it, draw by draw; empty where they were not asked."""
     headers: list[tuple[bytes, bytes]]
     """`x-ratelimit-*` and `x-weighbridge-reserved`, ready to send."""
     refusal: LimitDetail | None

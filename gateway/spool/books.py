@@ -70,6 +70,7 @@ class RequestRow(NamedTuple):
     batch: bool
     begun_number: int | None
     ended_number: int | None
+    weighed: str | None = None
 
 
 class AttemptRow(NamedTuple):

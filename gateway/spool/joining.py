@@ -175,6 +175,7 @@ def request_row(
         intent.batch,
         intent.number or None,
         number or None,
+        None if intent.weighed is None else _weighed(intent),
     )
 
 
@@ -248,6 +249,18 @@ def _charged(entry: Entry, prompt: int, completion: int, cost: int) -> str:
             Charged(*place[:3], amount, used.get(place[2], amount), place[3])
             for place, amount in reserved.items()
         ]
+    ).decode()
+
+
+def _weighed(intent: Intent) -> str:
+    """What the decision was made from, and what it granted before any top-up, by name."""
+    weighed = intent.weighed
+    assert weighed is not None
+    return _json.encode(
+        {
+            "granted": intent.granted_output_tokens,
+            **{name: getattr(weighed, name) for name in weighed.__struct_fields__},
+        }
     ).decode()
 
 

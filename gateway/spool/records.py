@@ -51,6 +51,34 @@ class Priced(msgspec.Struct, array_like=True, frozen=True, gc=False):
     per_gpu_second: int = 0
 
 
+class Weighed(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a decision on limits and budgets was made from, so that it can be made again."""
+
+    output: int
+    """Output tokens asked for at first, and the least with which it would have begun."""
+    least: int
+    seen: list[int]
+    """What each draw's counter showed, in the order of the draws; -1 where that was not told."""
+    group: str | None = None
+    """The group that the caller asked to charge, by id."""
+    share_percent: int = 100
+    """How much of a shared limit it might fill."""
+    groups: list[str] | None = None
+    """The caller's groups, where a token claimed others than the configuration has."""
+
+
+class Turned(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A call that was refused by a policy: what was decided about."""
+
+    decided_ms: int
+    """Redis' time for limits and budgets; the worker's for permissions."""
+    snapshot_version: int
+    endpoint_id: str
+    key_id: str | None
+    prompt_tokens: int
+    weighed: Weighed
+
+
 class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     """A request was admitted and is about to be dispatched."""
 
@@ -87,6 +115,8 @@ class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     """Counts up from 1 over this spool's intents and settlements, so that a missing one is seen; 0: not numbered."""
     admitted_by: bytes = b""
     """The worker that admitted it and was killed, where this one goes on with it; empty: this worker."""
+    weighed: Weighed | None = None
+    """What the decision was made from; None: written before that was kept."""
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
@@ -179,6 +209,8 @@ class Refusal(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
     """Endpoint or route that was asked for."""
     address: str | None
     """Where an unknown caller called from."""
+    turned: Turned | None = None
+    """Of a single one that a policy refused in normal mode: what was decided about."""
 
 
 Record = Intent | Progress | Attempt | Settlement | Refusal

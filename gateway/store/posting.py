@@ -31,7 +31,7 @@ _TYPES = {
         "int8",
     ),
 }  # fmt: skip
-_AS_JSON = ("charges", "tags")
+_AS_JSON = ("charges", "tags", "weighed")
 _json = msgspec.json.Encoder()
 _ESCAPE = re.compile(r"\\[^\"\\]")
 _CONTROL = re.compile(r"[\x00-\x1f]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.ids import RequestIds
 from gateway.ids import text as id_text
 from gateway.spool.books import Away, Refused
-from gateway.spool.records import Refusal
+from gateway.spool.records import Refusal, Turned
 from gateway.store import audit
 from gateway.store.database import AWAY
 
@@ -90,5 +91,14 @@ def _content(refusal: Refusal) -> str:
             "principal_id": refusal.principal_id,
             "asked": refusal.asked,
             "address": refusal.address,
+            **({} if refusal.turned is None else {"turned": _turned(refusal.turned)}),
         }
     )
+
+
+def _turned(turned: Turned) -> dict[str, Any]:
+    """What was decided about, by name."""
+    return {
+        **{name: getattr(turned, name) for name in turned.__struct_fields__ if name != "weighed"},
+        **{name: getattr(turned.weighed, name) for name in turned.weighed.__struct_fields__},
+    }

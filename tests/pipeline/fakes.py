@@ -62,6 +62,7 @@ class Hold:
     degraded: str | None = None
     charges: list[Charge] = field(default_factory=list[Charge])
     settled: bool = False
+    seen: list[int] = field(default_factory=list[int])
     headers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     refusal: LimitDetail | None = None
 

@@ -167,6 +167,11 @@ requests = Table(
         BigInteger,
         comment="Number of its settlement there; null: its worker died, or as above.",
     ),
+    Column(
+        "weighed",
+        JSONB,
+        comment="What the decision was made from, so that it can be made again: output asked and granted at first, what each counter showed, group asked for; null: before that was kept.",
+    ),
     PrimaryKeyConstraint("request_id"),
     Index("ix_requests_admitted_at", "admitted_at", postgresql_using="brin"),
     Index(
