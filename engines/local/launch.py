@@ -62,6 +62,8 @@ class EngineSpec:
     """Threads for one forward pass on a CPU; the demo model is too small to gain from more."""
     kv_cache_bytes: int = 256 << 20
     """Room for keys and values on a CPU: 262,144 tokens of the demo model."""
+    card: str | None = None
+    """The only GPU that it may see, in the words of CUDA_VISIBLE_DEVICES; None leaves it all of them."""
     adapters: bool = True
     """Whether fine-tuned adapters (LoRA) may be loaded while it runs."""
     extra: tuple[str, ...] = ()
@@ -71,6 +73,13 @@ class EngineSpec:
     def url(self) -> str:
         """The address in the form that WEIGHBRIDGE_ENGINE_URL takes."""
         return f"unix:{self.socket}" if self.socket else f"http://{self.host}:{self.port}"
+
+
+def card_of(number: int, replicas: int, cards: int, visible: str | None) -> str | None:
+    """Which of the machine's GPUs, or of those that are visible, one of several replicas gets; None: no choice."""
+    names = [each.strip() for each in visible.split(",") if each.strip()] if visible else []
+    names = names or [str(each) for each in range(cards)]
+    return names[number % len(names)] if replicas > 1 and len(names) > 1 else None
 
 
 class SocketPathTooLong(ValueError):
@@ -120,6 +129,8 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
         "PYTHONNOUSERSITE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if spec.card is not None:
+        quiet["CUDA_VISIBLE_DEVICES"] = spec.card
     if spec.adapters:
         # Only over the engine's own address, which no client reaches: the gateway decides who loads what.
         quiet["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"

@@ -79,14 +79,21 @@ SOURCES = {source.name: source for source in (CPU, CPU_INDEX, GPU)}
 
 def has_gpu() -> bool:
     """Tell whether an NVIDIA GPU answers on this machine."""
+    return count_gpus() > 0
+
+
+def count_gpus() -> int:
+    """How many NVIDIA GPUs answer on this machine."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return False
+        return 0
     try:
         listed = subprocess.run([command, "-L"], capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return listed.returncode == 0 and b"GPU" in listed.stdout
+        return 0
+    return (
+        sum(line.startswith(b"GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+    )
 
 
 def candidates(gpu: bool) -> tuple[Source, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -19,8 +20,8 @@ import msgspec
 from engines.http1.transport import Http1Transport
 from engines.local import gauges
 from engines.local.environment import install
-from engines.local.launch import EngineSpec, command
-from engines.local.sources import EngineUnavailable
+from engines.local.launch import EngineSpec, card_of, command
+from engines.local.sources import EngineUnavailable, count_gpus
 from engines.local.supervise import EngineState, Phase, keep_all
 from gateway.embedded.places import socket_folder
 from gateway.engine_notes import EngineNote, ReplicaNote, write_note
@@ -72,12 +73,16 @@ async def _run(home: Path, addresses: Sequence[str], replicas: Replicas) -> None
     except EngineUnavailable as problem:
         replicas.unavailable(str(problem))
         return
+    many = len(addresses)
+    cards = await asyncio.to_thread(count_gpus) if many > 1 else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     specs = [
         EngineSpec(
             python=made.python,
             socket=Path(address.removeprefix(_UNIX)),
             cache=home / "engine-cache",
             log=home / "logs" / f"vllm-{number}.log",
+            card=card_of(number, many, cards, visible),
         )
         for number, address in enumerate(addresses)
     ]
