@@ -23,6 +23,7 @@ import uvloop
 
 from engines.http1.transport import Http1Transport
 from engines.transport import Transport
+from gateway.counters.answers import StoredAnswers
 from gateway.counters.levels import CounterLevels
 from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
@@ -131,6 +132,14 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         def cache_salt(subject: str) -> str:
             return hmac.digest(salt_key, subject.encode(), hashlib.sha256).hex()[:32]
 
+        answers = StoredAnswers(
+            settings.redis_url,
+            Sealing(master.derive_all(Purpose.STORED_ANSWERS)),
+            master.derive(Purpose.STORED_QUESTIONS),
+            cap_bytes=settings.cache_max_mb << 20,
+            monotonic=time.monotonic,
+        )
+        parts.push_async_callback(answers.close)
         trail = RefusalTrail(telemetry, spool)
         kept = Keeping(
             telemetry.payload, wall_ms=lambda: time.time_ns() // 1_000_000, monotonic_ns=time.monotonic_ns
@@ -151,6 +160,7 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
             monotonic_ns=time.monotonic_ns,
             wall_ms=lambda: time.time_ns() // 1_000_000,
             traffic=traffic,
+            answers=answers,
             batch_percent=settings.batch_percent,
             payloads=kept,
         )

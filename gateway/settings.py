@@ -55,6 +55,8 @@ class Settings:
     """How many processes of the local engine are run here; calls are spread over them."""
     upstream_client: Literal["http1", "aiohttp"] = "http1"
     """What speaks HTTP to engines and providers; aiohttp is there for an upstream that ours cannot talk to."""
+    cache_max_mb: int = 64
+    """What all stored answers together may take of Redis."""
     spool_max_mb: int = 1024
     """Mebibytes of a worker's spool that may wait for the ledger; at the cap new work is refused."""
     batch_percent: int = 80
@@ -122,6 +124,7 @@ class Settings:
             pg_port=_port(env, "PG_PORT"),
             engine_replicas=_count(env, "ENGINE_REPLICAS", default=1, most=MOST_REPLICAS),
             upstream_client=client,
+            cache_max_mb=_count(env, "CACHE_MAX_MB", default=64, most=1 << 20),
             spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
             batch_percent=_count(env, "BATCH_PERCENT", default=80, most=100),
             webhook_hosts=_hosts(env, "WEBHOOK_HOSTS"),
@@ -154,6 +157,7 @@ class Settings:
             "SECRET_FILE": str(self.secret_file),
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
             "UPSTREAM_CLIENT": self.upstream_client,
+            "CACHE_MAX_MB": str(self.cache_max_mb),
             "SPOOL_MAX_MB": str(self.spool_max_mb),
             "BATCH_PERCENT": str(self.batch_percent),
             "WEBHOOK_HOSTS": ",".join(sorted(self.webhook_hosts)),

@@ -87,7 +87,9 @@ def dearest(endpoint: Endpoint) -> Rates:
     return Rates(
         input_per_million=max(max(each.input, each.cache_read, each.cache_write) for each in prices),
         output_per_token=-(-output // MILLION),
-        per_request=max(each.per_request + more for each, more in zip(prices, ahead, strict=True)),
+        per_request=max(
+            max(each.per_request + more, each.per_cache_hit) for each, more in zip(prices, ahead, strict=True)
+        ),
     )
 
 

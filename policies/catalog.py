@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from policies.caching import CacheRules
 from policies.calling import PLAIN_ENDPOINT, PLAIN_ENTITY, EndpointRules, EntityRules
 from policies.payloads import PayloadRules
 from policies.principal import Group, Principal
@@ -40,6 +41,8 @@ class Price:
     """Nano-dollars a request."""
     per_gpu_second: int = 0
     """Nano-dollars for each second that an attempt occupies the local engine; 0 for every other."""
+    per_cache_hit: int = 0
+    """Nano-dollars for a request that the gateway's own cache answers, in place of all else."""
 
     @property
     def priced(self) -> bool:
@@ -53,6 +56,7 @@ class Price:
                 self.reasoning,
                 self.per_request,
                 self.per_gpu_second,
+                self.per_cache_hit,
             )
         )
 
@@ -131,6 +135,10 @@ class Endpoint:
     """Requests never leave for another host, whatever the fallbacks say."""
     rules: EndpointRules = PLAIN_ENDPOINT
     """How its calls are carried out."""
+    cache: CacheRules | None = None
+    """How its answers are stored to be given again; None: they are not."""
+    version: int = 0
+    """The change of the configuration that made it what it is: whatever changes of it or its entities gives it a new one."""
     order: tuple[str, ...] = ()
     """Entity names as their managers list them."""
     features: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)

@@ -137,7 +137,7 @@ def _input(given: Any) -> tuple[tuple[Message, ...], list[str]]:
                 raise Unsupported(f"{where}.content", "instructions are texts")
             system.append("".join(part.text for part in parts if isinstance(part, Text)))
             continue
-        _add(turns, _turn(told, where), spoken=told.get("type", "message") == "message")
+        _add(turns, read_item(told, where), spoken=told.get("type", "message") == "message")
     if not turns:
         raise Unsupported("input", "it has no turn of the user")
     return tuple(turns), system
@@ -154,7 +154,8 @@ def _add(turns: list[Message], turn: Message, *, spoken: bool) -> None:
     turns[-1] = Message(turn.role, before + parts)
 
 
-def _turn(item: Mapping[str, Any], where: str) -> Message:
+def read_item(item: Mapping[str, Any], where: str) -> Message:
+    """One item as a turn, or as a part of one; raises Unsupported."""
     match item.get("type", "message"):
         case "message":
             role = item.get("role")

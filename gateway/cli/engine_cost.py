@@ -31,7 +31,7 @@ SELECT {key} AS key, a.start_time, a.first_byte_seconds, a.duration_seconds, u.r
 FROM serving.attempts a JOIN serving.endpoint_usage u USING (databricks_request_id)
 WHERE a.request_time >= $1::timestamptz - interval '1 hour' AND a.request_time < $2
   AND u.request_time >= $1::timestamptz - interval '1 hour' AND u.request_time < $2
-  AND a.start_time < $2 AND a.outcome <> 'excluded' AND a.served_entity_id IN (
+  AND a.start_time < $2 AND a.outcome NOT IN ('excluded', 'cached') AND a.served_entity_id IN (
       SELECT served_entity_id FROM serving.served_entities WHERE entity_type = 'FOUNDATION_MODEL')
 """
 _NANO = 10**9

@@ -77,7 +77,7 @@ def settle(kind: str, spec: dict[str, Any]) -> list[tuple[str, str]]:
             return _span(spec) + _zone(spec) + _dollars(spec, "usd")
         case "price":
             named = ("input", "cache_read", "cache_write", "output", "reasoning", "per_request")
-            return _dollars(spec, *named, "per_gpu_second") + _moments(spec)
+            return _dollars(spec, *named, "per_gpu_second", "per_cache_hit") + _moments(spec)
         case _:
             pass
     return []

@@ -265,10 +265,10 @@ def _entities(spec: Spec) -> list[EntitySpec]:
 
 def _endpoint(spec: Spec, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """An endpoint's columns; what other features keep in its settings stays."""
-    own = {"rules": spec["calling"], "payloads": spec["payloads"]}
+    own = {"rules": spec["calling"], "payloads": spec["payloads"], "cache": spec["cache"]}
     kept = {name: value for name, value in settings.items() if name not in own}
     set_ = {name: value for name, value in own.items() if value}
-    columns = _without(spec, "served_entities", "calling", "payloads")
+    columns = _without(spec, "served_entities", "calling", "payloads", "cache")
     return {**columns, "settings": {**kept, **set_}}
 
 

@@ -38,7 +38,16 @@ TABLES: dict[str, Table] = {
     "price": prices,
     "webhook": webhooks,
 }
-CLASSES = ("input", "cache_read", "cache_write", "output", "reasoning", "per_request", "per_gpu_second")
+CLASSES = (
+    "input",
+    "cache_read",
+    "cache_write",
+    "output",
+    "reasoning",
+    "per_request",
+    "per_gpu_second",
+    "per_cache_hit",
+)
 _PRINCIPAL = ("name", "display_name", "email", "active", "issuer", "subject")
 _ISSUER = (
     "name", "issuer", "audience", "family", "jwks_uri", "allow_loopback_http", "public_keys", "principal_claim",
@@ -174,6 +183,7 @@ def _endpoint(row: Row, serving: Sequence[Row]) -> Spec:
         "aliases": sorted(row["aliases"]),
         "calling": row["settings"].get("rules", {}),
         "payloads": row["settings"].get("payloads", {}),
+        "cache": row["settings"].get("cache", {}),
         "served_entities": [
             {
                 **{name: each[name] for name in _ENTITY},

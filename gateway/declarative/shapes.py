@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, field
 from gateway.http.admin.budgets import ModeName as BudgetMode
 from gateway.http.admin.budgets import Period, Thresholds, Zone
 from gateway.http.admin.budgets import Scope as BudgetScope
-from gateway.http.admin.calling import EndpointCalling, EndpointPayloads, EntityCalling
+from gateway.http.admin.calling import EndpointCache, EndpointCalling, EndpointPayloads, EntityCalling
 from gateway.http.admin.endpoints import (
     Aliases,
     DefaultTokens,
@@ -115,6 +115,7 @@ class EndpointSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     local_only: bool = False
     calling: EndpointCalling = EndpointCalling()
     payloads: EndpointPayloads = EndpointPayloads()
+    cache: EndpointCache = EndpointCache()
     served_entities: Annotated[list[EntitySpec], Meta(min_length=1, max_length=32)]
 
 
@@ -160,7 +161,7 @@ class BudgetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class PriceSpec(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"begins": "from", "ends": "until"}
 ):
-    """What a served entity costs, in dollars per 1,000,000 tokens, per request and per GPU-second."""
+    """What a served entity costs, in dollars per 1,000,000 tokens, per request, per GPU-second and per cache hit."""
 
     endpoint: EndpointName
     entity: Name
@@ -174,6 +175,7 @@ class PriceSpec(
     reasoning: Dollars
     per_request: Dollars = "0.00"
     per_gpu_second: Dollars = "0.00"
+    per_cache_hit: Dollars = "0.00"
     note: FreeText = ""
 
 

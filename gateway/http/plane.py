@@ -40,6 +40,7 @@ from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange, ModelRequest
 from gateway.pipeline.line import Line
 from gateway.pipeline.revocation import REVOKED
+from policies.caching import ANYTHING, HIT, Wish, wish_of
 
 MAX_BODY = 4 << 20
 _JSON = (b"content-type", b"application/json")
@@ -134,6 +135,7 @@ class DataPlane:
             exchange.group = head.group
             exchange.batch = head.batch
             exchange.sticky = head.sticky
+            exchange.wish = head.wish
             if head.timeout_ms:
                 exchange.deadline_ns = began_ns + head.timeout_ms * 1_000_000
             if head.idempotency is not None:
@@ -230,6 +232,8 @@ class _Head(NamedTuple):
     idempotency: str | None
     sticky: str | None
     timeout_ms: int
+    wish: Wish
+    """Of stored answers."""
     anthropic: dict[str, str]
     """The version of Anthropic's API that its clients speak, and what they ask for beyond it."""
 
@@ -241,6 +245,7 @@ def _head(scope: Scope) -> _Head:
     anthropic: dict[str, str] = {}
     batch = False
     timeout_ms = 0
+    wish = ANYTHING
     media = b""
     for name, value in headers:
         if name == b"content-type":
@@ -266,13 +271,15 @@ def _head(scope: Scope) -> _Head:
             sticky = _short(value, "x-weighbridge-sticky")
         elif name == b"x-weighbridge-timeout":
             timeout_ms = _seconds(value)
+        elif name == b"cache-control":
+            wish = wish_of(value.decode("latin-1"))
         elif name == b"anthropic-beta":
             _anthropic(anthropic, "anthropic-beta", value)
         elif name == b"anthropic-version":
             _anthropic(anthropic, "anthropic-version", value)
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
-    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms, anthropic)
+    return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms, wish, anthropic)
 
 
 def _seconds(value: bytes) -> int:
@@ -316,6 +323,10 @@ def _told(exchange: Exchange, api: Api) -> list[tuple[bytes, bytes]]:
         headers.append((b"request-id", exchange.id_text.encode()))
     if reservation is not None:
         headers += reservation.headers
+    if exchange.cache is not None:
+        headers.append((b"x-weighbridge-cache", exchange.cache.encode()))
+        if exchange.cache == HIT:
+            headers.append((b"age", b"%d" % exchange.cache_age))
     if api.dialect is Dialect.DATABRICKS and exchange.entity is not None:
         headers.append((b"served-model-name", exchange.entity.name.encode("latin-1", "replace")))
     return headers

@@ -8,6 +8,9 @@ from gateway.spool.records import Attempt, Progress
 from policies.catalog import ServedEntity
 from policies.usage import Usage, cost_nano_usd
 
+CACHED = "cached"
+"""The outcome of an attempt that called nothing: a stored answer was given again."""
+
 
 def begin_attempt(line: Line, exchange: Exchange, entity: ServedEntity) -> None:
     """Note that the entity is called from now on."""
@@ -55,8 +58,12 @@ def attempt_record(
     """The record of the present attempt as it ends."""
     began = exchange.dispatched_ns
     now = line.monotonic_ns()
-    billed = usage.total_tokens > 0 or outcome == "ok"
     took_us = (now - began) // 1000
+    if outcome == CACHED:
+        cost = entity.price.per_cache_hit
+    else:
+        billed = usage.total_tokens > 0 or outcome == "ok"
+        cost = cost_nano_usd(usage, entity.price, took_us) if billed else 0
     had = exchange.lease.had if exchange.lease is not None else None
     return Attempt(
         request_id=exchange.id,
@@ -77,7 +84,7 @@ def attempt_record(
         reasoning=usage.reasoning,
         usage_source=usage.source.value,
         price_id=entity.price.id,
-        cost_nano_usd=cost_nano_usd(usage, entity.price, took_us) if billed else 0,
+        cost_nano_usd=cost,
         reason=exchange.why,
         provision_id=had.provision.id if had is not None and had.provision is not None else None,
         lane=had.lane.value if had is not None else None,

@@ -23,6 +23,7 @@ from gateway.pipeline.keeping import keeping, tapped
 from gateway.pipeline.line import Line
 from gateway.pipeline.passage import Passage
 from gateway.pipeline.ports import Outlet
+from gateway.pipeline.recall import Recorder, recalled_or_called, recalled_stream
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
 from gateway.pipeline.tries import PastDeadline, within
@@ -35,7 +36,8 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
     tap = keeping(line, exchange)
     try:
         guard(exchange)
-        body = await call_plain(line, exchange, choose_route(line, exchange))
+        call = call_plain if exchange.endpoint.cache is None else recalled_or_called
+        body = await call(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
         settle(line, exchange, "ok")
         if tap is not None:
@@ -64,10 +66,19 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
     tap = keeping(line, exchange)
     if tap is not None:
         outlet = tapped(outlet, tap)
-    opened = None
+    opened = recorder = None
     try:
         guard(exchange)
-        opened, reader, frames = await open_stream(line, exchange, choose_route(line, exchange))
+        route = choose_route(line, exchange)
+        if exchange.endpoint.cache is not None:
+            recalled = await recalled_stream(line, exchange, route)
+            if recalled is not None:
+                settle(line, exchange, "ok")
+                outlet.write(recalled)
+                return
+            if exchange.storing:
+                outlet = recorder = Recorder(line, exchange, outlet)
+        opened, reader, frames = await open_stream(line, exchange, route)
         exchange.http_status = 200
         exchange.reader = reader
         passage = Passage(line, exchange, reader, outlet)
@@ -93,6 +104,8 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         crashpoints.reach("after_last_byte")
         settle(line, exchange, "ok")
         outlet.write(reader.terminal())
+        if recorder is not None:
+            recorder.ended()
     except CancelledError:
         settle(line, exchange, "cut", error_code=_who_left(exchange))
         raise

@@ -10,6 +10,7 @@ from engines.messages import Count
 from gateway.pipeline.ports import Reservation
 from gateway.routing.traffic import Lease
 from gateway.spool.records import Attempt
+from policies.caching import ANYTHING
 from policies.catalog import Endpoint, ServedEntity, Snapshot
 from policies.principal import Caller
 
@@ -56,6 +57,8 @@ class Exchange:
         "attempt",
         "attempts",
         "batch",
+        "cache",
+        "cache_age",
         "caller",
         "count",
         "counted",
@@ -87,7 +90,10 @@ class Exchange:
         "source",
         "sticky",
         "stopped_by",
+        "storing",
+        "turn",
         "why",
+        "wish",
     )
 
     def __init__(self, *, request_id: bytes, id_text: str, api: str, credential: str, now_ns: int) -> None:
@@ -110,6 +116,14 @@ class Exchange:
         self.endpoint: Endpoint
         self.sticky: str | None = None
         """What the caller wants to stay on one side of a split by (`x-weighbridge-sticky`)."""
+        self.wish = ANYTHING
+        """What the caller asks of stored answers (`cache-control`)."""
+        self.cache: str | None = None
+        """What came of asking for a stored answer: `hit`, `miss` or `bypass`; None where the endpoint stores none."""
+        self.cache_age = 0
+        """How old the stored answer is, in seconds."""
+        self.storing = False
+        """The answer is to be stored."""
         self.deadline_ns = 0
         """When it must have ended; 0: it may take its time."""
         self.local_only = False

@@ -20,6 +20,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.guard import guard
 from gateway.pipeline.keeping import keeping
 from gateway.pipeline.line import Line
+from gateway.pipeline.recall import recalled_or_called
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle, settlement
 from gateway.spool.records import Attempt, Intent, Settlement
@@ -133,7 +134,8 @@ def _append(line: Line, begun: Begun) -> None:
 async def _outcome(line: Line, exchange: Exchange) -> Outcome:
     try:
         guard(exchange)
-        body = await call_plain(line, exchange, choose_route(line, exchange))
+        call = call_plain if exchange.endpoint.cache is None else recalled_or_called
+        body = await call(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
         return body
     except GatewayError as exc:

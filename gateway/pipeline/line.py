@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from engines.adapter import Adapter
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.ports import Catalog, Keys, Reservations, Spool
+from gateway.pipeline.ports import Answers, Catalog, Keys, Reservations, Spool
 from gateway.routing.traffic import Traffic
 from gateway.spool.records import Turned
 from policies.catalog import ServedEntity
@@ -106,6 +106,8 @@ class Line:
     wall_ms: Callable[[], int]
     traffic: Traffic
     """Loads, circuits and places of whatever is called."""
+    answers: Answers | None = None
+    """Stored answers, for endpoints that ask for it."""
     batch_percent: int = 80
     """How much of a shared limit batch work may fill."""
     payloads: Payloads | None = None

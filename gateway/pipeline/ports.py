@@ -8,6 +8,8 @@ from __future__ import annotations
 from asyncio import Future
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from gateway.errors import LimitDetail
 from gateway.spool.records import Charge, Intent, Progress, Record
 from policies.catalog import Endpoint, Snapshot
@@ -135,6 +137,28 @@ class Spool(Protocol):
         ...
 
 
+class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An answer that was given, to be given again."""
+
+    at_ms: int
+    """When it was given."""
+    finish_reason: str | None
+    body: bytes
+    """The plain answer, in the dialect in which it was asked for."""
+
+
+class Answers(Protocol):
+    """Answers that were given before. Never fails: what is away holds nothing."""
+
+    async def find(self, question: bytes) -> Stored | None:
+        """The answer to exactly this."""
+        ...
+
+    def keep(self, question: bytes, answer: Stored, seconds: int) -> None:
+        """Store it for so long; returns at once."""
+        ...
+
+
 class Outlet(Protocol):
     """Where a stream's frames go: the way to its client."""
 
@@ -147,4 +171,15 @@ class Outlet(Protocol):
         ...
 
 
-__all__ = ["Catalog", "Intent", "Keys", "Outlet", "Progress", "Reservation", "Reservations", "Spool"]
+__all__ = [
+    "Answers",
+    "Catalog",
+    "Intent",
+    "Keys",
+    "Outlet",
+    "Progress",
+    "Reservation",
+    "Reservations",
+    "Spool",
+    "Stored",
+]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from engines.messages import Count
 from gateway import crashpoints
-from gateway.pipeline.attempts import attempt_record, since
+from gateway.pipeline.attempts import CACHED, attempt_record, since
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.spool.records import Settlement
+from policies.caching import HIT
 from policies.catalog import Price
 from policies.usage import Usage, UsageSource, inclusive
 
@@ -59,13 +60,14 @@ def settlement(
 ) -> Settlement:
     """How the request ends, if it ends now."""
     last = None
-    if exchange.entity is not None and exchange.dispatched:
+    hit = exchange.cache == HIT
+    if exchange.entity is not None and (exchange.dispatched or hit):
         last = attempt_record(
             line,
             exchange,
             exchange.entity,
             _usage(exchange) if usage is None else usage,
-            outcome=status,
+            outcome=CACHED if hit else status,
             error_code=error_code,
         )
     return Settlement(
@@ -79,7 +81,7 @@ def settlement(
         first_byte_us=since(exchange.received_ns, exchange.first_byte_ns),
         duration_us=(line.monotonic_ns() - exchange.received_ns) // 1000,
         queue_us=exchange.queue_ns // 1000,
-        cache_hit=False,
+        cache_hit=hit,
         last=last,
         number=number,
     )

@@ -39,6 +39,8 @@ class Purpose(StrEnum):
     CACHE_SALT = "cache salt"
     CREDENTIALS = "credentials"
     SESSIONS = "console sessions"
+    STORED_ANSWERS = "stored answers"
+    STORED_QUESTIONS = "stored questions"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -17,6 +17,7 @@ LONGEST_TEXT = 1024
 """Characters kept of a text that a client or an upstream chose."""
 
 _CERTAINTY = {"none": 0, "reported": 1, "counted": 2, "estimated": 3}
+_NOT_CALLED = ("excluded", "cached")
 _json = msgspec.json.Encoder()
 
 
@@ -117,7 +118,7 @@ def request_row(
     fresh = read = write = output = reasoning = cost = calls = 0
     source = "none"
     for row in rows:
-        calls += row.outcome != "excluded"
+        calls += row.outcome not in _NOT_CALLED
         if row.borne:
             fresh += row.fresh_input
             read += row.cache_read

@@ -148,7 +148,7 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
     first_byte_us: int | None
     duration_us: int
     outcome: str
-    """`ok`, `cut`, `error`, `timeout`, `interrupted` or `excluded`."""
+    """`ok`, `cut`, `error`, `timeout`, `interrupted`, `excluded` or `cached`."""
     status: int | None
     error_code: str | None
     fresh_input: int

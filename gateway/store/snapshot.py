@@ -15,6 +15,7 @@ from typing import Any
 
 from engines.providers import provider_named
 from policies.budgets import Budget
+from policies.caching import cache_rules
 from policies.calling import endpoint_rules, entity_rules
 from policies.catalog import Account, Endpoint, EntityKind, Price, ServedEntity, Snapshot
 from policies.limits import Limit, Metric, Mode, ScopeKind
@@ -167,6 +168,7 @@ def _prices(rows: Rows, now: datetime, edges: list[datetime]) -> dict[str, Price
             reasoning=row["reasoning"],
             per_request=row["per_request"],
             per_gpu_second=row["per_gpu_second"],
+            per_cache_hit=row["per_cache_hit"],
         )
         for entity, row in chosen.items()
     }
@@ -226,6 +228,8 @@ def _endpoints(
             ranks=ranks if any(len(names) > 1 for names in ranks) else (),
             local_only=row["local_only"],
             rules=rules,
+            cache=cache_rules(row["settings"].get("cache", {})),
+            version=row["from_change"],
             order=tuple(
                 each["name"] for each in sorted(own, key=lambda each: each["fallback_position"] or 999)
             ),

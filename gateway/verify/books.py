@@ -22,7 +22,7 @@ _APART = timedelta(seconds=2)
 
 _ATTEMPTS = f"""
     WITH made AS (
-        SELECT request_id, count(*) FILTER (WHERE outcome <> 'excluded') AS attempts, min(admitted_at) AS first, max(admitted_at) AS last,
+        SELECT request_id, count(*) FILTER (WHERE outcome NOT IN ('excluded', 'cached')) AS attempts, min(admitted_at) AS first, max(admitted_at) AS last,
             {", ".join(f"coalesce(sum({each}) FILTER (WHERE borne), 0) AS {each}" for each in _CLASSES)}
         FROM gateway.attempts GROUP BY request_id
     )

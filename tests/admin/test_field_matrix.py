@@ -192,7 +192,7 @@ class Stage:
             "principal_claim": "sub", "name_claim": "sub", "groups_claim": None, "kind": "user",
             "create_principals": False, "replace_groups": False, "max_age_seconds": 3600, "leeway_seconds": 30,
             "audience": "weighbridge", "effective_from": None, "effective_to": None, "per_request": 0,
-            "per_gpu_second": 0, "reason": "an outage", "request_id": str(uuid4()), "principal_id": self.ids.get("member"), "key_id": None,
+            "per_gpu_second": 0, "per_cache_hit": 0, "cache": {}, "reason": "an outage", "request_id": str(uuid4()), "principal_id": self.ids.get("member"), "key_id": None,
             "group_id": self.ids.get("group"), "at": "2026-01-01T00:00:00Z", "corrects": None, "note": "said", "url": "https://hooks.example.com/y",
             "replicas": 1, "tokens_per_second": 10**6, "slots": 10, "unit_tokens_per_second": 1, "queue": 256, "queue_ms": 10_000,
             "units": 1, "first_token_ms": 1000,

@@ -36,7 +36,17 @@ def price(
     name: str, cost: int, begins: datetime, ends: datetime | None = None, **more: Any
 ) -> dict[str, Any]:
     classes = dict.fromkeys(
-        ("input", "cache_read", "cache_write", "output", "reasoning", "per_request", "per_gpu_second"), cost
+        (
+            "input",
+            "cache_read",
+            "cache_write",
+            "output",
+            "reasoning",
+            "per_request",
+            "per_gpu_second",
+            "per_cache_hit",
+        ),
+        cost,
     )
     return {
         "id": name,
@@ -53,7 +63,7 @@ def price(
 ENDPOINT = {
     "id": "e", "name": "chat", "aliases": ["talk"], "task": "llm/v1/chat", "description": "", "creator": "", "created_at": NOW,
     "valid_from": NOW, "tags": {"team": "a"}, "estimate_milli": 500, "default_max_tokens": 64,
-    "local_only": False, "settings": {}, "config_version": 3,
+    "local_only": False, "settings": {}, "config_version": 3, "from_change": 4,
 }  # fmt: skip
 ENTITY = {
     "id": "m", "endpoint_id": "e", "name": "one", "kind": "local", "provider": "vllm", "model": "one", "base_url": None,

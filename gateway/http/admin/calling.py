@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from policies.caching import LARGEST_KB, LONGEST_SECONDS, CacheRules
 from policies.calling import EndpointRules, EntityRules
 from policies.payloads import PayloadRules
 
 _ENTITY = EntityRules()
 _ENDPOINT = EndpointRules()
+_CACHE = CacheRules()
 _PAYLOADS = PayloadRules()
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Address = Annotated[str, Meta(max_length=512, pattern=r"^https?://[!-~]+$")]
@@ -83,7 +85,28 @@ class EndpointPayloads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = _PAYLOADS.max_bytes
 
 
-def stored(calling: EntityCalling | EndpointCalling | EndpointPayloads) -> Mapping[str, Any]:
+class EndpointCache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whether answers are stored and given again to the same question, and to whom."""
+
+    enabled: bool = _CACHE.enabled
+    ttl_seconds: Annotated[
+        int, Meta(ge=1, le=LONGEST_SECONDS, description="How long an answer is stored.")
+    ] = _CACHE.ttl_seconds
+    scope: Annotated[
+        Literal["principal", "group", "endpoint"],
+        Meta(
+            description="Whose calls an answer serves: its principal's, its charged group's, or everybody's."
+        ),
+    ] = "principal"
+    max_kb: Annotated[int, Meta(ge=1, le=LARGEST_KB, description="Larger answers are not stored.")] = (
+        _CACHE.max_kb
+    )
+    sampled: Annotated[bool, Meta(description="Also answers to calls whose temperature is not 0.")] = (
+        _CACHE.sampled
+    )
+
+
+def stored(calling: EntityCalling | EndpointCalling | EndpointPayloads | EndpointCache) -> Mapping[str, Any]:
     """The rules as they are kept: without defaults, so that a better default reaches those who chose nothing."""
     return listed(msgspec.to_builtins(calling))
 
@@ -101,6 +124,11 @@ def shown_entity(settings: Mapping[str, Any]) -> EntityCalling:
 def shown_payloads(settings: Mapping[str, Any]) -> EndpointPayloads:
     """What is kept of an endpoint's calls, from its stored settings."""
     return msgspec.convert(settings.get("payloads", {}), EndpointPayloads)
+
+
+def shown_cache(settings: Mapping[str, Any]) -> EndpointCache:
+    """How an endpoint's answers are stored, from its stored settings."""
+    return msgspec.convert(settings.get("cache", {}), EndpointCache)
 
 
 def shown_endpoint(settings: Mapping[str, Any]) -> EndpointCalling:

@@ -18,9 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.http.admin.access import Admin
 from gateway.http.admin.calling import (
+    EndpointCache,
     EndpointCalling,
     EndpointPayloads,
     EntityCalling,
+    shown_cache,
     shown_endpoint,
     shown_entity,
     shown_payloads,
@@ -118,6 +120,7 @@ class EndpointView(Struct, frozen=True, kw_only=True):
     local_only: bool
     calling: EndpointCalling
     payloads: EndpointPayloads
+    cache: EndpointCache
     served_entities: list[EntityView]
     config_version: int
     creator: str
@@ -142,6 +145,8 @@ class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Stickiness, deadline, retries, fallback."""
     payloads: EndpointPayloads = EndpointPayloads()
     """Whether calls are kept with what was asked and answered."""
+    cache: EndpointCache = EndpointCache()
+    """Whether answers are stored and given again."""
     served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)]
 
 
@@ -156,6 +161,7 @@ class EndpointChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     local_only: bool | UnsetType = UNSET
     calling: EndpointCalling | UnsetType = UNSET
     payloads: EndpointPayloads | UnsetType = UNSET
+    cache: EndpointCache | UnsetType = UNSET
     served_entities: Annotated[list[EntityView], Meta(min_length=1, max_length=32)] | UnsetType = UNSET
 
 
@@ -303,7 +309,7 @@ def _spec(entity: EntityView) -> EntitySpec:
     )
 
 
-_IN_SETTINGS = {"calling": "rules", "payloads": "payloads"}
+_IN_SETTINGS = {"calling": "rules", "payloads": "payloads", "cache": "cache"}
 """Fields that are kept among the settings, and under which name."""
 
 
@@ -360,6 +366,7 @@ async def _views(connection: AsyncConnection, found: list[Row]) -> list[Endpoint
             local_only=row["local_only"],
             calling=shown_endpoint(row["settings"]),
             payloads=shown_payloads(row["settings"]),
+            cache=shown_cache(row["settings"]),
             served_entities=entities.get(row["id"], []),
             config_version=row["config_version"],
             creator=row["creator"],

@@ -55,6 +55,7 @@ class PriceView(Struct, frozen=True, kw_only=True):
     reasoning: int
     per_request: int
     per_gpu_second: int
+    per_cache_hit: int
     corrects: str | None
     note: str
     managed_by: str | None
@@ -76,6 +77,8 @@ class NewPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reasoning: PerMillion
     per_request: PerUnit = 0
     per_gpu_second: PerUnit = 0
+    per_cache_hit: PerUnit = 0
+    """For each request that the endpoint's cache answers, in place of all else."""
     corrects: UUID | None = None
     note: FreeText = ""
 
@@ -129,6 +132,7 @@ def _view(row: Row) -> PriceView:
         reasoning=row["reasoning"],
         per_request=row["per_request"],
         per_gpu_second=row["per_gpu_second"],
+        per_cache_hit=row["per_cache_hit"],
         corrects=row["corrects"],
         note=row["note"],
         managed_by=row["managed_by"],

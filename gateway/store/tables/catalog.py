@@ -195,6 +195,13 @@ prices = versioned(
         server_default="0",
         comment="Nano-dollars a GPU-second of the local engine.",
     ),
+    Column(
+        "per_cache_hit",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="Nano-dollars for each request that the gateway's own cache answers, in place of all else.",
+    ),
     Column("corrects", UUID(as_uuid=False), comment="The entry that this one corrects and stands in for."),
     Column(
         "note",
@@ -208,6 +215,7 @@ prices = versioned(
         "least(input, cache_read, cache_write, output, reasoning, per_request, per_gpu_second) >= 0",
         name="nothing_costs_less_than_nothing",
     ),
+    CheckConstraint("per_cache_hit >= 0", name="a_cache_hit_costs_no_less_than_nothing"),
     Index("ix_prices_entity", "served_entity_id", "effective_from"),
     comment="What served entities cost, with validity intervals.",
 )

@@ -203,7 +203,7 @@ attempts = Table(
         "outcome",
         Text,
         nullable=False,
-        comment="`ok`, `cut`, `error`, `timeout`, `interrupted` or `excluded`.",
+        comment="`ok`, `cut`, `error`, `timeout`, `interrupted`, `excluded` or `cached` (the gateway's own cache answered; nothing was called).",
     ),
     Column("http_status", SmallInteger, comment="Status the upstream gave."),
     Column("error_code", Text, comment="What went wrong, in the gateway's words."),
