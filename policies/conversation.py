@@ -34,7 +34,7 @@ def prefix(body: Mapping[str, Any], apart: bytes) -> Prefix:
     """The prefix of a call; `apart` tells those who must not share what an engine keeps."""
     opening = _system(body)
     length = sum(map(len, opening))
-    conversation = beginning(body) + apart
+    conversation = blake2b(beginning(body) + apart, digest_size=16).digest()
     if length < _WORTH_SHARING:
         return Prefix(conversation)
     digest = blake2b(apart, digest_size=16)

@@ -1,4 +1,4 @@
-"""Workers tell each other of circuits and loads, twice a second, off every call's path.
+"""Workers tell each other of circuits, loads and where conversations are, twice a second, off every call's path.
 
 Each writes one field of one hash and reads the others'. Of two opinions the younger holds, so nothing has to be locked
 but the right to make a probe, which Redis gives to one worker. With Redis away each goes by what it sees itself.
@@ -16,7 +16,7 @@ import msgspec
 from gateway.counters.commands import Commands, pairs
 from gateway.counters.connection import RedisAway
 from gateway.counters.lua import command
-from gateway.routing.traffic import Traffic
+from gateway.routing.traffic import Home, Traffic
 from policies.circuits import PROBE_MS, Circuit, State
 
 PERIOD_SECONDS = 0.5
@@ -45,6 +45,7 @@ class News(msgspec.Struct, array_like=True):
 
     at_ms: int
     targets: list[Told]
+    homes: list[Home] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -136,7 +137,7 @@ class SharedTraffic:
             for each in self._traffic.targets.values()
             if each.calls or each.circuit.changed_ms
         ]
-        return _encode(News(now_ms, told[:_MOST_TOLD]))
+        return _encode(News(now_ms, told[:_MOST_TOLD], self._traffic.begun()))
 
     def _listen(self, found: Mapping[bytes, bytes], now_ms: int) -> None:
         traffic = self._traffic
@@ -152,6 +153,7 @@ class SharedTraffic:
             if now_ms - news.at_ms > _QUIET_MS:
                 continue
             workers += 1
+            traffic.elsewhere_begun(news.homes)
             for told in news.targets:
                 calls, tokens = loads.get(told.key, (0, 0))
                 loads[told.key] = calls + told.calls, tokens + told.tokens

@@ -6,8 +6,8 @@ waited for: with Redis away each worker goes by what it sees itself.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.routing.gate import Gate, Pass
@@ -21,7 +21,13 @@ from policies.retries import RetryBudget
 
 _FORGET_MS = 3_600_000
 _HOMES = 16_384
-"""Conversations of which it is remembered where they were last."""
+"""Conversations of which it is remembered where they are."""
+_TOLD_MS = 3_000
+"""How long other workers are told of one: a turn of theirs may be lost."""
+
+
+Home = tuple[str, bytes, str]
+"""An entity, a conversation, and the key of the target where it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +143,8 @@ class Traffic:
         self.budgets: dict[str, RetryBudget] = {}
         """Of entities that have failed: those that never did need none."""
         self._homes: OrderedDict[tuple[str, bytes], str] = OrderedDict()
+        self._begun: deque[tuple[int, Home]] = deque(maxlen=512)
+        """What this worker has placed of late, and when."""
         self._swept_ms = 0
         self.gate = Gate(clock_ms)
         """The way to the local engine, where its throughput is provisioned."""
@@ -228,11 +236,30 @@ class Traffic:
         if home is not None and all(each.key != home for each in loads):
             home = None
         at = by_prefix(loads, prefix, tokens, home)
-        self._homes[conversation] = home or loads[at].key
+        if home is None:
+            home = loads[at].key
+            self._begun.append((self.clock_ms(), (*conversation, home)))
+        self._remember(conversation, home)
+        return at
+
+    def _remember(self, conversation: tuple[str, bytes], home: str) -> None:
+        self._homes[conversation] = home
         self._homes.move_to_end(conversation)
         if len(self._homes) > _HOMES:
             self._homes.popitem(last=False)
-        return at
+
+    def begun(self) -> list[Home]:
+        """Where conversations are that this worker has placed of late."""
+        since = self.clock_ms() - _TOLD_MS
+        while self._begun and self._begun[0][0] < since:
+            self._begun.popleft()
+        return [home for _, home in self._begun]
+
+    def elsewhere_begun(self, homes: Iterable[Home]) -> None:
+        """Where other workers have placed conversations; what is known here stands."""
+        for entity_id, conversation, key in homes:
+            if (entity_id, conversation) not in self._homes:
+                self._remember((entity_id, conversation), key)
 
     def put(self, target: Target, circuit: Circuit) -> None:
         """Take over what a circuit has become."""

@@ -13,6 +13,7 @@ from gateway.routing.traffic import Lease, Traffic
 from policies.calling import EntityRules
 from policies.catalog import EntityKind, Price, ServedEntity
 from policies.circuits import State
+from policies.conversation import Prefix
 
 RULES = EntityRules(failures=1, open_ms=1_000)
 ENTITY = ServedEntity("e", "one", EntityKind.EXTERNAL, "openai", "m", Price("p"), base_url="a", rules=RULES)
@@ -104,3 +105,26 @@ async def test_without_redis_each_goes_by_what_it_sees() -> None:
     now[0] += 1_000
     assert traffic.refusal(ENTITY, ("a",)) is None, "alone, a worker makes its own probes"
     await shared.close()
+
+
+async def test_a_conversation_that_one_worker_has_placed_is_there_for_the_others(
+    workers: list[Worker],
+) -> None:
+    one, other, third = workers
+    replicas = tuple(f"r{number}" for number in range(4))
+    prefix = Prefix(b"conversation", b"shared", shared_tokens=1)
+    # Loaded so that the one worker has to depart from the order that all of them know.
+    first = one.traffic.choose(ENTITY, replicas, tried=(), prefix=prefix, tokens=1, stream=False)
+    first.tokens = 50
+    begun = Prefix(b"another", b"shared", shared_tokens=1)
+    placed = one.traffic.choose(ENTITY, replicas, tried=(), prefix=begun, tokens=1, stream=False)
+    assert placed is not first
+    await exchanged(workers)
+    for each in (other, third):
+        for known, at in ((prefix, first), (begun, placed)):
+            found = each.traffic.choose(ENTITY, replicas, tried=(), prefix=known, tokens=1, stream=False)
+            assert found.address == at.address
+    # Told for some seconds, and not for ever.
+    assert one.traffic.begun()
+    one.clock_ms += 10_000
+    assert not one.traffic.begun()

@@ -70,4 +70,5 @@ def test_a_long_system_prompt_is_told_in_every_dialect_and_shared_by_its_convers
 )
 def test_what_has_no_long_system_prompt_shares_none(body: dict[str, Any]) -> None:
     found = prefix(body, b"")
-    assert found == Prefix(beginning(body))
+    assert found == Prefix(found.conversation)
+    assert found.conversation != prefix(body, b"other group").conversation

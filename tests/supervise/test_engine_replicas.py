@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from engines.local.adapter_keeper import Standing
+from engines.local.supervise import EngineState, Phase
 from gateway.adapter_notes import write_standings
 from gateway.engine_notes import EngineNote, ReplicaNote, read_note, write_note
 from gateway.engine_watch import EngineWatch
 from gateway.settings import Settings, SettingsError
-from gateway.supervise.engine import own_engine_url
+from gateway.supervise.engine import Replicas, own_engine_url
 from gateway.supervise.engine_status import engine_lines
 from policies.catalog import EntityKind, Price, ServedEntity
 from tests.faults.upstream import Upstream
@@ -124,3 +125,41 @@ async def test_status_has_a_line_for_each_replica_whoever_runs_it(home: Path) ->
         await theirs.refuse()
         (away,) = await engine_lines([theirs.url], None)
         assert "does not answer" in away
+
+
+async def test_what_the_supervisor_hears_is_in_the_note_and_on_the_log(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Upstream() as one:
+        replicas = Replicas(home, [one.url, "unix:/none"])
+        replicas.installing("1 of 2 packages")
+        replicas.started_as([("python", "--model", "m"), ("python", "--model", "m")])
+        replicas.changed(0, EngineState(Phase.STARTING, starts=1))
+        replicas.changed(0, EngineState(Phase.READY, one.url, 7, 1))
+        replicas.changed(1, EngineState(Phase.FAILED, "gave up after 5 starts: no room", starts=5))
+        async with asyncio.timeout(30):
+            while (note := read_note(home / "run")) is None or not note.replicas[0].version:
+                await asyncio.sleep(0.02)
+        assert note.phase == "ready"
+        ready, failed = note.replicas
+        assert (ready.phase, ready.pid, ready.starts, ready.command) == (
+            "ready", 7, 1, ("python", "--model", "m"),
+        )  # fmt: skip
+        assert (failed.phase, failed.detail) == ("failed", "gave up after 5 starts: no room")
+        assert not replicas.failed
+        await replicas.stop()
+        note = read_note(home / "run")
+        assert note is not None
+        assert [each.phase for each in note.replicas] == ["stopped", "failed"]
+    log = capsys.readouterr().out
+    for line in ("engine installing: 1 of 2", "engine-0 ready: http", "engine-0 is: vLLM", "engine-1 failed"):
+        assert line in log
+
+
+def test_where_the_set_up_cannot_be_made_every_replica_says_why(home: Path) -> None:
+    replicas = Replicas(home, ["unix:/a", "unix:/b"])
+    replicas.unavailable("no wheel for this machine")
+    assert replicas.failed
+    note = read_note(home / "run")
+    assert note is not None
+    assert {(each.phase, each.detail) for each in note.replicas} == {("failed", "no wheel for this machine")}
