@@ -28,10 +28,12 @@ from gateway.http.databricks.routes import databricks_routes
 from gateway.http.errors import dialect_of, rendered
 from gateway.http.openai.azure import azure_routes
 from gateway.http.openai.chat import openai_routes
+from gateway.http.openai.kept import response_routes
 from gateway.http.openai.models import model_routes
 from gateway.http.operations import Part, operation_routes
 from gateway.http.plane import MAX_BODY, DataPlane
 from gateway.http.schema import describe_calls, describe_changes
+from gateway.pipeline.turns import Turns
 from gateway.store.once import Replayed
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class Front:
     ready: Ready
     parts: Callable[[], list[Part]]
     metrics: Callable[[], bytes]
+    turns: Turns | None = None
+    """Where responses are kept; None: none is."""
 
 
 class _App(Litestar):
@@ -72,7 +76,7 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
             *azure_routes(front.plane),
             *anthropic_routes(front.plane),
             *invocation_routes(front.plane),
-            model_routes(models),
+            response_routes(model_routes(models), front.turns),
             *databricks_routes(front.control, front.ready),
             *console_routes(),
         ]

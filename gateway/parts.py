@@ -48,6 +48,7 @@ from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Configuration
 from gateway.store.keys import StoredKeys
 from gateway.store.sums import PostgresSums
+from gateway.store.turns import StoredTurns
 from gateway.telemetry import Telemetry
 from gateway.trail import RefusalTrail
 
@@ -147,6 +148,8 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         payloads = PayloadStore(settings.database_url, kept)
         payloads.start()
         parts.push_async_callback(payloads.close)
+        turns = StoredTurns(engine, Sealing(master.derive_all(Purpose.KEPT_RESPONSES)))
+        parts.push_async_callback(turns.close)
         line = Line(
             keys=callers,
             catalog=catalog,
@@ -163,6 +166,7 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
             answers=answers,
             batch_percent=settings.batch_percent,
             payloads=kept,
+            turns=turns,
         )
         yield Parts(
             line,

@@ -20,6 +20,7 @@ from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.closing import close_weeks
 from gateway.store.payloads import drop_payload_days
+from gateway.store.turns import drop_old_turns
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +75,13 @@ async def _close(settings: Settings, url: str, key: bytes) -> None:
 
 
 async def _forget(settings: Settings, url: str) -> None:
-    """Drop the days of kept calls that are over."""
+    """Drop the days of kept calls that are over, and responses that their endpoint keeps no longer."""
     engine = database.engine(url, application_name="weighbridge-payloads", size=0)
     try:
         while True:
             try:
                 await drop_payload_days(engine, timedelta(days=settings.payload_keep_days))
+                await drop_old_turns(engine)
             except Unavailable:
                 pass
             except Exception:

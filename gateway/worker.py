@@ -94,6 +94,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             ready,
             health,
             lambda: telemetry.page() + _verified(settings.home),
+            line.turns,
         )
         servers = [_server(HotCalls(create_app(front, admin=admin_fd is None), plane))]
         sockets = [socket.socket(fileno=fd)]

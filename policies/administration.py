@@ -46,6 +46,8 @@ class Permission(StrEnum):
     PROVIDERS_READ = "control:providers:read"
     PROVIDERS_WRITE = "control:providers:write"
     """Set where providers of models are, and the credentials that pay for calls to them."""
+    RESPONSES_OWN = "data:responses:own"
+    """Read and delete one's own kept responses."""
     SELF_KEYS = "control:self:keys"
     """Read, make, rotate and revoke one's own keys."""
     SELF_READ = "control:self:read"
@@ -70,6 +72,7 @@ OF_EVERYONE = frozenset(
     {
         Permission.GROUPS_MANAGE,
         Permission.MODELS_READ,
+        Permission.RESPONSES_OWN,
         Permission.SELF_KEYS,
         Permission.SELF_READ,
         Permission.SELF_SIGN_IN,

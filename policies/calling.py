@@ -67,6 +67,8 @@ class EndpointRules:
     """Further tries at an entity that failed before its first byte; other entities are tried beside."""
     fallback: bool | None = None
     """Whether other entities take over: None: those with a place in the order; True: all; False: none."""
+    keep_responses_hours: int = 0
+    """How long responses are kept for those that follow them; 0: none is."""
 
 
 PLAIN_ENTITY = EntityRules()

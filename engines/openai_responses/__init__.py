@@ -1,1 +1,1 @@
-"""OpenAI's Responses, as clients speak it: stateless, every call carries its whole conversation."""
+"""OpenAI's Responses, as clients speak it: every call that comes here carries its whole conversation."""

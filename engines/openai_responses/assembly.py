@@ -61,7 +61,7 @@ class Assembly:
         self._asked = asked
         self._model = model
         self._now = now
-        self._id = f"resp_{secrets.token_hex(24)}"
+        self._id: str = asked.get("id") or f"resp_{secrets.token_hex(24)}"
         self._output: list[Told] = []
         self._item: Told | None = None
         """The last of the output, while it grows."""
@@ -143,10 +143,10 @@ class Assembly:
             "incomplete_details": None,
             "model": self._model,
             "output": list(self._output),
-            "previous_response_id": None,
+            "previous_response_id": asked.get("previous_response_id"),
             "reasoning": thinking,
             "service_tier": "default",
-            "store": False,
+            "store": asked.get("store", False),
             "truncation": "disabled",
             "usage": None if self._usage is None else _wire(self._usage),
             **echoed,

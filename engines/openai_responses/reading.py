@@ -1,7 +1,7 @@
 """A client's Responses request as the one form, whole or refused by the field's name.
 
-Nothing is kept between calls, so whatever refers to an earlier response, a stored item or a tool that runs at the
-provider raises Unsupported; so does what is malformed.
+`input` is the whole conversation: what is kept of it is put before it by whoever keeps it. What refers to a stored item or
+to a tool that runs at the provider raises Unsupported; so does what is malformed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SEALED = "reasoning.encrypted_content"
 OWN = frozenset(
     {
         "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "temperature",
-        "top_p", "max_output_tokens", "include", "truncation", "background", "top_logprobs", "service_tier",
-        "previous_response_id", "conversation", "prompt", "context_management", "max_tool_calls",
+        "top_p", "max_output_tokens", "include", "truncation", "background", "top_logprobs", "service_tier", "id",
+        "store", "previous_response_id", "conversation", "prompt", "context_management", "max_tool_calls",
     }
 )  # fmt: skip
 HINTS = frozenset(
@@ -47,7 +47,6 @@ HINTS = frozenset(
 )  # fmt: skip
 """Told to the gateway alone: no answer depends on them."""
 _STATELESS = {
-    "previous_response_id": "no response is kept here; send the whole conversation as 'input'",
     "conversation": "no conversation is kept here; send the whole of it as 'input'",
     "prompt": "no prompt is kept here; send its text as 'instructions'",
     "context_management": "the conversation goes to the model as it was sent",

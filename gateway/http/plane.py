@@ -39,6 +39,7 @@ from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange, ModelRequest
 from gateway.pipeline.line import Line
+from gateway.pipeline.ports import Outlet
 from gateway.pipeline.revocation import REVOKED
 from policies.caching import ANYTHING, HIT, Wish, wish_of
 
@@ -63,6 +64,10 @@ class Api:
     """(body, endpoint named by the path) -> request; raises BadRequest."""
     carry: Callable[[Line, Exchange], Awaitable[bytes]] = complete
     """Takes a plain call along the line, from its admission to its settlement."""
+    pour: Callable[[Line, Exchange, Outlet], Awaitable[None]] = stream
+    """The same for a stream."""
+    before: Callable[[Line, Exchange, dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
+    """Completes a body from what was kept, for a caller that is known; raises GatewayError."""
 
 
 class DataPlane:
@@ -129,7 +134,10 @@ class DataPlane:
                 await _rest(receive)
                 raise
             exchange.received = body
-            exchange.request = request = api.read(decode_object(body), endpoint)
+            told = decode_object(body)
+            if api.before is not None:
+                told = await api.before(self.line, exchange, told)
+            exchange.request = request = api.read(told, endpoint)
             if head.anthropic and api.dialect is Dialect.ANTHROPIC:
                 request.shared_headers = head.anthropic
             exchange.group = head.group
@@ -185,7 +193,7 @@ class DataPlane:
     async def _stream(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
         way = outlet(scope, send, lambda: [*_EVENTS, *_told(exchange, api)])
         try:
-            await stream(self.line, exchange, way)
+            await api.pour(self.line, exchange, way)
         except CancelledError:
             if not way.begun or exchange.stopped_by != REVOKED:
                 raise

@@ -46,7 +46,10 @@ _MESSAGE: dict[str, Any] = {
 _CALLS = {
     "/v1/chat/completions": ("Chat completion, plain or streamed (OpenAI)", _CHAT),
     "/v1/completions": ("Text completion, plain or streamed (OpenAI)", _TEXT),
-    "/v1/responses": ("Response, plain or streamed; nothing of it is kept (OpenAI)", _RESPONSE),
+    "/v1/responses": (
+        "Response, plain or streamed; kept only where the endpoint keeps them (OpenAI)",
+        _RESPONSE,
+    ),
     "/v1/embeddings": ("Embeddings of texts or token ids (OpenAI)", _EMBEDDING),
     "/v1/messages": ("Message, plain or streamed (Anthropic)", _MESSAGE),
     "/v1/messages/count_tokens": (

@@ -8,6 +8,7 @@ from typing import Any
 from engines.adapter import StreamReader
 from engines.messages import Count
 from gateway.pipeline.ports import Reservation
+from gateway.pipeline.turns import Begun
 from gateway.routing.traffic import Lease
 from gateway.spool.records import Attempt
 from policies.caching import ANYTHING
@@ -153,5 +154,7 @@ class Exchange:
         self.settled = False
         self.resumable = False
         """After a kill another process goes on with it, and must know what was tried."""
+        self.turn: Begun | None = None
+        """What is kept of it for a call that follows, and what it follows itself."""
         self.slot = -1
         """Where the stream's tokens are noted while it runs."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from engines.adapter import Adapter
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Answers, Catalog, Keys, Reservations, Spool
+from gateway.pipeline.turns import Turns
 from gateway.routing.traffic import Traffic
 from gateway.spool.records import Turned
 from policies.catalog import ServedEntity
@@ -112,3 +113,5 @@ class Line:
     """How much of a shared limit batch work may fill."""
     payloads: Payloads | None = None
     """Keeps calls with what was asked and answered; asked for those endpoints only whose managers want it."""
+    turns: Turns | None = None
+    """Keeps responses for the calls that follow them, for endpoints whose managers want it."""

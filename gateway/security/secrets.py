@@ -38,6 +38,7 @@ class Purpose(StrEnum):
     AUDIT_CHAIN = "audit chain"
     CACHE_SALT = "cache salt"
     CREDENTIALS = "credentials"
+    KEPT_RESPONSES = "kept responses"
     SESSIONS = "console sessions"
     STORED_ANSWERS = "stored answers"
     STORED_QUESTIONS = "stored questions"

@@ -71,6 +71,14 @@ class EndpointCalling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = _ENDPOINT.retries
     fallback: bool | None = _ENDPOINT.fallback
     """Whether other entities take over: null: those with a place in the order; true: all; false: none."""
+    keep_responses_hours: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=87_600,
+            description="How long responses are kept, sealed, for `previous_response_id`; 0: none is.",
+        ),
+    ] = _ENDPOINT.keep_responses_hours
 
 
 class EndpointPayloads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -11,9 +11,9 @@ from litestar.types import Receive, Scope, Send
 
 from gateway.errors import BadRequest
 from gateway.http.errors import Dialect
+from gateway.http.openai.conversation import responses_api
 from gateway.http.openai.embeddings import read_embedding
 from gateway.http.openai.requests import read_chat, read_completion
-from gateway.http.openai.responses import read_response
 from gateway.http.plane import Api, DataPlane
 from gateway.pipeline.exchange import ModelRequest
 
@@ -37,9 +37,7 @@ CHAT = Api("databricks.chat", Dialect.DATABRICKS, lambda body, endpoint: read_ch
 COMPLETIONS = Api(
     "databricks.completions", Dialect.DATABRICKS, lambda body, endpoint: read_completion(body, model=endpoint)
 )
-RESPONSES = Api(
-    "databricks.responses", Dialect.DATABRICKS, lambda body, endpoint: read_response(body, model=endpoint)
-)
+RESPONSES = responses_api("databricks.responses", Dialect.DATABRICKS)
 EMBEDDINGS = Api(
     "databricks.embeddings", Dialect.DATABRICKS, lambda body, endpoint: read_embedding(body, model=endpoint)
 )

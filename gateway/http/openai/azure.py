@@ -12,9 +12,9 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from gateway.http.errors import Dialect
+from gateway.http.openai.conversation import responses_api
 from gateway.http.openai.embeddings import read_embedding
 from gateway.http.openai.requests import read_chat, read_completion
-from gateway.http.openai.responses import read_response
 from gateway.http.plane import Api, DataPlane
 
 CHAT = Api("azure.chat", Dialect.OPENAI, lambda body, endpoint: read_chat(body, model=endpoint))
@@ -24,7 +24,7 @@ COMPLETIONS = Api(
 EMBEDDINGS = Api(
     "azure.embeddings", Dialect.OPENAI, lambda body, endpoint: read_embedding(body, model=endpoint)
 )
-RESPONSES = Api("azure.responses", Dialect.OPENAI, lambda body, endpoint: read_response(body, model=endpoint))
+RESPONSES = responses_api("azure.responses", Dialect.OPENAI)
 
 _OF_DEPLOYMENT = {b"chat/completions": CHAT, b"completions": COMPLETIONS, b"embeddings": EMBEDDINGS}
 _OF_BODY = {

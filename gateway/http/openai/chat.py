@@ -7,18 +7,16 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from gateway.http.errors import Dialect
+from gateway.http.openai.conversation import responses_api
 from gateway.http.openai.embeddings import read_embedding
 from gateway.http.openai.requests import read_chat, read_completion
-from gateway.http.openai.responses import read_response
 from gateway.http.plane import Api, DataPlane
 
 CHAT = Api("openai.chat", Dialect.OPENAI, lambda body, endpoint: read_chat(body, model=endpoint))
 COMPLETIONS = Api(
     "openai.completions", Dialect.OPENAI, lambda body, endpoint: read_completion(body, model=endpoint)
 )
-RESPONSES = Api(
-    "openai.responses", Dialect.OPENAI, lambda body, endpoint: read_response(body, model=endpoint)
-)
+RESPONSES = responses_api("openai.responses", Dialect.OPENAI)
 EMBEDDINGS = Api(
     "openai.embeddings", Dialect.OPENAI, lambda body, endpoint: read_embedding(body, model=endpoint)
 )

@@ -37,6 +37,12 @@ _HELD = (CONSUMED - {"metadata"}) | _STREAM
 
 def read_response(body: dict[str, Any], *, model: str | None = None) -> ModelRequest:
     """A Responses request; `model` names the endpoint where the path does. Raises BadRequest."""
+    if "id" in body:
+        raise BadRequest(
+            "The field 'id' is not accepted: the gateway names responses.",
+            param="id",
+            code="unsupported_field",
+        )
     unknown = list(unknown_fields(body, _KNOWN))
     endpoint = endpoint_named(body, model)
     stream = flag(body, "stream")

@@ -15,6 +15,7 @@ from gateway.store.tables import (
     rules,
     sql_calls,
     throughput,
+    turns,
     versioned,
 )
 from gateway.store.tables.base import metadata
@@ -33,5 +34,6 @@ __all__ = [
     "rules",
     "sql_calls",
     "throughput",
+    "turns",
     "versioned",
 ]

@@ -1,0 +1,289 @@
+"""`previous_response_id` through the official client: found at once by every worker, by its principal alone, for as long as is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+
+from gateway.errors import NotFound, Unavailable
+from gateway.pipeline.turns import Owner, Turn
+from gateway.security.sealing import Sealing
+from gateway.store import database
+from gateway.store.turns import StoredTurns, drop_old_turns
+from tests.faults.upstream import Upstream
+from tests.system.deployment import ENDPOINT, PROPAGATION_SECONDS, Deployment, Person
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+TOOL: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
+SECRET = "Ottokar's birthday"
+
+
+@pytest.fixture(scope="module")
+def workers() -> int:
+    """A turn and the one that follows it meet different ones."""
+    return 2
+
+
+@pytest.fixture(scope="module")
+def people() -> dict[str, Person]:
+    return {"other": Person()}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def keeping(gateway: Deployment) -> str:
+    """The id of the endpoint, which keeps responses for a day."""
+    (found,) = (await gateway.administer("GET", f"/endpoints?name={ENDPOINT}"))["items"]
+    await kept_for(gateway, found["id"], 24)
+    return found["id"]
+
+
+async def kept_for(gateway: Deployment, endpoint_id: str, hours: int) -> None:
+    await gateway.administer(
+        "PATCH", f"/endpoints/{endpoint_id}", {"calling": {"keep_responses_hours": hours}}
+    )
+    await asyncio.sleep(PROPAGATION_SECONDS)
+
+
+def client(gateway: Deployment, who: str = "demo") -> openai.AsyncOpenAI:
+    """A client of its own connection, which any worker may take."""
+    return openai.AsyncOpenAI(
+        base_url=f"{gateway.url}/v1", api_key=gateway.keys[who], max_retries=0, timeout=30
+    )
+
+
+async def say(gateway: Deployment, said: Any, *, stream: bool = False, who: str = "demo", **more: Any) -> Any:
+    """One turn on a fresh connection; the whole response."""
+    async with client(gateway, who) as ours:
+        if not stream:
+            return await ours.responses.create(model=ENDPOINT, input=said, **more)
+        events = [
+            each
+            async for each in await ours.responses.create(model=ENDPOINT, input=said, stream=True, **more)
+        ]
+        assert events[0].response.id == events[-1].response.id
+        return events[-1].response
+
+
+def sent(upstream: Upstream) -> list[tuple[str, Any]]:
+    """What the engine was asked last: who said what."""
+    body = json.loads(upstream.received[-1].body)
+    return [(each["role"], each["content"]) for each in body["messages"]]
+
+
+async def test_a_conversation_goes_on_at_once_whichever_worker_answers_plain_and_streamed(
+    gateway: Deployment, upstream: Upstream, keeping: str
+) -> None:
+    said: list[tuple[str, Any]] = []
+    previous: str | None = None
+    for number in range(12):
+        words = f"turn {number} [[tokens=2]]"
+        answer = await say(gateway, words, stream=bool(number % 2), previous_response_id=previous)
+        said.append(("user", words))
+        assert sent(upstream) == said
+        said.append(("assistant", "w1 w2"))
+        assert (answer.previous_response_id, answer.store) == (previous, True)
+        assert answer.usage.input_tokens > 0
+        previous = answer.id
+    # It can go on from any of its turns, and from one twice.
+    branch = await say(gateway, "again [[tokens=2]]", previous_response_id=previous)
+    other = await say(gateway, "otherwise [[tokens=2]]", previous_response_id=previous)
+    assert sent(upstream) == [*said, ("user", "otherwise [[tokens=2]]")]
+    assert branch.id != other.id
+    # Instructions are of one turn only.
+    await say(gateway, "more [[tokens=2]]", previous_response_id=other.id, instructions="Be brief.")
+    assert sent(upstream)[0] == ("system", "Be brief.")
+    assert SECRET.encode() not in upstream.received[-1].body
+
+
+async def test_results_of_tools_follow_the_calls_that_were_kept(
+    gateway: Deployment, upstream: Upstream, keeping: str
+) -> None:
+    called = await say(gateway, "[[tools=1]]", tools=[TOOL])
+    (call,) = called.output
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "seen"}
+    answer = await say(
+        gateway,
+        [result, {"role": "user", "content": "[[tokens=2]]"}],
+        tools=[TOOL],
+        previous_response_id=called.id,
+    )
+    assert answer.output_text == "w1 w2"
+    messages = json.loads(upstream.received[-1].body)["messages"]
+    assert [each["role"] for each in messages] == ["user", "assistant", "tool", "user"]
+    assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"] == call.call_id
+
+
+async def test_a_response_is_its_principals_alone(
+    gateway: Deployment, upstream: Upstream, keeping: str
+) -> None:
+    mine = await say(gateway, f"{SECRET} [[tokens=2]]")
+    before = len(upstream.records)
+    async with client(gateway, "other") as theirs, client(gateway) as ours:
+        for attempt in (
+            lambda: theirs.responses.retrieve(mine.id),
+            lambda: theirs.responses.delete(mine.id),
+            lambda: theirs.responses.create(model=ENDPOINT, input="?", previous_response_id=mine.id),
+            lambda: ours.responses.create(model=ENDPOINT, input="?", previous_response_id="resp_1"),
+            lambda: ours.responses.retrieve("resp_" + "0" * 32),
+            lambda: ours.responses.retrieve("x' OR ''='"),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await attempt()
+        assert len(upstream.records) == before
+        assert (await ours.responses.retrieve(mine.id)).output_text == "w1 w2"
+    async with openai.AsyncOpenAI(
+        base_url=f"{gateway.url}/v1", api_key=gateway.admin_key, max_retries=0
+    ) as admin:
+        with pytest.raises(openai.NotFoundError):
+            await admin.responses.retrieve(mine.id)
+    # What is in the table says nothing to those who read it.
+    rows = await gateway.query("SELECT * FROM gateway.kept_responses")
+    assert rows
+    assert not any(SECRET.encode() in each["content_sealed"] for each in rows)
+
+
+async def test_what_is_read_is_what_was_answered_and_what_is_deleted_is_gone(
+    gateway: Deployment, keeping: str
+) -> None:
+    first = await say(gateway, "one [[tokens=2]]", stream=True, metadata={"team": "a"})
+    second = await say(gateway, "two [[tokens=2]]", previous_response_id=first.id)
+    async with client(gateway) as ours:
+        assert (await ours.responses.retrieve(first.id)).to_dict() == first.to_dict()
+        await ours.responses.delete(first.id)
+        for attempt in (
+            lambda: ours.responses.retrieve(first.id),
+            lambda: ours.responses.delete(first.id),
+            lambda: ours.responses.create(model=ENDPOINT, input="?", previous_response_id=first.id),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await attempt()
+        # The one that follows is there, but nothing can follow it.
+        assert (await ours.responses.retrieve(second.id)).output_text == "w1 w2"
+        with pytest.raises(openai.NotFoundError) as caught:
+            await ours.responses.create(model=ENDPOINT, input="?", previous_response_id=second.id)
+        assert caught.value.code == "previous_response_not_found"
+    found = await gateway.query(
+        "SELECT count(*) AS n FROM gateway.kept_responses WHERE id = $1::uuid", first.id[5:]
+    )
+    assert found[0]["n"] == 0
+
+
+async def test_nothing_is_kept_that_was_not_to_be_or_did_not_end(
+    gateway: Deployment, upstream: Upstream, keeping: str
+) -> None:
+    answer = await say(gateway, "[[tokens=2]]", store=False)
+    assert answer.store is False
+    failed = await say(gateway, "[[tokens=20 delay=1ms fault=reset at=5]]", stream=True)
+    assert failed.status == "failed"
+    cut = await say(gateway, "[[tokens=12]]", max_output_tokens=5)
+    assert cut.status == "incomplete"
+    async with client(gateway) as ours:
+        for each in (answer, failed):
+            with pytest.raises(openai.NotFoundError):
+                await ours.responses.retrieve(each.id)
+        assert (await ours.responses.retrieve(cut.id)).status == "incomplete"
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ours.responses.create(model=ENDPOINT, input="?", extra_body={"id": "resp_mine"})
+        assert "'id'" in caught.value.message
+        with pytest.raises(openai.PermissionDeniedError):
+            # Whoever may not call the endpoint learns nothing of what it keeps.
+            await gateway_stranger(gateway, cut.id)
+
+
+async def gateway_stranger(gateway: Deployment, previous: str) -> None:
+    async with client(gateway, "stranger") as theirs:
+        await theirs.responses.create(model=ENDPOINT, input="?", previous_response_id=previous, store=True)
+
+
+async def test_an_endpoint_that_keeps_nothing_says_so_and_what_it_kept_goes(
+    gateway: Deployment, upstream: Upstream, keeping: str
+) -> None:
+    kept = await say(gateway, "[[tokens=2]]")
+    await kept_for(gateway, keeping, 0)
+    try:
+        before = len(upstream.records)
+        for more, word in (
+            ({"store": True}, "store"),
+            ({"previous_response_id": kept.id}, "previous_response_id"),
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await say(gateway, "?", **more)
+            assert (caught.value.code, caught.value.param) == ("unsupported_field", word)
+            assert ENDPOINT in caught.value.message
+        assert len(upstream.records) == before
+        assert (await say(gateway, "[[tokens=2]]")).store is False
+        async with client(gateway) as ours:
+            with pytest.raises(openai.NotFoundError):
+                await ours.responses.retrieve(kept.id)
+        engine = database.engine(str(gateway.settings.database_url), size=0)
+        try:
+            assert await drop_old_turns(engine) > 0
+        finally:
+            await engine.dispose()
+        assert await gateway.query("SELECT * FROM gateway.kept_responses") == []
+    finally:
+        await kept_for(gateway, keeping, 24)
+    # An hour of another endpoint's is no hour of this one's: what is older is not found, deleted or not.
+    old = await say(gateway, "[[tokens=2]]")
+    await gateway.query(
+        "WITH taken AS (DELETE FROM gateway.kept_responses WHERE id = $1::uuid RETURNING *)"
+        " INSERT INTO gateway.kept_responses SELECT id, previous_id, principal_id, endpoint_id,"
+        " kept_at - interval '25 hours', content_sealed FROM taken",
+        await written(gateway, old.id),
+    )
+    async with client(gateway) as ours:
+        with pytest.raises(openai.NotFoundError):
+            await ours.responses.retrieve(old.id)
+    with pytest.raises(openai.NotFoundError):
+        await say(gateway, "?", previous_response_id=old.id)
+
+
+async def written(gateway: Deployment, response_id: str) -> str:
+    """The row's id, once it is there."""
+    until = time.monotonic() + 20
+    while not await gateway.query(
+        "SELECT id FROM gateway.kept_responses WHERE id = $1::uuid", response_id[5:]
+    ):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.02)
+    return response_id[5:]
+
+
+async def test_with_postgresql_away_what_waits_is_found_and_the_rest_is_unavailable() -> None:
+    engine = database.engine("postgresql://nobody@127.0.0.1:1/none", size=1)
+    turns = StoredTurns(engine, Sealing({1: b"k" * 32}))
+    now = time.time_ns() // 1_000_000
+    first = f"resp_{now << 80:032x}"
+    second = f"resp_{(now << 80) + 1:032x}"
+    elsewhere = f"resp_{(now << 80) + 2:032x}"
+
+    def turn(turn_id: str, previous: str | None) -> Turn:
+        return Turn(turn_id, previous, "p", "e", now, [{"role": "user", "content": "?"}], {"output": []})
+
+    try:
+        turns.keep(turn(first, None))
+        turns.keep(turn(second, first))
+        found = await turns.conversation(Owner("p", "e", 0), second)
+        assert [each.id for each in found] == [first, second]
+        for owner in (Owner("q", "e", 0), Owner("p", "f", 0)):
+            with pytest.raises(NotFound):
+                await turns.conversation(owner, second)
+        with pytest.raises(NotFound):
+            await turns.turn("q", second)
+        with pytest.raises(Unavailable):
+            await turns.turn("p", elsewhere)
+        # It never holds more than it may: what is too much is not kept.
+        large = Turn(elsewhere, None, "p", "e", now, ["x" * (65 << 20)], {"output": []})
+        turns.keep(large)
+        with pytest.raises(Unavailable):
+            await turns.turn("p", elsewhere)
+    finally:
+        assert turns._writer is not None
+        turns._writer.cancel()
+        await engine.dispose()
