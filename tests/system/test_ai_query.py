@@ -21,6 +21,8 @@ from tests.faults.answers import embed
 from tests.faults.journal import PEER_CLOSED
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person, limit
+from tests.system.other_postgres import installed
+from tests.system.other_postgres import server as other_postgres
 
 if TYPE_CHECKING:
     from gateway.embedded.postgres import EmbeddedPostgres
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANNOUNCED = f"SELECT ai_query('{ENDPOINT}', 'Describe Databricks SQL in 30 words.') AS chat"
+OTHERS = installed()
 ISOLATIONS = ("read_committed", "repeatable_read", "serializable")
 
 
@@ -389,6 +392,93 @@ async def test_another_database_calls_through_the_script_as_its_own_login(
         await postgres_server.drop_database(name)
         await root.execute("DROP OWNED BY warehouse_caller")
         await root.execute("DROP ROLE warehouse_caller")
+        await root.close()
+
+
+async def refusal_of(sql: asyncpg.Connection, statement: str) -> str:
+    """Its SQLSTATE; where the machine was too busy to look in once a second, and the call was given up, of the next try."""
+    async with asyncio.timeout(30):
+        while True:
+            error = await error_of(sql, statement)
+            if error.sqlstate != "58000" or "given up" not in str(error):
+                return error.sqlstate
+
+
+@pytest.mark.parametrize("major", sorted(OTHERS) or ["none"])
+async def test_every_postgresql_of_the_machine_calls_through_the_script(
+    gateway: Deployment,
+    upstream: Upstream,
+    postgres_server: EmbeddedPostgres,
+    database_name: str,
+    connected: Any,
+    major: str,
+) -> None:
+    if major not in OTHERS:
+        pytest.skip("the machine has no other PostgreSQL; WEIGHBRIDGE_TEST_POSTGRES may name folders of some")
+    login = f"pg{major}_caller"
+    root = await asyncpg.connect(postgres_server.url("postgres", database_name))
+    try:
+        password = await make_login(root, login)
+        sockets = postgres_server.url().partition("host=")[2].partition("&")[0]
+        script = addressed(host=sockets, port="5432", database=database_name, login=login, password=password)
+        async with other_postgres(OTHERS[major]) as home:
+
+            @asynccontextmanager
+            async def entered(role: str) -> AsyncIterator[asyncpg.Connection]:
+                connection = await asyncpg.connect(host=home, user=role, database="postgres", timeout=20)
+                try:
+                    yield connection
+                finally:
+                    connection.terminate()
+
+            async with entered("postgres") as owner:
+                assert str(await owner.fetchval("SHOW server_version")).startswith(f"{major}.")
+                for _ in range(2):
+                    await owner.execute(script)
+                await owner.execute("CREATE ROLE analyst LOGIN; CREATE ROLE nobody LOGIN")
+            body = {"sql_role": "analyst", "login": login, "principal_id": gateway.ids["bulk"]}
+            await gateway.administer("PUT", "/sql-roles", body)
+            async with entered("analyst") as sql, entered("nobody") as nobody:
+                for isolation in ISOLATIONS:
+                    async with sql.transaction(isolation=isolation):
+                        assert await sql.fetchval(ask("text=afar")) == "afar"
+                row = await gateway.row_of(upstream.records[-1].request_id or "")
+                assert row["principal_name"] == "bulk"
+                many = await sql.fetch(
+                    f"SELECT * FROM ai_query_many('{ENDPOINT}', ARRAY['[[text=a]]', '[[text=b]]'])"
+                )
+                assert sorted(each["result"] for each in many) == ["a", "b"]
+                assert await refusal_of(nobody, ask()) == "42501"
+                for forbidden in (
+                    "SELECT * FROM weighbridge_dblink.dblink('weighbridge', 'SELECT 1') AS t (x int)",
+                    "SELECT weighbridge_dblink.dblink_connect('weighbridge')",
+                    "SELECT * FROM weighbridge_dblink.answers('analyst', 'query', 'x', ARRAY['{}'], 1, true)",
+                    "SET ROLE analyst",
+                    "CREATE USER MAPPING FOR nobody SERVER weighbridge",
+                ):
+                    assert (await error_of(nobody, forbidden)).sqlstate == "42501", forbidden
+                shown = await nobody.fetch(
+                    "SELECT umoptions FROM pg_user_mappings WHERE srvname = 'weighbridge'"
+                )
+                assert [each["umoptions"] for each in shown] == [None]
+                for how in ("SELECT pg_cancel_backend($1)", "SELECT pg_terminate_backend($1)"):
+                    seen = len(upstream.records)
+                    running = asyncio.create_task(sql.fetchval(ask("tokens=50 first=60s")))
+                    await upstream.until(lambda records, seen=seen: len(records) > seen, 20.0)
+                    async with entered("postgres") as owner:
+                        await owner.fetchval(how, sql.get_server_pid())
+                    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+                        await running
+                    ended = time.time()
+                    await upstream.until(lambda records, seen=seen: records[seen].ended == PEER_CLOSED, 20.0)
+                    closed = upstream.records[seen].peer_closed_at
+                    assert closed is not None
+                    print(f"{major}: {how}: free {closed - ended:+.3f} s after the statement had ended")
+                    row = await gateway.row_of(upstream.records[seen].request_id or "")
+                    assert (row["status"], row["stopped_by"], row["cost_nano_usd"]) == ("cut", "client", 0)
+    finally:
+        await root.execute(f"DROP OWNED BY {login}")
+        await root.execute(f"DROP ROLE {login}")
         await root.close()
 
 
