@@ -39,12 +39,15 @@ T = TypeVar("T")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, since they share a deployment; all that want the engine share the one.
 
-    The engine's come first: they wait longest, for its environment. The next are the whole deployments.
+    The engine's come first: they wait longest, for its environment. The next are the whole deployments. Tests of a
+    deployment that lives as long as their module run on its loop.
     """
     with_engine = {item.path for item in items if "engine" in getattr(item, "fixturenames", ())}
     for item in items:
         group = "engine" if item.path in with_engine else item.path.as_posix()
         item.add_marker(pytest.mark.xdist_group(group))
+        if "shared_deployment" in getattr(item, "fixturenames", ()) and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
     items.sort(key=lambda item: (item.path not in with_engine, "system" not in item.path.parts))
 
 

@@ -1,10 +1,13 @@
-"""The whole HTTP front over a real database, as an administrator, a plain user and others see it."""
+"""The whole HTTP front over a real database, as an administrator, a plain user and others see it.
+
+A module's tests share one deployment and its loop; each begins with empty counters and the keys of the seed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import uvicorn
 from litestar import Litestar
 
 from gateway.app import Front, create_app
 from gateway.counters.levels import CounterLevels
+from gateway.embedded.redis import EmbeddedRedis
 from gateway.http.admin.access import ControlPlane
 from gateway.http.plane import DataPlane
 from gateway.security.jwks import fetch
@@ -72,11 +77,13 @@ class Deployment:
         return await self.ask(method, path, as_, json=body, if_match=tag)
 
 
-@pytest.fixture
-async def deployment(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Deployment]:
-    settings = Settings.from_env(
-        {"WEIGHBRIDGE_HOME": str(tmp_path), "WEIGHBRIDGE_SECRET_FILE": str(SECRETS / "key")}
-    )
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_deployment(
+    database_url: str, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Deployment]:
+    """The module's deployment."""
+    tmp_path = tmp_path_factory.mktemp("home")
+    settings = Settings.from_env({"WEIGHBRIDGE_HOME": str(tmp_path)})
     await seed(settings, database_url)
     master = load_master_key(settings.secret_file)
     peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
@@ -89,7 +96,7 @@ async def deployment(database_url: str, redis_url: str, tmp_path: Path) -> Async
     sessions = Sessions(master.derive_all(Purpose.SESSIONS), time.time)
     verifier = TokenVerifier(sealing, fetch=fetch, clock=time.time, monotonic=time.monotonic)
     callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
-    levels = CounterLevels(redis_url)
+    levels = CounterLevels(redis_server.url())
     control = ControlPlane(
         callers, catalog, configuration, peppers, sealing, sessions, levels, frozenset({"127.0.0.1"})
     )
@@ -115,6 +122,14 @@ async def deployment(database_url: str, redis_url: str, tmp_path: Path) -> Async
     await engine.dispose()
 
 
+@pytest.fixture
+def deployment(shared_deployment: Deployment, redis_url: str) -> Iterator[Deployment]:
+    """That deployment, with empty counters, for one test; keys that the test adds are forgotten after it."""
+    known, guesses = dict(shared_deployment.keys), shared_deployment.control.keys._guesses
+    yield shared_deployment
+    shared_deployment.keys, shared_deployment.control.keys._guesses = known, guesses
+
+
 def _no_line() -> Any:
     """A data plane that no request gets through: these tests are about the control plane."""
     return SimpleNamespace(
@@ -124,22 +139,12 @@ def _no_line() -> Any:
     )
 
 
-SECRETS: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _secrets(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One master key a module: the database outlives each test's home."""
-    global SECRETS
-    SECRETS = tmp_path_factory.mktemp("secrets")
-
-
 @pytest.fixture
 def endpoint_name() -> str:
     return ENDPOINT
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def served(deployment: Deployment) -> AsyncIterator[dict[str, str]]:
     """The environment of a command, beside a gateway that listens."""
     config = uvicorn.Config(deployment.app, host="127.0.0.1", port=0, lifespan="off", log_level="error")

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
 import msgspec
-import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from litestar import Response
@@ -226,7 +226,7 @@ class Stage:
         return {}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def stage(deployment: Any, endpoint_name: str) -> Stage:
     return await Stage(deployment).prepare(endpoint_name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-import pytest
+import pytest_asyncio
 from databricks.sdk.service.serving import (
     AiGatewayConfig,
     AiGatewayRateLimit,
@@ -20,7 +20,7 @@ from tests.admin.conftest import Deployment
 MINUTE = AiGatewayRateLimitRenewalPeriod.MINUTE
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def mine(deployment: Deployment, endpoint_name: str) -> dict[str, Any]:
     """An endpoint of its own, and `owner`, who manages it and nothing else."""
     found = await deployment.ask("GET", f"/admin/v1/endpoints?name={endpoint_name}")

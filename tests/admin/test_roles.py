@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-import pytest
+import pytest_asyncio
 
 
 class Cast:
@@ -56,7 +56,7 @@ class Cast:
         return {each["grantee_id"]: each["level"] for each in answer.json()["items"]}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def cast(deployment: Any, endpoint_name: str) -> Cast:
     return await Cast(deployment).prepare(endpoint_name)
 

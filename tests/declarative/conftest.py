@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from gateway.declarative.yaml_text import load
-from tests.admin.conftest import _secrets, deployment, served
+from tests.admin.conftest import deployment, served, shared_deployment
 
-__all__ = ["_secrets", "deployment", "served"]
+__all__ = ["deployment", "served", "shared_deployment"]
 
 
 class Files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import text as sql
 
 TEAM = """
@@ -50,7 +51,7 @@ webhooks:
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def _nothing_of_other_tests(files: Any) -> Any:
     yield
     for file in ("team.yaml", "other.yaml"):

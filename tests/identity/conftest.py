@@ -21,7 +21,7 @@ from gateway.store.changes import Actor, Configuration
 from gateway.store.issuers import create_issuer
 from gateway.store.keys import StoredKeys
 from policies.principal import Caller
-from tests.admin.conftest import _secrets, deployment  # noqa: F401 - fixtures
+from tests.admin.conftest import deployment, shared_deployment  # noqa: F401 - fixtures
 from tests.identity.signing import AUDIENCE, ISSUER, Signer
 
 ROOT = Actor(None, "tests")
