@@ -24,6 +24,7 @@ from tests.counters.conftest import Connect, World, endpoint_of, limit_of, settl
 if TYPE_CHECKING:
     from gateway.counters.hold import Hold
 
+pytestmark = pytest.mark.alone
 _TIMEOUT = 0.020
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.faults.http11 import send_reset
 from tests.faults.proxy import FaultProxy
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = [pytest.mark.timeout(20), pytest.mark.alone]
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -13,7 +13,7 @@ from tests.faults.reconcile import reconcile, report
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person, chat, limit
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.alone]
 
 RESERVED = 400
 OUTPUT = 208

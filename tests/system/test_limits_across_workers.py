@@ -32,7 +32,7 @@ TOKENS = 20_000
 SEEDS = (1, 2, 3)
 Between = Callable[[float], Awaitable[None]]
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.alone]
 
 
 @dataclass(slots=True)

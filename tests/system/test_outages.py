@@ -20,7 +20,7 @@ from tests.faults.transcript import Transcript
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person, chat, limit
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240), pytest.mark.alone]
 
 CHAT = "/v1/chat/completions"
 AWAY_SECONDS = 20.0

@@ -16,7 +16,7 @@ import pytest_asyncio
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person, chat
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.alone]
 
 CHAT = "/v1/chat/completions"
 BULK = "bulk"
