@@ -128,6 +128,9 @@ async def _found(line: Line, exchange: Exchange, route: Route) -> Stored | None:
 
 def _may(rules: CacheRules, exchange: Exchange) -> bool:
     request = exchange.request
+    if exchange.turn is not None:
+        # It is kept under an id of its own, for the call that follows it.
+        return False
     return storable(
         rules,
         generates=request.path != EMBEDDINGS,

@@ -14,6 +14,7 @@ from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Stored
+from gateway.pipeline.turns import Begun
 from gateway.spool.records import Attempt, Settlement
 from policies.caching import CacheRules, CacheScope, wish_of
 from policies.catalog import Endpoint, EntityKind
@@ -223,6 +224,17 @@ async def test_what_may_differ_each_time_is_neither_stored_nor_looked_for(
     assert world.calls == 2
     assert not world.answers.held
     assert not world.answers.asked
+
+
+async def test_a_turn_of_a_kept_conversation_is_called_for_each_time() -> None:
+    world = Storing()
+    for _ in range(2):
+        exchange = world.exchange(temperature=0)
+        exchange.turn = Begun(None, [], kept=True)
+        await authenticate(world.line, exchange)
+        await complete(world.line, exchange)
+        assert exchange.cache == "bypass"
+    assert not world.answers.held
 
 
 async def test_sampled_answers_are_stored_where_the_endpoint_says_so() -> None:
