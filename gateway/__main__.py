@@ -13,6 +13,7 @@ from gateway.commands.declarations import apply, diff, export
 from gateway.commands.engine import engine
 from gateway.commands.keys import keys
 from gateway.commands.machine import doctor, drain, logs, serve, sql_calls, status, stop, up, worker
+from gateway.commands.replay import replay
 from gateway.commands.reports import explain, export_usage, report
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -51,6 +52,7 @@ for each in (
     explain,
     report,
     export_usage,
+    replay,
     ai_query,
     verify,
     audit,

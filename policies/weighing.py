@@ -13,8 +13,12 @@ from itertools import groupby
 from policies.budgets import Rates
 from policies.levels import Levels
 from policies.limits import Draw, Metric, Mode
+from policies.windows import Rolling
 
 NEVER = -1
+SOON_SECONDS = 60
+"""A limit with room again within this time throttles; any other is answered like an empty purse."""
+_DAY_SECONDS = 86_400
 _FOREVER = 1 << 62
 _PER_TOKEN = (Metric.OUTPUT_TOKENS, Metric.TOTAL_TOKENS)
 
@@ -102,6 +106,17 @@ def weigh(draws: Sequence[Draw], levels: Levels, now_ms: int, ask: Ask, rates: R
             for index in charged
         ),
     )
+
+
+def retry_after_seconds(draw: Draw, wait_ms: int) -> int:
+    """After how long a refused caller may come back; a day where no wait would help."""
+    if wait_ms == NEVER:
+        return _DAY_SECONDS
+    seconds = max(1, -(-wait_ms // 1000))
+    if isinstance(draw.window, Rolling) and draw.window.milliseconds <= SOON_SECONDS * 1000:
+        # The window's last sub-bucket leaves a little after a whole window: a minute's limit resets in a minute.
+        return min(seconds, SOON_SECONDS)
+    return seconds
 
 
 def _room(

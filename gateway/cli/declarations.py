@@ -37,14 +37,14 @@ _HEADER = """\
 
 def diff(api: AdminApi, path: Path, *, prune: bool) -> int:
     """Show the plan; 2 where it makes a difference, else 0."""
-    plan = _planned(api, _read(path), prune)
+    plan = _planned(api, read_file(path), prune)
     show(plan)
     return 2 if plan["differs"] else 0
 
 
 def apply(api: AdminApi, path: Path, *, prune: bool, yes: bool) -> int:
     """Show the plan, ask, and carry it out; 1 where the answer was no."""
-    body = _read(path)
+    body = read_file(path)
     plan = _planned(api, body, prune)
     show(plan)
     idle = all(each["action"] in ("unchanged", "leave") for each in plan["steps"])
@@ -118,7 +118,8 @@ def _planned(api: AdminApi, body: dict[str, Any], prune: bool) -> Any:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """The file as the API takes it; raises CannotReach."""
     try:
         content = path.read_bytes()
         document = load(content.decode())

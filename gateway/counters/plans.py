@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gateway.counters.link import Link
 from gateway.counters.plan import Plan, Standpoint, compile_plan
-from policies.budgets import BudgetIndex, budget_draws, dearest
+from policies.budgets import dearest
 from policies.catalog import Endpoint, Snapshot
-from policies.limits import Draw, LimitIndex, ScopeKind, applicable
+from policies.draws import Indexes, draws_of
 from policies.principal import Caller
 
 _MOST = 4_096
 """Some 4 KB each; beyond that all are dropped and made anew when asked for."""
 _Key = tuple[str, tuple[str, ...], str | None, str, str | None, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Indexes:
-    """One snapshot's limits and budgets, ready to be looked up."""
-
-    snapshot: Snapshot
-    limits: LimitIndex
-    budgets: BudgetIndex
-    by_key: bool
-    """Whether any rule counts an API key apart: else all keys of a principal share one plan."""
-
-    @classmethod
-    def of(cls, snapshot: Snapshot) -> Indexes:
-        """Index a snapshot."""
-        by_key = any(each.scope is ScopeKind.KEY for each in (*snapshot.limits, *snapshot.budgets))
-        return cls(snapshot, LimitIndex.of(snapshot.limits), BudgetIndex.of(snapshot.budgets), by_key)
 
 
 class Plans:
@@ -75,14 +56,6 @@ class Plans:
     def clear(self) -> None:
         """Forget all: the calendar was wrong."""
         self._plans.clear()
-
-
-def draws_of(indexes: Indexes, caller: Caller, endpoint: Endpoint, group: str | None = None) -> list[Draw]:
-    """Every draw of a call: those that must have room first, then the alternatives."""
-    draws = applicable(indexes.limits, indexes.snapshot, caller, endpoint, group)
-    if not dearest(endpoint).free:
-        draws += budget_draws(indexes.budgets, indexes.snapshot, caller, endpoint, group)
-    return sorted(draws, key=lambda draw: draw.alternatives)
 
 
 def group_named(snapshot: Snapshot, caller: Caller, named: str) -> str | None:

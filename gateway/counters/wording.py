@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from gateway.counters.plan import CONCURRENCY, Plan, Tap
 from gateway.errors import BudgetExhausted, LimitDetail, LimitExceeded
 from policies.limits import Metric, window_words
+from policies.weighing import NEVER, retry_after_seconds
 
-NEVER = -1
 _DAY_SECONDS = 86_400
 _UNITS = {
     Metric.REQUESTS: "requests",
@@ -45,11 +45,8 @@ def refusal(
         f"{what}: {draw.capacity} {unit}{window_words(draw.window)}, {left} left,"
         f" this request needs {needed}; {_when(reset_ms, resets_at)}."
     )
-    wait = -(-reset_ms // 1000) if reset_ms != NEVER else _DAY_SECONDS
-    if draw.window is not None and tap.window_ms <= 60_000 and reset_ms != NEVER:
-        # The window's last sub-bucket leaves a little after a whole window: a minute's limit resets in a minute.
-        wait = min(wait, 60)
-    return LimitExceeded(message, detail, retry_after_seconds=max(1, wait), headers=headers)
+    wait = retry_after_seconds(draw, reset_ms)
+    return LimitExceeded(message, detail, retry_after_seconds=wait, headers=headers)
 
 
 def detail_of(tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int) -> LimitDetail:

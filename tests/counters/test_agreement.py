@@ -22,11 +22,11 @@ from gateway.counters.corrections import corrections
 from gateway.counters.frames import ASK, GRANTED, REFUSED, TIME, entries_of, grant_of
 from gateway.counters.hold import Hold
 from gateway.counters.plan import Plan, compile_plan, narrowed
-from gateway.counters.plans import Indexes, draws_of
 from gateway.counters.releases import top_up_charges
 from gateway.counters.reservations import Reservations
 from policies.budgets import Budget
 from policies.catalog import Price
+from policies.draws import Indexes, draws_of
 from policies.limits import Draw, Metric, Mode, ScopeKind
 from policies.windows import MINUTE, SECOND, Calendar, Rolling, Unit
 from tests.counters.conftest import World, caller_of, endpoint_of, limit_of, new_id

@@ -20,7 +20,6 @@ from redis.asyncio import Redis
 
 from gateway.counters.earlier import EarlierSpend
 from gateway.counters.levels import CounterLevels
-from gateway.counters.plans import Indexes, draws_of
 from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
 from gateway.counters.settler import CounterSettler
@@ -38,6 +37,7 @@ from gateway.store.spend import spent
 from gateway.store.sums import PostgresSums
 from gateway.store.tables.catalog import grants
 from gateway.store.tables.rules import budgets, limits
+from policies.draws import Indexes, draws_of
 from policies.estimate import STREAM_SLICE
 from policies.limits import Draw, Metric
 from policies.permissions import Level, may

@@ -14,7 +14,6 @@ from litestar.params import QueryParameter
 from msgspec import Struct
 
 from gateway.counters.levels import Level as Fill
-from gateway.counters.plans import Indexes, draws_of
 from gateway.errors import Forbidden, NotFound
 from gateway.http.admin.access import Admin
 from gateway.store.api_keys import with_key
@@ -24,6 +23,7 @@ from policies.administration import Permission, may_administer
 from policies.budgets import dearest
 from policies.catalog import Endpoint
 from policies.decision import Deny
+from policies.draws import Indexes, draws_of
 from policies.limits import Draw, Metric, window_words
 from policies.money import usd_of
 from policies.permissions import Level, granted, may

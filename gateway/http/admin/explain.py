@@ -16,7 +16,7 @@ from litestar.params import QueryParameter
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.counters.plans import Indexes, draws_of, group_named
+from gateway.counters.plans import group_named
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.http.admin.access import Admin
 from gateway.http.admin.explained import Explained, happened, happened_lines, shown
@@ -27,6 +27,7 @@ from gateway.store.tables.ledger import attempts, requests
 from policies.administration import Permission, may_administer
 from policies.catalog import Endpoint, Snapshot
 from policies.decision import Deny
+from policies.draws import Indexes, draws_of
 from policies.explanation import explain
 from policies.explanation_words import lines
 from policies.principal import Caller, Principal

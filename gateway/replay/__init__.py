@@ -1,0 +1,1 @@
+"""Policies tried on what has happened."""
