@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -173,3 +174,16 @@ def test_serve_refuses_to_start_without_stores_of_its_own(instance: Instance) ->
     refused = instance.run("serve")
     assert refused.returncode == 1
     assert "needs WEIGHBRIDGE_DATABASE_URL and WEIGHBRIDGE_REDIS_URL" in refused.stderr
+
+
+def test_the_engine_and_the_workers_are_told_an_address_for_each_replica(light: Instance) -> None:
+    light.extra["WEIGHBRIDGE_ENGINE_REPLICAS"] = "2"
+    light.launch()
+    light.until_up()
+    wait_for(lambda: any(event.startswith("engine at ") for event in light.events))
+    (told,) = [event.removeprefix("engine at ") for event in light.events if event.startswith("engine at ")]
+    one, two = told.split(",")
+    assert one.startswith("unix:/") and two.startswith("unix:/") and one != two
+    state = json.loads((light.home / "run" / "state.json").read_text())
+    assert state["engine_url"] == told
+    assert "2 replicas starting" in light.screen
