@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from policies.budgets import Rates, dearest
 from policies.catalog import Endpoint, Snapshot
-from policies.decision import Deny
+from policies.decision import Decision, Deny
 from policies.draws import Indexes, draws_of
 from policies.levels import Levels
 from policies.limits import Draw, Metric, charged_group
@@ -112,6 +112,8 @@ class Replayed:
 
 
 Charges = list[tuple[Draw, int]]
+_MOST = 4_096
+"""Situations that are kept; beyond that all are found anew when asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,15 @@ def _actual(metric: Metric, use: Use) -> int | None:
             return use.cost_nano_usd
 
 
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a configuration has to say of a caller on an endpoint, whatever the counters show."""
+
+    permission: Decision
+    draws: list[Draw]
+    rates: Rates
+
+
 class Replay:
     """Decides past calls one by one; they come in the order in which they were decided."""
 
@@ -177,20 +188,21 @@ class Replay:
         """Counters that showed something else than what follows from the calls: top-ups, and ends that crossed."""
         self._as_it_was = as_it_was
         self._course = _Course()
-        self._indexes: Indexes | None = None
+        self._snapshot: Snapshot | None = None
+        self._indexes: Indexes
         self._endpoints: dict[str, Endpoint] = {}
+        self._situations: dict[tuple[object, ...], Situation | None] = {}
 
     def count(self, past: Past, snapshot: Snapshot) -> None:
         """Take in a call from before the period: its use counts, and nothing is decided."""
         situation = self._situation(past, snapshot)
         if situation is None or not past.was.admitted:
             return
-        _, endpoint, draws = situation
         self._course.until(past.at_ms)
         if self._as_it_was:
-            charges = _recorded(past, draws, dearest(endpoint))
+            charges = _recorded(past, situation.draws, situation.rates)
         else:
-            charges = self._whatever_the_level(past, draws, dearest(endpoint))
+            charges = self._whatever_the_level(past, situation.draws, situation.rates)
         self._course.admit(charges, past.at_ms, past.use)
 
     def decide(self, past: Past, snapshot: Snapshot) -> Replayed:
@@ -198,18 +210,17 @@ class Replay:
         situation = self._situation(past, snapshot)
         if situation is None:
             return Replayed(past, None)
-        caller, endpoint, draws = situation
-        course, rates = self._course, dearest(endpoint)
+        course, draws = self._course, situation.draws
         course.until(past.at_ms)
         if self._as_it_was:
             self._see(past, draws)
         charges: Charges = []
         draw = None
-        match may(snapshot, caller, Level.CAN_QUERY, endpoint):
+        match situation.permission:
             case Deny(code=code):
                 now = Verdict(False, code)
             case _:
-                decided = weigh(draws, course.levels, past.at_ms, past.ask, rates)
+                decided = weigh(draws, course.levels, past.at_ms, past.ask, situation.rates)
                 if isinstance(decided, Granted):
                     charges = [(draws[index], amount) for index, amount in decided.charges]
                     now = Verdict(
@@ -241,11 +252,19 @@ class Replay:
                 levels.set(draw, at_ms, seen)
                 self.corrected += 1
 
-    def _situation(self, past: Past, snapshot: Snapshot) -> tuple[Caller, Endpoint, list[Draw]] | None:
-        indexes = self._indexes
-        if indexes is None or indexes.snapshot is not snapshot:
-            indexes = self._indexes = Indexes.of(snapshot)
+    def _situation(self, past: Past, snapshot: Snapshot) -> Situation | None:
+        if self._snapshot is not snapshot:
+            self._snapshot, self._indexes = snapshot, Indexes.of(snapshot)
             self._endpoints = {each.id: each for each in snapshot.endpoints.values()}
+            self._situations.clear()
+        of = (past.principal_id, past.endpoint_id, past.key, past.group, past.groups, past.share_percent)
+        if of not in self._situations:
+            if len(self._situations) >= _MOST:
+                self._situations.clear()
+            self._situations[of] = self._found(past, snapshot)
+        return self._situations[of]
+
+    def _found(self, past: Past, snapshot: Snapshot) -> Situation | None:
         principal, endpoint = (
             snapshot.principals.get(past.principal_id),
             self._endpoints.get(past.endpoint_id),
@@ -259,7 +278,9 @@ class Replay:
             caller = replace(
                 caller, key_id=past.key.id, endpoints=past.key.endpoints, counts_as=past.key.counts_as
             )
-        return caller, endpoint, draws_of(indexes, caller, endpoint, past.group)
+        permission = may(snapshot, caller, Level.CAN_QUERY, endpoint)
+        draws = draws_of(self._indexes, caller, endpoint, past.group)
+        return Situation(permission, draws, dearest(endpoint))
 
 
 def _refused(draw: Draw, wait_ms: int) -> Verdict:
