@@ -122,6 +122,14 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         traffic = Traffic(lambda: time.monotonic_ns() // 1_000_000, random.random)
         # Until the workers have heard of each other.
         traffic.workers = settings.workers
+        traffic.gate.alone(settings.workers)
+
+        def provisioned(_: frozenset[str]) -> None:
+            # What others charge counts before the first call comes here.
+            traffic.gate.follow(catalog.latest.throughput if catalog.latest is not None else None)
+
+        catalog.subscribe(provisioned)
+        provisioned(frozenset())
         shared = SharedTraffic(settings.redis_url, str(spool.worker_id), traffic)
         parts.push_async_callback(shared.close)
         following = asyncio.create_task(shared.follow(), name="shared traffic")

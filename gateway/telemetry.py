@@ -12,12 +12,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policies.throughput import Lane
 from policies.usage import Usage
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
 
     from gateway.pipeline.exchange import Exchange
+    from gateway.routing.gate import Pass
 
 FLUSH_SECONDS = 1.0
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -74,6 +76,34 @@ class Telemetry:
             ["outcome"],
             registry=None,
         )
+        self._provisioned: Counter = Counter(
+            "weighbridge_provision_requests",
+            "Requests of provisions' holders by lane: covered, awaited, or lent beyond what is kept for them.",
+            ["provision", "lane"],
+            registry=None,
+        )
+        self._carried: Counter = Counter(
+            "weighbridge_provision_tokens", "Tokens of the same.", ["provision", "lane"], registry=None
+        )
+        self._late: Counter = Counter(
+            "weighbridge_provision_late",
+            "Covered streams whose first token came after the provision's target.",
+            ["provision"],
+            registry=None,
+        )
+        self._first_token: Histogram = Histogram(
+            "weighbridge_provision_first_token_seconds",
+            "From the first byte of a covered stream's request to the first token of its answer.",
+            ["provision"],
+            buckets=_BUCKETS,
+            registry=None,
+        )
+        self._experts: Counter = Counter(
+            "weighbridge_expert_tokens",
+            "Tokens of the local engine's plain answers by layer and expert, where vLLM reports routed experts.",
+            ["layer", "expert"],
+            registry=None,
+        )
         self._running: Gauge = Gauge(
             "weighbridge_requests_running",
             "Requests between admission and settlement.",
@@ -95,6 +125,9 @@ class Telemetry:
         self._kept: defaultdict[str, int] = defaultdict(int)
         self._durations: defaultdict[str, list[int]] = defaultdict(list)
         self._firsts: defaultdict[str, list[int]] = defaultdict(list)
+        self._lanes: defaultdict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self._missed: defaultdict[str, int] = defaultdict(int)
+        self._first_tokens: defaultdict[str, list[int]] = defaultdict(list)
         self.running = 0
 
     def admitted(self, exchange: Exchange) -> None:
@@ -118,6 +151,22 @@ class Telemetry:
         self._durations[name].append(duration_ns)
         if first is not None:
             self._firsts[name].append(first - exchange.received_ns)
+        lease = exchange.lease
+        if lease is not None and lease.had is not None and lease.had.provision is not None:
+            self._provision(lease.had, exchange, usage)
+
+    def _provision(self, had: Pass, exchange: Exchange, usage: Usage) -> None:
+        """Count a call whose caller has provisioned throughput."""
+        provision, first = had.provision, exchange.first_byte_ns
+        assert provision is not None
+        requests, tokens = self._lanes[provision.name, had.lane]
+        self._lanes[provision.name, had.lane] = requests + 1, tokens + usage.total_tokens
+        if had.lane is not Lane.COVERED or first is None or not exchange.request.stream:
+            return
+        took = first - exchange.received_ns
+        self._first_tokens[provision.name].append(took)
+        if provision.first_token_ms is not None and took > provision.first_token_ms * 1_000_000:
+            self._missed[provision.name] += 1
 
     def refused(self, code: str) -> None:
         """A request was refused before admission."""
@@ -147,7 +196,18 @@ class Telemetry:
             self._payloads.labels(outcome).inc(count)
         for counted in (self._ended, self._turned_away, self._used, self._spent, self._unpriced, self._kept):
             counted.clear()
-        for counted, histogram in ((self._durations, self._duration), (self._firsts, self._first)):
+        for (name, lane), (requests, tokens) in self._lanes.items():
+            self._provisioned.labels(name, lane).inc(requests)
+            self._carried.labels(name, lane).inc(tokens)
+        for name, count in self._missed.items():
+            self._late.labels(name).inc(count)
+        self._lanes.clear()
+        self._missed.clear()
+        for counted, histogram in (
+            (self._durations, self._duration),
+            (self._firsts, self._first),
+            (self._first_tokens, self._first_token),
+        ):
             for name, times in counted.items():
                 _observe(histogram.labels(name), times)
             counted.clear()

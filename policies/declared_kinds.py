@@ -85,6 +85,10 @@ def _of_rule(spec: Spec) -> Iterator[Reference]:
         yield Reference("endpoint", spec["endpoint"], "endpoint")
 
 
+def _of_provision(spec: Spec) -> Iterator[Reference]:
+    yield Reference(spec["scope"], spec["subject"], "subject")
+
+
 def _of_price(spec: Spec) -> Iterator[Reference]:
     yield Reference("endpoint", spec["endpoint"], "endpoint")
 
@@ -109,6 +113,10 @@ def _budget(spec: Spec) -> str:
     return f"{_span(spec)}: {spec['period']} in {spec['time_zone']}"
 
 
+def _provision(spec: Spec) -> str:
+    return f"{spec['scope']} {spec['subject']}"
+
+
 def _price(spec: Spec) -> str:
     begins = "" if spec["from"] is None else f" from {spec['from']}"
     return f"{spec['endpoint']}/{spec['entity']}{begins}"
@@ -124,6 +132,8 @@ KINDS = (
     Kind("limit", "limits", _limit, _of_rule),
     Kind("budget", "budgets", _budget, _of_rule),
     Kind("price", "prices", _price, _of_price, lasting=True),
+    Kind("throughput_pool", "throughput_pools", _named, _of_nobody),
+    Kind("throughput_provision", "throughput_provisions", _provision, _of_provision),
     Kind("webhook", "webhooks", _named, _of_nobody),
 )
 BY_NAME: Mapping[str, Kind] = {each.name: each for each in KINDS}

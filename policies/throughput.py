@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import exp
 
 BURST_MS = 4_000
 """How much of its rate a provision that was idle may use at once."""
@@ -16,7 +17,8 @@ WINDOW_MS = 1_000
 """How long after its last call a provision still counts as in use."""
 _LATE_SHARE = 0.04
 """How many calls may miss their target before less is lent: a little fewer than the twentieth that it allows."""
-_STEP_PERCENT = 12
+_HARSHNESS = 0.7
+"""One call that is late halves what is lent; two dozen that are not bring it back."""
 
 
 class Lane(StrEnum):
@@ -168,9 +170,8 @@ def limit_after(limit: float, slots: int, late: int, timely: int) -> float:
 
     It comes to rest where one in 25 is late, so that the target holds for 95 % with a little room; never below one.
     """
-    step = max(1.0, slots * _STEP_PERCENT / 100)
-    moved = limit + step * (_LATE_SHARE * timely - (1 - _LATE_SHARE) * late)
-    return min(float(slots), max(1.0, moved))
+    moved = _HARSHNESS * (_LATE_SHARE * timely - (1 - _LATE_SHARE) * late)
+    return min(float(slots), max(1.0, limit * exp(max(-50.0, min(50.0, moved)))))
 
 
 def limit_now(limit: float, slots: int, quiet_ms: int) -> float:

@@ -1,4 +1,4 @@
-"""Workers tell each other of circuits, loads and where conversations are, twice a second, off every call's path.
+"""Workers tell each other of circuits, loads and where conversations are, twice a second, off every call's path; oftener of provisioned throughput.
 
 Each writes one field of one hash and reads the others'. Of two opinions the younger holds, so nothing has to be locked
 but the right to make a probe, which Redis gives to one worker. With Redis away each goes by what it sees itself.
@@ -16,10 +16,13 @@ import msgspec
 from gateway.counters.commands import Commands, pairs
 from gateway.counters.connection import RedisAway
 from gateway.counters.lua import command
+from gateway.routing.gate import GateNews
 from gateway.routing.traffic import Home, Traffic
 from policies.circuits import PROBE_MS, Circuit, State
 
 PERIOD_SECONDS = 0.5
+GATED_SECONDS = 0.2
+"""While calls pass a gate: what is lent has to be back within a second, told and heard."""
 _QUIET_MS = 3_000
 """A worker not heard of for longer counts as gone."""
 _MOST_TOLD = 1_000
@@ -45,6 +48,7 @@ class News(msgspec.Struct, array_like=True):
 
     at_ms: int
     targets: list[Told]
+    gate: GateNews | None = None
     homes: list[Home] = []
 
 
@@ -79,6 +83,7 @@ class SharedTraffic:
                 self._complained = False
             except RedisAway as error:
                 self._traffic.alone = True
+                self._traffic.gate.alone(self._traffic.workers)
                 if not self._complained:
                     log.warning("circuits and loads are not shared for now (%s)", error)
                     self._complained = True
@@ -86,7 +91,7 @@ class SharedTraffic:
                 # Nobody waits for this task: it must outlive whatever it meets.
                 log.exception("circuits and loads were not shared this time")
                 self._traffic.alone = True
-            await asyncio.sleep(PERIOD_SECONDS)
+            await asyncio.sleep(GATED_SECONDS if self._traffic.gate.active else PERIOD_SECONDS)
 
     async def exchange(self) -> None:
         """Tell once and listen once; raises RedisAway."""
@@ -137,12 +142,13 @@ class SharedTraffic:
             for each in self._traffic.targets.values()
             if each.calls or each.circuit.changed_ms
         ]
-        return _encode(News(now_ms, told[:_MOST_TOLD], self._traffic.begun()))
+        gate = self._traffic.gate.news(self._traffic.ahead_ms)
+        return _encode(News(now_ms, told[:_MOST_TOLD], gate, self._traffic.begun()))
 
     def _listen(self, found: Mapping[bytes, bytes], now_ms: int) -> None:
         traffic = self._traffic
         loads: dict[str, tuple[int, int]] = {}
-        workers = 1
+        gates: dict[str, GateNews | None] = {}
         for worker, data in found.items():
             if worker == self._worker:
                 continue
@@ -152,7 +158,7 @@ class SharedTraffic:
                 continue  # another version's
             if now_ms - news.at_ms > _QUIET_MS:
                 continue
-            workers += 1
+            gates[worker.decode()] = news.gate
             traffic.elsewhere_begun(news.homes)
             for told in news.targets:
                 calls, tokens = loads.get(told.key, (0, 0))
@@ -162,7 +168,8 @@ class SharedTraffic:
                         told.key,
                         Circuit(State(told.state), told.until_ms, told.opened, told.changed_ms, told.reason),
                     )
-        traffic.workers = workers
+        traffic.workers = len(gates) + 1
+        traffic.gate.listen(self._worker.decode(), gates, traffic.ahead_ms)
         for key, target in traffic.targets.items():
             target.elsewhere = loads.get(key, (0, 0))
 

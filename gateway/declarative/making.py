@@ -42,6 +42,15 @@ from gateway.store.rules import create_limit, delete_limit, update_limit
 from gateway.store.tables.catalog import endpoints, served_entities
 from gateway.store.tables.events import webhooks
 from gateway.store.tables.identity import groups, memberships, principals
+from gateway.store.throughput import (
+    check_bookings,
+    create_pool,
+    create_provision,
+    delete_pool,
+    delete_provision,
+    update_pool,
+    update_provision,
+)
 from policies.declaration import Step
 from policies.declared_kinds import GRANTEES, MANAGERS, MEMBERS, WORDED_WINDOWS, Spec
 from policies.money import nano_of
@@ -97,6 +106,14 @@ class Making:
                 values = {name: spec[name] for name in _BUDGET} | self._span(spec)
                 values |= {name: spec[name] for name in ("period", "time_zone")}
                 await create_budget(change, {**values, "amount_nano_usd": nano_of(spec["usd"])})
+            case "throughput_pool":
+                await create_pool(change, spec)
+            case "throughput_provision":
+                values = {
+                    **_without(spec, "subject"),
+                    "subject_id": self._ids[spec["scope"], spec["subject"].lower()],
+                }
+                await create_provision(change, values, checked=False)
             case "webhook":
                 await self._webhook(spec, None)
             case _:
@@ -131,6 +148,11 @@ class Making:
             case "budget":
                 values = {name: spec[name] for name in _BUDGET}
                 await update_budget(change, before, {**values, "amount_nano_usd": nano_of(spec["usd"])})
+            case "throughput_pool":
+                await update_pool(change, before, spec, checked=False)
+            case "throughput_provision":
+                values = _without(spec, "scope", "subject")
+                await update_provision(change, before, values, checked=False)
             case "webhook":
                 await self._webhook(spec, before)
             case _:
@@ -160,6 +182,10 @@ class Making:
                 await withdraw(change, found[0])
             case "limit":
                 await delete_limit(change, found[0])
+            case "throughput_pool":
+                await delete_pool(change, found[0])
+            case "throughput_provision":
+                await delete_provision(change, found[0])
             case "webhook":
                 await change.remove(webhooks, "webhook", found[0])
             case _:
@@ -173,11 +199,12 @@ class Making:
         await self._change.revise(table, step.kind, before, action="release", managed_by=None)
 
     async def finish(self) -> None:
-        """Name the managers of groups, which may be groups that came later."""
+        """Name the managers of groups, which may be groups that came later; check what only holds of the whole."""
         for group_id, spec in self._managed:
             group = await self._change.current(groups, group_id, "group")
             wanted = {self._ids[kind, name.lower()]: kind for field, kind in MANAGERS for name in spec[field]}
             await set_managers(self._change, group, wanted)
+        await check_bookings(self._change)
 
     async def _webhook(self, spec: Spec, before: Row | None) -> None:
         """A webhook; at a new address it gets a new secret, since the old one stays with the old."""

@@ -21,6 +21,7 @@ from gateway.store.tables.catalog import endpoints, grants, prices, served_entit
 from gateway.store.tables.events import webhooks
 from gateway.store.tables.identity import api_keys, groups, issuers, memberships, principals, roles
 from gateway.store.tables.rules import budgets, limits
+from gateway.store.tables.throughput import throughput_pools, throughput_provisions
 from policies.declaration import Present
 from policies.declared_kinds import BY_NAME, GRANTEES, MANAGERS, MEMBERS, Spec
 from policies.money import usd_of
@@ -36,6 +37,8 @@ TABLES: dict[str, Table] = {
     "limit": limits,
     "budget": budgets,
     "price": prices,
+    "throughput_pool": throughput_pools,
+    "throughput_provision": throughput_provisions,
     "webhook": webhooks,
 }
 CLASSES = (
@@ -54,6 +57,8 @@ _ISSUER = (
     "name_claim", "groups_claim", "kind", "create_principals", "replace_groups", "max_age_seconds",
     "leeway_seconds", "enabled",
 )  # fmt: skip
+_POOL = ("name", "replicas", "tokens_per_second", "slots", "unit_tokens_per_second", "queue", "queue_ms")
+_PROVISION = ("name", "scope", "units", "first_token_ms")
 _ENTITY = ("name", "kind", "provider", "model", "base_url", "traffic_percent", "fallback_position")
 _ENDPOINT = ("name", "task", "description", "tags", "estimate_milli", "default_max_tokens", "local_only")
 
@@ -121,6 +126,19 @@ async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tup
             if _is_whole(row, names)
         ),
     ]  # fmt: skip
+    found += [
+        _present("throughput_pool", row, {name: row[name] for name in _POOL})
+        for row in await rows(connection, throughput_pools)
+    ]
+    found += [
+        _present(
+            "throughput_provision",
+            row,
+            {**{name: row[name] for name in _PROVISION}, "subject": names[row["subject_id"]]},
+        )
+        for row in await rows(connection, throughput_provisions)
+        if row["subject_id"] in names
+    ]
     found += [_present("webhook", row, _webhook(row)) for row in await rows(connection, webhooks)]
     undeclarable: list[str] = []
     for row in await rows(connection, issuers):

@@ -26,6 +26,7 @@ from gateway.http.admin.endpoints import (
 from gateway.http.admin.issuers import Address, Age, Audience, Claim, KeySet, Leeway, Planes
 from gateway.http.admin.limits import Amount, LimitName, MetricName, ModeName, Scope, WindowText
 from gateway.http.admin.principals import Email, Issuer, Subject
+from gateway.http.admin.throughput import Queue, Rate, Several, Target, Units, Wait
 from gateway.http.admin.versions import FreeText, Moment, Name
 from gateway.http.admin.webhooks import EventName, Url
 from policies.limits import LARGEST
@@ -179,6 +180,28 @@ class PriceSpec(
     note: FreeText = ""
 
 
+class ThroughputPoolSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the local engine can do; there is one."""
+
+    name: Name
+    replicas: Several = 1
+    tokens_per_second: Rate
+    slots: Several
+    unit_tokens_per_second: Rate = 1
+    queue: Queue = 256
+    queue_ms: Wait = 10_000
+
+
+class ThroughputProvisionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Throughput that is kept for an endpoint or a group, which is named as `subject`."""
+
+    name: Name
+    scope: Literal["endpoint", "group"]
+    subject: Name
+    units: Units
+    first_token_ms: Target | None = None
+
+
 class WebhookSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is told of events; its secret is no part of the file."""
 
@@ -203,6 +226,8 @@ class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Annotated[list[LimitSpec], Meta(max_length=10_000)] = []
     budgets: Annotated[list[BudgetSpec], Meta(max_length=10_000)] = []
     prices: Annotated[list[PriceSpec], Meta(max_length=10_000)] = []
+    throughput_pools: Annotated[list[ThroughputPoolSpec], Meta(max_length=1)] = []
+    throughput_provisions: Annotated[list[ThroughputProvisionSpec], Meta(max_length=10_000)] = []
     webhooks: Annotated[list[WebhookSpec], Meta(max_length=1000)] = []
 
 
@@ -216,6 +241,8 @@ STRUCTS: dict[str, type[Struct]] = {
     "limit": LimitSpec,
     "budget": BudgetSpec,
     "price": PriceSpec,
+    "throughput_pool": ThroughputPoolSpec,
+    "throughput_provision": ThroughputProvisionSpec,
     "webhook": WebhookSpec,
 }
 

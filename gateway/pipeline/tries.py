@@ -28,6 +28,8 @@ from policies.throughput import Throughput
 from policies.usage import Usage
 
 T = TypeVar("T")
+_EMBEDDING = "llm/v1/embeddings"
+"""Whose model is served beside the engine, and generates nothing."""
 _STANDING = (401, 402, 403, 404)
 """What an upstream that is asked again at once says again."""
 
@@ -94,7 +96,11 @@ class Tries:
                 self._at += 1
                 continue
             address = addresses[0]
-            throughput = exchange.snapshot.throughput if entity.kind is EntityKind.LOCAL else None
+            throughput = exchange.snapshot.throughput
+            if throughput is not None and (
+                entity.kind is not EntityKind.LOCAL or exchange.endpoint.task == _EMBEDDING
+            ):
+                throughput = None
             if (
                 self._managed
                 or len(addresses) > 1

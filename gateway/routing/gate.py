@@ -28,6 +28,8 @@ from policies.throughput import (
 )
 
 _PRIORITY = {Lane.COVERED: 0, Lane.AWAITED: 0, Lane.LENT: 1}
+_REPLICAS_MS = 5_000
+"""How long replicas count as up after a call that could go to them."""
 _BATCH = 2
 """The engine takes the lowest number first."""
 
@@ -45,8 +47,12 @@ class GateNews(msgspec.Struct, array_like=True):
     used_ms: int
     """When a call with a target was last under way, by the clock that workers share; 0: never."""
     limit: float
+    """On lending while calls with a target are under way; 0: it has none yet."""
     charged: dict[str, float]
     """Tokens charged to each provision since the worker began, less what came back."""
+
+
+_SILENT = GateNews(0, 0, 0, 0, 0, 0.0, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ class Gate:
         self._hoping: dict[_Hoping, None] = {}
         self._timer: TimerHandle | None = None
         self._throughput: Throughput | None = None
-        self._replicas = 1
+        self._replicas, self._counted_ms = 1, -(1 << 40)
         self._covered = 0
         self._timed = 0
         """Of these, calls with a target."""
@@ -212,6 +218,16 @@ class Gate:
         self._new_late += late
         self._new_timely += not late
 
+    def follow(self, throughput: Throughput | None) -> None:
+        """Go by this from now on; None leaves what is known to those calls that began with it."""
+        if throughput is None or throughput is self._throughput:
+            return
+        self._throughput = throughput
+        self._rates = {each.id: each.rate for each in throughput.provisions}
+        for gone in self._buckets.keys() - self._rates.keys():
+            del self._buckets[gone]
+            self._charged.pop(gone, None)
+
     # what workers tell each other
 
     def news(self, ahead_ms: int) -> GateNews | None:
@@ -219,7 +235,6 @@ class Gate:
         if self._throughput is None:
             return None
         self._told_demand = self._lent.running + self._lent.waiting
-        slots = float(self._slots)
         used = self._clock_ms() if self._timed else self._used_ms
         return GateNews(
             self._covered,
@@ -227,7 +242,7 @@ class Gate:
             self._late,
             self._timely,
             used + ahead_ms,
-            slots if self._limit is None else self._limit,
+            self._limit or 0.0,
             dict(self._charged),
         )
 
@@ -235,10 +250,9 @@ class Gate:
         """Take in what the others told, and let in whom that allows; without others all is this worker's."""
         self._name, self._workers = name, len(found) + 1
         known, self._others = self._others, {}
-        for worker, news in found.items():
-            if news is None:
-                continue
-            self._others[worker] = news
+        for worker, told in found.items():
+            # One that nothing passes through wants nothing yet.
+            news = self._others[worker] = told or _SILENT
             if news.used_ms > 0:
                 self._used_ms = max(self._used_ms, news.used_ms - ahead_ms)
             before = known.get(worker)
@@ -261,16 +275,23 @@ class Gate:
         """Take in what was measured, and let in whom the limit allows now."""
         if self._throughput is None:
             return
-        slots = self._slots
-        if self._limit is None:
-            # One that is new goes by what the others found out.
-            self._limit = min([float(slots), *(each.limit for each in self._others.values())])
-        self._limit = limit_after(self._limit, slots, self._new_late, self._new_timely)
+        self._limit = limit_after(
+            self._limit or self._first_limit, self._slots, self._new_late, self._new_timely
+        )
         self._new_late = self._new_timely = 0
         self._lent.resize(self._share())
         self._arm()
 
     # private
+
+    @property
+    def _first_limit(self) -> float:
+        """Before anything was measured here: as the others found out, else what is no provision's."""
+        throughput = self._throughput
+        assert throughput is not None
+        spare = unreserved(self._slots, throughput.rate, throughput.pool.capacity)
+        found = [each.limit for each in self._others.values() if each.limit > 0]
+        return max(1.0, min(found, default=float(spare)))
 
     @property
     def _slots(self) -> int:
@@ -279,14 +300,12 @@ class Gate:
 
     def _follow(self, ask: Ask) -> None:
         """The configuration or the engine's replicas may be others than at the last call."""
-        self._replicas = max(1, min(ask.replicas, ask.throughput.pool.replicas))
-        if ask.throughput is self._throughput:
-            return
-        self._throughput = ask.throughput
-        self._rates = {each.id: each.rate for each in ask.throughput.provisions}
-        for gone in self._buckets.keys() - self._rates.keys():
-            del self._buckets[gone]
-            self._charged.pop(gone, None)
+        now = self._clock_ms()
+        up = max(1, min(ask.replicas, ask.throughput.pool.replicas))
+        if up >= self._replicas or now - self._counted_ms > _REPLICAS_MS:
+            # Fewer may only mean that this call's adapter is not on all of them.
+            self._replicas, self._counted_ms = up, now
+        self.follow(ask.throughput)
 
     def _share(self) -> Share:
         """What of the slots and of the queue is this worker's now."""
@@ -295,7 +314,7 @@ class Gate:
         pool, slots = throughput.pool, self._slots
         covered = self._covered + sum(each.covered for each in self._others.values())
         quiet = 0 if self._timed else self._clock_ms() - self._used_ms
-        limit = limit_now(float(slots) if self._limit is None else self._limit, slots, quiet)
+        limit = limit_now(self._limit or self._first_limit, slots, quiet)
         most = most_lent(slots, unreserved(slots, throughput.rate, pool.capacity), covered, limit)
         if self._name is None:
             own = most // self._workers

@@ -151,8 +151,8 @@ class Traffic:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a place."""
-        return sum(each.waiting for each in self._places.values())
+        """Calls that wait for a place, or for a slot of the engine."""
+        return self.gate.waiting + sum(each.waiting for each in self._places.values())
 
     @property
     def open_circuits(self) -> int:

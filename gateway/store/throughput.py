@@ -36,9 +36,10 @@ async def create_pool(change: Change, values: Mapping[str, Any]) -> Row:
     return await change.add(throughput_pools, _POOL, values)
 
 
-async def update_pool(change: Change, before: Row, values: Mapping[str, Any]) -> Row:
+async def update_pool(change: Change, before: Row, values: Mapping[str, Any], *, checked: bool = True) -> Row:
     """Change what the engine can do; raises Overbooked where provisions would no longer fit."""
-    await _check(change, {**before, **values}, None, 0)
+    if checked:
+        await _check(change, {**before, **values}, None, 0)
     return await change.revise(throughput_pools, _POOL, before, **values)
 
 
@@ -53,7 +54,7 @@ async def delete_pool(change: Change, before: Row) -> None:
     await change.remove(throughput_pools, _POOL, before)
 
 
-async def create_provision(change: Change, values: Mapping[str, Any]) -> Row:
+async def create_provision(change: Change, values: Mapping[str, Any], *, checked: bool = True) -> Row:
     """Provision throughput; raises Overbooked where the pool has not so much left."""
     await check_span(change, values, "throughput provision")
     there = await change.rows(
@@ -63,14 +64,25 @@ async def create_provision(change: Change, values: Mapping[str, Any]) -> Row:
         raise Conflict(
             f"This {values['scope']} has a throughput provision already ({there[0]['name']!r}); change that one."
         )
-    await _check(change, await _pool(change), None, values["units"])
+    pool = await _pool(change)
+    if checked:
+        await _check(change, pool, None, values["units"])
     return await change.add(throughput_provisions, _PROVISION, values)
 
 
-async def update_provision(change: Change, before: Row, values: Mapping[str, Any]) -> Row:
+async def update_provision(
+    change: Change, before: Row, values: Mapping[str, Any], *, checked: bool = True
+) -> Row:
     """Change a provision's units, target or name; whose it is stays. Raises Overbooked likewise."""
-    await _check(change, await _pool(change), before["id"], values.get("units", before["units"]))
+    if checked:
+        await _check(change, await _pool(change), before["id"], values.get("units", before["units"]))
     return await change.revise(throughput_provisions, _PROVISION, before, **values)
+
+
+async def check_bookings(change: Change) -> None:
+    """Raise Overbooked unless what is provisioned fits; for changes of several at once, which fit only together."""
+    for pool in await change.rows(throughput_pools):
+        await _check(change, pool, None, 0)
 
 
 async def delete_provision(change: Change, before: Row) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.counters.shared_traffic import SharedTraffic
+from gateway.routing.gate import Ask
+from gateway.routing.places import Full
 from gateway.routing.traffic import Lease, Traffic
 from policies.calling import EntityRules
 from policies.catalog import EntityKind, Price, ServedEntity
 from policies.circuits import State
 from policies.conversation import Prefix
+from policies.throughput import Lane, Pool, Provision, Throughput
 
 RULES = EntityRules(failures=1, open_ms=1_000)
 ENTITY = ServedEntity("e", "one", EntityKind.EXTERNAL, "openai", "m", Price("p"), base_url="a", rules=RULES)
@@ -93,6 +97,35 @@ async def test_a_worker_that_is_gone_counts_no_more(workers: list[Worker]) -> No
     await one.shared.exchange()
     assert one.traffic.workers == 2
     assert one.traffic.target(ENTITY, "a").load(stream=False).calls == 0
+
+
+async def test_slots_of_the_engine_go_where_they_are_wanted_and_charges_are_everybodys(
+    workers: list[Worker],
+) -> None:
+    one, other, _ = workers
+    provision = Provision("v", "kept", "g", rate=100)
+    throughput = Throughput.made(Pool("p", "local", 1, 100, slots=6), [provision])
+
+    def ask(*provisions: Provision, tokens: int = 10) -> Ask:
+        return Ask(throughput, provisions, "u", tokens, False, 1)
+
+    for each in workers:
+        each.traffic.gate.follow(throughput)
+    lent = [await one.traffic.gate.enter(ask(), 1_000) for _ in range(2)]
+    more = [asyncio.create_task(one.traffic.gate.enter(ask(), 60_000)) for _ in range(4)]
+    while one.traffic.gate.waiting < 4:
+        await asyncio.sleep(0)
+    await exchanged(workers)
+    lent += await asyncio.gather(*more)
+    covered = await one.traffic.gate.enter(ask(provision, tokens=10_000), 1_000)
+    assert covered.lane is Lane.COVERED
+    await exchanged(workers)
+    with pytest.raises(Full):
+        await other.traffic.gate.enter(ask(provision), 1)
+    for each in (*lent, covered):
+        each.end(0)
+    await exchanged(workers)
+    assert (await other.traffic.gate.enter(ask(provision), 1_000)).lane is Lane.COVERED
 
 
 async def test_without_redis_each_goes_by_what_it_sees() -> None:

@@ -46,6 +46,11 @@ issuers:
 prices:
   - {endpoint: team-chat, entity: small, input: 0.50, cache_read: 0.05, cache_write: 0.50, output: 1, reasoning: 1}
   - {endpoint: team-chat, entity: large, from: 2030-01-01T00:00:00Z, input: 5, cache_read: 1, cache_write: 5, output: 9, reasoning: 9}
+throughput_pools:
+  - {name: local, tokens_per_second: 1000, slots: 16}
+throughput_provisions:
+  - {name: builders, scope: group, subject: builders, units: 600, first_token_ms: 250}
+  - {name: chat, scope: endpoint, subject: team-chat, units: 400}
 webhooks:
   - {name: finance, url: "https://hooks.example.com/weighbridge"}
 """
@@ -383,3 +388,26 @@ async def _owner(url: str, statement: str) -> None:
             await connection.execute("ALTER TABLE gateway.limits ENABLE TRIGGER USER")
     finally:
         await connection.close()
+
+
+async def test_provisions_that_fit_only_together_are_taken_and_overbooked_ones_are_refused_as_a_whole(
+    deployment: Any, files: Any
+) -> None:
+    await files.applied("team.yaml", TEAM)
+    moved = TEAM.replace("units: 600", "units: 300").replace("units: 400", "units: 700")
+    await files.applied("team.yaml", moved)
+    swapped = TEAM.replace("units: 600", "units: 900").replace("units: 400", "units: 100")
+    await files.applied("team.yaml", swapped)
+    refused = await files.apply("team.yaml", swapped.replace("units: 100", "units: 101"))
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (409, "throughput_overbooked")
+    assert "1001" in error["message"]
+    smaller = await files.apply(
+        "team.yaml", swapped.replace("tokens_per_second: 1000", "tokens_per_second: 999")
+    )
+    assert (smaller.status_code, smaller.json()["error"]["code"]) == (409, "throughput_overbooked")
+    provisions = (await deployment.ask("GET", "/admin/v1/throughput-provisions")).json()["items"]
+    assert sorted(each["units"] for each in provisions) == [100, 900]
+    path = f"/admin/v1/throughput-provisions/{provisions[0]['id']}"
+    elsewhere = await deployment.ask("PATCH", path, json={"units": 1}, if_match="*")
+    assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (409, "managed_by_file")

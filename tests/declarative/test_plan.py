@@ -278,6 +278,11 @@ def contents(draw: Any) -> dict[str, Any]:
         ],
         "budgets": [{"scope": "deployment", "period": "week", "usd": draw(dollars), "thresholds_percent": [5, 50]}],
         "prices": prices,
+        "throughput_pools": [{"name": draw(names), "tokens_per_second": draw(st.integers(1, 10**9)), "slots": draw(st.integers(1, 10**4))}],
+        "throughput_provisions": [
+            {"name": draw(names), "scope": "endpoint", "subject": door, "units": draw(st.integers(1, 10**9)),
+             "first_token_ms": draw(st.none() | st.integers(1, 600_000))} for door in doors
+        ],
         "webhooks": [
             {"name": name, "url": "https://hooks.example.com/", "events": ["budget.threshold"], "enabled": draw(st.booleans())}
             for name in draw(once(names, max_size=2))

@@ -197,8 +197,11 @@ async def test_workers_together_lend_no_more_than_there_is_and_give_it_where_it_
 ) -> None:
     one, other = Gate(clock), Gate(clock)
     exchange(one, other)
-    lent = [await enter(one, ask()) for _ in range(POOL.slots)]
+    lent = [await enter(one, ask()) for _ in range(POOL.slots // 2)]
+    more = [await waiting(one, ask()) for _ in range(POOL.slots // 2)]
     exchange(one, other)
+    # Nobody wants anything elsewhere, so that all of it is here.
+    lent += [await each for each in more]
     wanting = [await waiting(other, ask()) for _ in range(3)]
     exchange(one, other)
     for each in lent[:2]:
