@@ -12,7 +12,7 @@ from gateway.commands.database import migrate, seed, spool, sql
 from gateway.commands.declarations import apply, diff, export
 from gateway.commands.engine import engine
 from gateway.commands.keys import keys
-from gateway.commands.machine import doctor, drain, logs, serve, sql_calls, status, stop, up, worker
+from gateway.commands.machine import doctor, drain, embedder, logs, serve, sql_calls, status, stop, up, worker
 from gateway.commands.replay import replay
 from gateway.commands.reports import explain, export_usage, report
 
@@ -44,6 +44,7 @@ for each in (
     sql,
     spool,
     engine,
+    embedder,
     keys,
     credits,
     diff,

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 NOTE = "engine.json"
+EMBEDDER_NOTE = "embedder.json"
 _FARTHEST = ("ready", "draining", "starting", "installing", "stopped", "failed")
 
 
@@ -48,17 +49,17 @@ class EngineNote(msgspec.Struct, frozen=True):
         return frozenset(each.address for each in self.replicas if each.phase == "draining")
 
 
-def write_note(run_dir: Path, note: EngineNote) -> None:
+def write_note(run_dir: Path, note: EngineNote, name: str = NOTE) -> None:
     """Leave the note for the workers, whole or not at all."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    fresh = run_dir / f"{NOTE}.new"
+    fresh = run_dir / f"{name}.new"
     fresh.write_bytes(msgspec.json.encode(note))
-    fresh.replace(run_dir / NOTE)
+    fresh.replace(run_dir / name)
 
 
-def read_note(run_dir: Path) -> EngineNote | None:
+def read_note(run_dir: Path, name: str = NOTE) -> EngineNote | None:
     """The note as it was last left; None where there is none that can be read."""
     try:
-        return msgspec.json.decode((run_dir / NOTE).read_bytes(), type=EngineNote)
+        return msgspec.json.decode((run_dir / name).read_bytes(), type=EngineNote)
     except (OSError, msgspec.MsgspecError):
         return None

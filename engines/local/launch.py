@@ -15,6 +15,8 @@ DEMO_MODEL = Path(__file__).with_name("model") / "mixtral-demo"
 SHIPPED_ADAPTERS = DEMO_MODEL.with_name("adapters")
 DEMO_NAME = "mixtral-demo"
 DEMO_CONTEXT = 4096
+EMBEDDER_NAME = "all-minilm-l6-v2"
+"""What the small embedding model is served as."""
 # sun_path holds 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 107
 
@@ -64,6 +66,8 @@ class EngineSpec:
     """Room for keys and values on a CPU: 262,144 tokens of the demo model."""
     card: str | None = None
     """The only GPU that it may see, in the words of CUDA_VISIBLE_DEVICES; None leaves it all of them."""
+    embeds: bool = False
+    """Whether it turns texts into vectors, in full precision, and generates nothing."""
     adapters: bool = True
     """Whether fine-tuned adapters (LoRA) may be loaded while it runs."""
     extra: tuple[str, ...] = ()
@@ -95,10 +99,14 @@ def command(spec: EngineSpec) -> list[str]:
         # -P: the folder of the script must not come before the engine's packages on the path.
         *(str(spec.python), "-P", str(SERVER), "--leash"),
         *("--model", spec.model, "--served-model-name", spec.served_name, *listen),
-        *("--max-model-len", str(spec.context), "--dtype", "bfloat16"),
-        *("--enable-prefix-caching", "--scheduling-policy", "priority", "--enable-prompt-tokens-details"),
+        *("--max-model-len", str(spec.context), "--dtype", "float32" if spec.embeds else "bfloat16"),
         *("--disable-uvicorn-access-log", "--disable-fastapi-docs"),
     ]
+    if spec.embeds:
+        arguments += ["--runner", "pooling"]
+    else:
+        arguments += ["--enable-prefix-caching", "--scheduling-policy", "priority"]
+        arguments += ["--enable-prompt-tokens-details"]
     if spec.device == "cpu":
         arguments += [
             # Compiling needs a compiler on the machine and minutes; a small model gains nothing from it.

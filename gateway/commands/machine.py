@@ -85,6 +85,14 @@ def drain() -> None:
     guarded(lambda: uvloop.run(run(chosen)))
 
 
+@click.command()
+def embedder() -> None:
+    """Run the small embedding model under supervision, for instance beside `serve`."""
+    from gateway.supervise.embedder import embedder as run
+
+    sys.exit(run(settings()))
+
+
 @click.command("sql-calls", hidden=True)
 def sql_calls() -> None:
     """Answer calls from SQL; one runs on each host, beside the workers."""

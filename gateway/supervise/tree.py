@@ -22,6 +22,7 @@ from gateway.engine_notes import read_note
 from gateway.security.secrets import SecretError, load_master_key
 from gateway.settings import Settings
 from gateway.supervise import logs
+from gateway.supervise.embedder import chosen as with_embedder
 from gateway.supervise.engine import GIVEN_UP, own_engine_url
 from gateway.supervise.instance import ProcessNote, State
 from gateway.supervise.keeper import Keeper
@@ -82,6 +83,7 @@ class Tree:
             await self._start_stores()
             if own_engine:
                 self.settings = replace(self.settings, engine_url=own_engine_url(self.settings))
+                self.settings = with_embedder(self.settings)
             await self._run_once("migrate", "Database", "applying migrations")
             if self.postgres is not None:
                 await self.postgres.install_ai_query()
@@ -95,6 +97,8 @@ class Tree:
         )
         if own_engine:
             await self._keep("engine", self._child("engine", "engine"))
+            if self.settings.embedder == "vllm":
+                await self._keep("embedder", self._child("embedder", "embedder"))
         if self.settings.engine_url is not None:
             self.tasks.append(asyncio.create_task(self._watch_readiness(own_engine)))
 
@@ -109,7 +113,8 @@ class Tree:
         workers = {name: keeper for name, keeper in self.keepers.items() if name.startswith("worker-")}
         await self._end({**workers, **self._only(SQL_CALLS)}, "Gateway", "finishing calls", DRAIN_SECONDS + 5)
         await self._end(self._only("drainer"), "Drainer", "writing what is settled", _SPOOL_SECONDS)
-        await self._end(self._only("engine"), "Engine", "stopping", _ENGINE_SECONDS)
+        engines = self._only("engine") | self._only("embedder")
+        await self._end(engines, "Engine", "stopping", _ENGINE_SECONDS)
         if self.redis is not None:
             await self.redis.stop()
         if self.postgres is not None:

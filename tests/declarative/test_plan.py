@@ -245,7 +245,7 @@ def contents(draw: Any) -> dict[str, Any]:
     moments = st.datetimes().map(lambda each: each.isoformat() + "Z")
     prices = [
         {"endpoint": door, "entity": entity, "from": draw(moments), "note": draw(free),
-         **{name: draw(dollars) for name in ("input", "cache_read", "cache_write", "output", "reasoning", "per_request")}}
+         **{name: draw(dollars) for name in ("input", "cache_read", "cache_write", "output", "reasoning", "per_request", "per_cache_hit")}}
         for door, own in zip(doors, entities, strict=True) for entity in own if draw(st.booleans())
     ]  # fmt: skip
     return {
@@ -264,6 +264,7 @@ def contents(draw: Any) -> dict[str, Any]:
         ],
         "endpoints": [
             {"name": door, "aliases": draw(once(labels, max_size=2)), "tags": draw(st.dictionaries(names, free, max_size=2)),
+             "cache": draw(st.sampled_from([{}, {"enabled": True}, {"enabled": True, "scope": "endpoint", "ttl_seconds": 5, "sampled": True}])),
              "served_entities": [
                  {"name": each, "provider": "vllm", "model": draw(names), "traffic_percent": draw(st.integers(0, 100)),
                   "fallback_position": draw(st.none() | st.integers(1, 9))} for each in own

@@ -56,6 +56,16 @@ def test_the_flags_that_the_gateway_relies_on_are_set_on_every_device() -> None:
         assert "--leash" in arguments
 
 
+def test_a_model_that_embeds_is_served_in_full_precision_and_generates_nothing() -> None:
+    arguments = command(replace(SPEC, embeds=True, adapters=False, served_name="vectors", context=256))
+    assert option(arguments, "--runner") == "pooling"
+    assert option(arguments, "--dtype") == "float32"
+    assert option(arguments, "--served-model-name") == "vectors"
+    assert "--leash" in arguments
+    assert not {"--enable-prefix-caching", "--scheduling-policy", "--enable-lora"} & set(arguments)
+    assert "--runner" not in command(SPEC)
+
+
 def test_what_spares_a_cpu_is_not_said_to_a_gpu() -> None:
     assert "--enforce-eager" in command(SPEC)
     assert "--enforce-eager" not in command(replace(SPEC, device="gpu"))

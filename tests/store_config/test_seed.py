@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from engines.local.launch import EMBEDDER_NAME
 from gateway.security.secrets import SecretError
 from gateway.seed import Seeded, seed
 from gateway.settings import Settings
@@ -17,7 +19,7 @@ from gateway.store import database
 from gateway.store.changes import Actor, Configuration
 from gateway.store.endpoints import delete_endpoint
 from gateway.store.reading import rows
-from gateway.store.tables.catalog import endpoints
+from gateway.store.tables.catalog import endpoints, grants
 from gateway.store.tables.identity import api_keys
 from gateway.store.tables.versioned import configuration_change
 
@@ -84,6 +86,19 @@ async def test_the_first_start_is_made_once_and_mended_where_it_was_lost(
     await seed(settings, fresh_url, said.append)
     async with configuration.reading() as connection:
         assert await rows(connection, endpoints) == []
+    # Switched on later the embedding model gets its endpoint, once: it was never there to be deleted.
+    serving = replace(settings, embedder_url="unix:/run/embedder.sock")
+    for names in ([EMBEDDER_NAME], []):
+        await seed(serving, fresh_url, said.append)
+        async with configuration.change(Actor(None, "tests")) as change:
+            there = await change.rows(endpoints)
+            assert [(row["name"], row["task"]) for row in there] == [
+                (name, "llm/v1/embeddings") for name in names
+            ]
+            for each in there:
+                granted = await change.rows(grants, grants.c.endpoint_id == each["id"])
+                assert {row["level"] for row in granted} == {"CAN_QUERY", "CAN_VIEW"}
+                await delete_endpoint(change, each)
     await engine.dispose()
 
     settings.secret_file.unlink()
