@@ -44,6 +44,7 @@ def test_it_makes_an_environment_whose_command_runs_from_anywhere(checkout: Path
     assert told.stdout == "gateway up a b\n"
 
 
+@pytest.mark.alone
 def test_a_finished_environment_costs_next_to_nothing_and_says_nothing(checkout: Path) -> None:
     bootstrap(checkout)
     began = time.monotonic()

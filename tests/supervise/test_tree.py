@@ -8,6 +8,8 @@ import signal
 import socket
 import time
 
+import pytest
+
 from gateway.embedded.process import alive
 from tests.supervise.terminal import Instance, wait_for
 
@@ -57,6 +59,7 @@ def test_a_second_start_keeps_the_data(instance: Instance) -> None:
     assert "PostgreSQL: starting" in instance.screen
 
 
+@pytest.mark.alone
 def test_a_killed_worker_is_back_within_a_second_and_no_connection_is_refused(light: Instance) -> None:
     light.launch()
     light.until_up()
