@@ -19,6 +19,7 @@ from engines.chat_stream import ChatStream
 from engines.clients import CHAT, EMBEDDINGS, client_of
 from engines.embeddings import check_vectors
 from engines.errors import Garbled, Refused
+from engines.experts import ROUTED, ExpertLoad
 from engines.messages import ABSURD, Answer, Choice, decode_answer
 from engines.native import retry_after
 from engines.openai_chat.provider import ChatReader, chat_body, chat_reason, context_limit, read_chat_answer
@@ -45,12 +46,19 @@ class OpenAIEngine:
     """One upstream address behind the adapter; `below` is what of a call's path the address holds already."""
 
     def __init__(
-        self, transport: Transport, *, is_vllm: bool, provider: Provider | None = None, below: str = ""
+        self,
+        transport: Transport,
+        *,
+        is_vllm: bool,
+        provider: Provider | None = None,
+        below: str = "",
+        experts: ExpertLoad | None = None,
     ) -> None:
         self.transport = transport
         self.is_vllm = is_vllm
         self._provider = provider or PROVIDERS["openai-compatible"]
         self._below = below
+        self._experts = experts
         # What has another name there, and what we are asked to send under that of OpenAI's.
         self._renamed = self._provider.renamed
 
@@ -66,16 +74,19 @@ class OpenAIEngine:
         response = await self.transport.post(path.removeprefix(self._below), body, call.headers)
         if response.status != 200:
             raise _refused(response.status, response.body, response.headers)
-        answer = decoded(decode_answer, response.body)
+        told = response.body
+        if self._experts is not None and ROUTED in told:
+            told = self._experts.read(told)
+        answer = decoded(decode_answer, told)
         if answer.failed or not answer.choices:
             if path != EMBEDDINGS or answer.failed:
                 raise Garbled("the answer has no choices")
-            check_vectors(response.body, call.body)
+            check_vectors(told, call.body)
             answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
         if call.path in _SPOKEN:
-            return Completed(response.body, answer)
+            return Completed(told, answer)
         client = client_of(call.path)
-        whole = read_chat_answer(response.body)
+        whole = read_chat_answer(told)
         return Completed(
             client.write_answer(whole, call.body, model=call.model, now=int(time.time())), answer
         )

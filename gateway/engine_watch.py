@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engines.adapter import Adapter
 from engines.errors import EngineError
+from engines.experts import ExpertLoad
 from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
 from engines.transport import Timeouts, Transport
@@ -78,6 +79,8 @@ class EngineWatch:
         self._transport = transport
         self._providers = providers
         self._adapters: dict[object, OpenAIEngine] = {}
+        self.experts = ExpertLoad()
+        """What answers of the local engine told of its experts, until it is taken."""
         self._replicas: list[_Replica] = []
         self._up: tuple[str, ...] = ()
         self._up_with: dict[str, tuple[str, ...]] = {}
@@ -93,7 +96,9 @@ class EngineWatch:
         else:
             for each in engine_url.split(","):
                 address = _trimmed(each.strip())
-                engine = self._adapters[address] = OpenAIEngine(transport(address), is_vllm=True)
+                engine = self._adapters[address] = OpenAIEngine(
+                    transport(address), is_vllm=True, experts=self.experts
+                )
                 self._replicas.append(_Replica(address, engine))
 
     @property
@@ -134,7 +139,9 @@ class EngineWatch:
         adapter = self._adapters.get(key)
         if adapter is None:
             adapter = OpenAIEngine(
-                self._transport(_trimmed(address), timeouts=_timeouts(rules)), is_vllm=True
+                self._transport(_trimmed(address), timeouts=_timeouts(rules)),
+                is_vllm=True,
+                experts=self.experts,
             )
             self._adapters[key] = adapter
         return adapter

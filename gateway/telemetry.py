@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,6 +176,11 @@ class Telemetry:
     def payload(self, outcome: str) -> None:
         """A call that was to be kept was `stored` or `dropped`."""
         self._kept[outcome] += 1
+
+    def experts(self, counts: Mapping[tuple[int, int], int]) -> None:
+        """What answers told of experts since the last time."""
+        for (layer, expert), count in counts.items():
+            self._experts.labels(str(layer), str(expert)).inc(count)
 
     def state(self, part: str, value: float) -> None:
         """The state of a part: 1 well, 0 not; or an amount."""

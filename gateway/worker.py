@@ -17,6 +17,7 @@ from pathlib import Path
 
 import uvicorn
 
+from engines.experts import ExpertLoad
 from gateway.app import Front, create_app
 from gateway.http.admin.access import ControlPlane
 from gateway.http.connection import Connection, sweep
@@ -108,7 +109,9 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             asyncio.create_task(sweep(lambda each=each: each.server_state.connections)) for each in servers
         ]
         chores.append(
-            asyncio.create_task(_report(telemetry, trail, health, settings.spool_dir, parts.line.traffic))
+            asyncio.create_task(
+                _report(telemetry, trail, health, settings.spool_dir, parts.line.traffic, engines.experts)
+            )
         )
         chores.append(asyncio.create_task(revocations.watch()))
         serving = [
@@ -172,6 +175,7 @@ async def _report(
     health: Callable[[], list[Part]],
     spool_dir: Path,
     traffic: Traffic,
+    experts: ExpertLoad,
 ) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
@@ -183,6 +187,7 @@ async def _report(
                 telemetry.state(name, float(told.get(name, 0)))
         for part in health():
             telemetry.state(part.name, 1.0 if part.fault is None else 0.0)
+        telemetry.experts(experts.taken())
         telemetry.state("open_circuits", float(traffic.open_circuits))
         telemetry.state("waiting_calls", float(traffic.waiting))
         telemetry.flush()

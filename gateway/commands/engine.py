@@ -113,6 +113,21 @@ def engine_cost(
     )
 
 
+@engine.command("experts")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Watch so long (default: since the workers began).",
+)
+def engine_experts(seconds: float) -> None:
+    """Which experts of the model the traffic used, and how evenly, where vLLM reports it."""
+    from gateway.cli.experts import experts as run
+
+    for line in guarded(lambda: run(settings(), seconds)):
+        click.echo(line)
+
+
 @engine.command("plan")
 @click.argument("model", default="Mixtral-8x7B")
 @click.option("--card", help="One kind of card, such as h100 or h200 (default: all that are known).")
