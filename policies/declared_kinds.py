@@ -30,6 +30,10 @@ class Reference:
     field: str
     index: int | None = None
     """Place in the field's list; None where the field is the name itself."""
+    part: str | None = None
+    """Where the list is one of objects: the part of the object that is the name."""
+    item: str = ""
+    """What that object is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,12 @@ def _of_members(spec: Spec) -> Iterator[Reference]:
     for field, kind in (*MEMBERS, *MANAGERS):
         for index, name in enumerate(spec[field]):
             yield Reference(kind, name, field, index)
+
+
+def _of_endpoint(spec: Spec) -> Iterator[Reference]:
+    for index, each in enumerate(spec["served_entities"]):
+        if each["account"] is not None:
+            yield Reference("provider", each["account"], "served_entities", index, "account", each["name"])
 
 
 def _of_grant(spec: Spec) -> Iterator[Reference]:
@@ -127,7 +137,8 @@ KINDS = (
     Kind("user", "users", _named, _of_nobody),
     Kind("service_principal", "service_principals", _named, _of_nobody),
     Kind("group", "groups", _named, _of_members),
-    Kind("endpoint", "endpoints", _named, _of_nobody, frozenset({"task"})),
+    Kind("provider", "providers", _named, _of_nobody, frozenset({"provider"})),
+    Kind("endpoint", "endpoints", _named, _of_endpoint, frozenset({"task"})),
     Kind("grant", "grants", _grant, _of_grant),
     Kind("limit", "limits", _limit, _of_rule),
     Kind("budget", "budgets", _budget, _of_rule),
@@ -142,11 +153,15 @@ BY_NAME: Mapping[str, Kind] = {each.name: each for each in KINDS}
 def with_names(kind: Kind, spec: Spec, proper: Callable[[str, str], str]) -> Spec:
     """The spec with each name that it refers to as its owner writes it; lists of names in order."""
     changed = dict(spec)
+    listed: dict[str, set[str]] = {}
     for each in kind.references(spec):
+        name = proper(each.kind, each.name)
         if each.index is None:
-            changed[each.field] = proper(each.kind, each.name)
-    for field in {each.field for each in kind.references(spec) if each.index is not None}:
-        changed[field] = sorted(
-            {proper(each.kind, each.name) for each in kind.references(spec) if each.field == field}
-        )
-    return changed
+            changed[each.field] = name
+        elif each.part is None:
+            listed.setdefault(each.field, set()).add(name)
+        else:
+            objects = list(changed[each.field])
+            objects[each.index] = {**objects[each.index], each.part: name}
+            changed[each.field] = objects
+    return {**changed, **{field: sorted(names) for field, names in listed.items()}}

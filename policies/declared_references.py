@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from policies.declaration import Declared, Present, Problem
-from policies.declared_kinds import BY_NAME, Spec, with_names
+from policies.declared_kinds import BY_NAME, Reference, Spec, with_names
 
 Key = tuple[str, str]
-_REFERRED = frozenset({"user", "service_principal", "group", "endpoint"})
+_REFERRED = frozenset({"user", "service_principal", "group", "provider", "endpoint"})
 
 
 def names_of(
@@ -34,7 +34,7 @@ def proper(each: Declared, names: Mapping[Key, str]) -> tuple[Spec, list[Problem
     kind = BY_NAME[each.kind]
     problems = [
         Problem(
-            _place(each, reference.field, reference.index),
+            _place(each, reference),
             f"there is no {reference.kind.replace('_', ' ')} {reference.name!r},"
             " neither in the file nor in the deployment",
         )
@@ -65,7 +65,7 @@ def still_needed(gone: Sequence[Present], wanted: Mapping[Key, Declared]) -> lis
     going = {BY_NAME[each.kind].key(each.spec) for each in gone}
     return [
         Problem(
-            _place(each, reference.field, reference.index),
+            _place(each, reference),
             f"it names the {reference.kind.replace('_', ' ')} {reference.name!r}, which --prune would delete",
         )
         for each in wanted.values()
@@ -109,8 +109,11 @@ def nesting_of(
         return {}
 
 
-def _place(each: Declared, field: str, index: int | None) -> str:
-    return f"{each.path}.{field}" if index is None else f"{each.path}.{field}[{index}]"
+def _place(each: Declared, reference: Reference) -> str:
+    place = f"{each.path}.{reference.field}"
+    if reference.part is not None:
+        return f"{place}[{reference.item}].{reference.part}"
+    return place if reference.index is None else f"{place}[{reference.index}]"
 
 
 def named(kind: str, spec: Spec) -> str:

@@ -21,6 +21,7 @@ from gateway.declarative import present
 from gateway.declarative.document import read
 from gateway.declarative.making import Making
 from gateway.errors import BadRequest, Conflict
+from gateway.providers.adapters import provider_address
 from gateway.security.addresses import AddressRefused, read_address
 from gateway.security.sealing import Sealing
 from gateway.store.changes import Change
@@ -43,6 +44,8 @@ class Declaration:
     sha256: str = ""
     webhook_hosts: frozenset[str] = frozenset()
     """Hosts to which events may go although they are private, or by plain http."""
+    provider_hosts: frozenset[str] = frozenset()
+    """The same of providers."""
 
 
 async def planned(connection: AsyncConnection, at: datetime, declaration: Declaration) -> Plan:
@@ -99,7 +102,7 @@ async def _planned(
 ) -> tuple[Plan, present.Found]:
     try:
         declared = read(declaration.document)
-        _check_addresses(declared, declaration.webhook_hosts)
+        _check_addresses(declared, declaration)
         wanted = {BY_NAME[each.kind].key(each.spec) for each in declared}
         last = await _last(connection, declaration.file)
         before = [] if last is None else _as_it_was(last.get("document"))
@@ -132,14 +135,18 @@ async def _last(connection: AsyncConnection, file: str) -> Mapping[str, Any] | N
     return await connection.scalar(query)
 
 
-def _check_addresses(declared: list[Declared], listed: frozenset[str]) -> None:
+def _check_addresses(declared: list[Declared], declaration: Declaration) -> None:
     problems: list[Problem] = []
     for each in declared:
-        if each.kind == "webhook":
-            try:
-                read_address(each.spec["url"], listed)
-            except AddressRefused as error:
-                problems.append(Problem(f"{each.path}.url", f"no event can be sent there: {error}"))
+        field = "url" if each.kind == "webhook" else "base_url"
+        try:
+            if each.kind == "webhook":
+                read_address(each.spec["url"], declaration.webhook_hosts)
+            elif each.kind == "provider":
+                provider_address(each.spec["base_url"], declaration.provider_hosts)
+        except AddressRefused as error:
+            what = "event can be sent" if each.kind == "webhook" else "provider can be"
+            problems.append(Problem(f"{each.path}.{field}", f"no {what} there: {error}"))
     if problems:
         raise CannotPlan(problems)
 

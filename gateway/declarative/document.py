@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from engines.providers import PROVIDERS
 from gateway.declarative.shapes import Document
 from gateway.http.admin.calling import listed
+from gateway.providers.secrets import FILE, VARIABLE
 from policies.declaration import CannotPlan, Declared, Problem
 from policies.declared_kinds import GRANTEES, KINDS, WORDED_WINDOWS
 from policies.limits import LARGEST
@@ -64,6 +66,8 @@ def settle(kind: str, spec: dict[str, Any]) -> list[tuple[str, str]]:
             spec["planes"] = sorted(set(spec["planes"]))
         case "webhook":
             spec["events"] = sorted(set(spec["events"]))
+        case "provider":
+            return _provider(spec)
         case "endpoint":
             spec["aliases"] = sorted(set(spec["aliases"]))
             spec["served_entities"] = sorted(spec["served_entities"], key=lambda each: each["name"])
@@ -101,6 +105,32 @@ def _span(spec: dict[str, Any]) -> list[tuple[str, str]]:
         return [("subject", f"scope {scope} takes none")]
     if scope == "key" and subject is not None:
         spec["subject"] = subject.removeprefix(KEY_PREFIX)
+    return []
+
+
+def _provider(spec: dict[str, Any]) -> list[tuple[str, str]]:
+    kind = PROVIDERS.get(spec["provider"])
+    if kind is None:
+        return [("provider", f"it is one of {', '.join(PROVIDERS)}")]
+    spec["base_url"] = spec["base_url"] or kind.base_url
+    if spec["base_url"] is None:
+        return [("base_url", f"a provider {kind.name!r} takes one")]
+    if spec["credential"] is not None:
+        given = {name: value for name, value in spec["credential"].items() if value is not None}
+        if len(given) != 1:
+            return [("credential", "it is the name of exactly one of environment and file")]
+        if "environment" in given and VARIABLE.fullmatch(given["environment"]) is None:
+            return [
+                (
+                    "credential.environment",
+                    "the variable's name begins with WEIGHBRIDGE_CREDENTIAL_, in capitals",
+                )
+            ]
+        if "file" in given and FILE.fullmatch(given["file"]) is None:
+            return [
+                ("credential.file", "it takes the name of a file in the credentials' folder, without a path")
+            ]
+        spec["credential"] = given
     return []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.declarative.present import Found
+from gateway.declarative.present import Found, is_stored
 from gateway.declarative.shapes import STRUCTS, EntitySpec
 from policies.declaration import Present
 from policies.declared_kinds import BY_NAME, KINDS, Spec
@@ -18,7 +18,11 @@ from policies.declared_kinds import BY_NAME, KINDS, Spec
 
 def document(found: Found, file: str | None = None, *, everything: bool = False) -> dict[str, Any]:
     """The sections of a file: what no file manages, and what `file` manages; or everything."""
-    chosen = [each for each in found.objects if everything or each.managed_by in (None, file)]
+    chosen = [
+        each
+        for each in found.objects
+        if (everything or each.managed_by in (None, file)) and not is_stored(each.spec.get("credential"))
+    ]
     sections: dict[str, Any] = {"version": 1}
     for kind in KINDS:
         own = [each for each in chosen if each.kind == kind.name]

@@ -36,6 +36,12 @@ from gateway.store.principals import (
     remove_member,
     update_principal,
 )
+from gateway.store.providers import (
+    Credential,
+    create_provider,
+    delete_provider,
+    replace_provider,
+)
 from gateway.store.reading import Row
 from gateway.store.roles import set_managers, set_roles
 from gateway.store.rules import create_limit, delete_limit, update_limit
@@ -69,7 +75,8 @@ class Making:
         self._ids = {
             (each.kind, str(each.spec["name"]).lower()): each.id
             for each in found.objects
-            if "name" in each.spec and each.kind in ("user", "service_principal", "group", "endpoint")
+            if "name" in each.spec
+            and each.kind in ("user", "service_principal", "group", "provider", "endpoint")
         }
         self._managed: list[tuple[str, Spec]] = []
         """Groups whose managers are to be named when every group is there."""
@@ -93,8 +100,12 @@ class Making:
                 await self._members(row, spec)
                 await set_roles(change, row, "group", frozenset(spec["roles"]))
                 self._managed.append((row["id"], spec))
+            case "provider":
+                values = {name: spec[name] for name in ("name", "provider", "base_url")}
+                row = await create_provider(change, self._sealing, values, _credential(spec))
+                self._ids["provider", spec["name"].lower()] = row["id"]
             case "endpoint":
-                row = await create_endpoint(change, _endpoint(spec, {}), _entities(spec))
+                row = await create_endpoint(change, _endpoint(spec, {}), self._entities(spec))
                 self._ids["endpoint", spec["name"].lower()] = row["id"]
             case "grant":
                 await self._grant(spec)
@@ -138,9 +149,12 @@ class Making:
                 await self._members(row, spec)
                 await set_roles(change, row, "group", frozenset(spec["roles"]))
                 self._managed.append((row["id"], spec))
+            case "provider":
+                values = {name: spec[name] for name in ("name", "base_url")}
+                await replace_provider(change, self._sealing, before, values, _credential(spec))
             case "endpoint":
                 values = _endpoint(spec, before["settings"])
-                await update_endpoint(change, before, values, _entities(spec))
+                await update_endpoint(change, before, values, self._entities(spec))
             case "grant":
                 await self._grant(spec)
             case "limit":
@@ -176,6 +190,8 @@ class Making:
                 await delete_principal(change, found[0])
             case "group":
                 await delete_group(change, found[0])
+            case "provider":
+                await delete_provider(change, found[0])
             case "endpoint":
                 await delete_endpoint(change, found[0])
             case "grant":
@@ -247,6 +263,19 @@ class Making:
             else:
                 await add_member(change, group, kind, member)
 
+    def _entities(self, spec: Spec) -> list[EntitySpec]:
+        return [
+            EntitySpec(
+                **_without(each, "calling", "account"),
+                rules=each["calling"],
+                credential_id=None
+                if each["account"] is None
+                else self._ids["provider", each["account"].lower()],
+                keeps_credential=False,
+            )
+            for each in spec["served_entities"]
+        ]
+
     async def _grant(self, spec: Spec) -> None:
         kind: Any = next(each for each in GRANTEES if spec[each] is not None)
         endpoint = await self._change.current(
@@ -284,10 +313,11 @@ def _without(spec: Spec, *names: str) -> Mapping[str, Any]:
     return {name: value for name, value in spec.items() if name not in names}
 
 
-def _entities(spec: Spec) -> list[EntitySpec]:
-    return [
-        EntitySpec(**_without(each, "calling"), rules=each["calling"]) for each in spec["served_entities"]
-    ]
+def _credential(spec: Spec) -> Credential | None:
+    """Where a provider's credential is; there is one way of saying it, in which it comes."""
+    for source, reference in (spec["credential"] or {}).items():
+        return Credential(source, reference=reference)
+    return None
 
 
 def _endpoint(spec: Spec, settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from gateway.store.snapshot import window_of
 from gateway.store.tables.catalog import endpoints, grants, prices, served_entities
 from gateway.store.tables.events import webhooks
 from gateway.store.tables.identity import api_keys, groups, issuers, memberships, principals, roles
+from gateway.store.tables.providers import providers
 from gateway.store.tables.rules import budgets, limits
 from gateway.store.tables.throughput import throughput_pools, throughput_provisions
 from policies.declaration import Present
@@ -32,6 +33,7 @@ TABLES: dict[str, Table] = {
     "user": principals,
     "service_principal": principals,
     "group": groups,
+    "provider": providers,
     "endpoint": endpoints,
     "grant": grants,
     "limit": limits,
@@ -73,7 +75,7 @@ class Found:
     keys: Mapping[str, str]
     """Id of an API key by its public part."""
     undeclarable: tuple[str, ...]
-    """What no file can declare: issuers with a shared secret."""
+    """What no file can declare: issuers with a shared secret, providers whose credential is stored."""
 
 
 async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tuple[str, str]] = ()) -> Found:
@@ -103,13 +105,16 @@ async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tup
         if row["grantee_id"] in names:
             _of_kind(managers, row["group_id"], row["grantee_kind"]).append(names[row["grantee_id"]])
     serving = await rows(connection, served_entities)
+    accounts = await rows(connection, providers)
+    paying = {row["id"]: row["name"] for row in accounts}
     found = [
         *(_present("user" if row["kind"] == "user" else "service_principal", row, _principal(row, held)) for row in people),
         *(
             _present("group", row, _group(row, members.get(row["id"], {}), managers.get(row["id"], {}), held))
             for row in crowds
         ),
-        *(_present("endpoint", row, _endpoint(row, serving)) for row in doors),
+        *(_present("provider", row, _provider(row)) for row in accounts),
+        *(_present("endpoint", row, _endpoint(row, serving, paying)) for row in doors),
         *(
             _present("grant", row, _grant(row, names))
             for row in await rows(connection, grants)
@@ -140,7 +145,11 @@ async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tup
         if row["subject_id"] in names
     ]
     found += [_present("webhook", row, _webhook(row)) for row in await rows(connection, webhooks)]
-    undeclarable: list[str] = []
+    undeclarable = [
+        f"provider {each.spec['name']!r}: its credential is stored"
+        for each in found
+        if each.kind == "provider" and is_stored(each.spec["credential"])
+    ]
     for row in await rows(connection, issuers):
         if row["secret_sealed"] is not None:
             undeclarable.append(f"issuer {row['name']!r}: it has a shared secret")
@@ -192,7 +201,19 @@ def _webhook(row: Row) -> Spec:
     return {**{name: row[name] for name in ("name", "url", "enabled")}, "events": sorted(row["events"])}
 
 
-def _endpoint(row: Row, serving: Sequence[Row]) -> Spec:
+def is_stored(credential: Mapping[str, Any] | None) -> bool:
+    """Whether a provider's credential is one that no file can have."""
+    return credential is not None and "stored" in credential
+
+
+def _provider(row: Row) -> Spec:
+    source = row["source"]
+    # Of a stored one nothing is told, its end neither.
+    credential = None if source == "none" else {source: True if source == "stored" else row["reference"]}
+    return {**{name: row[name] for name in ("name", "provider", "base_url")}, "credential": credential}
+
+
+def _endpoint(row: Row, serving: Sequence[Row], paying: Mapping[str, str]) -> Spec:
     own = sorted(
         (each for each in serving if each["endpoint_id"] == row["id"]), key=lambda each: each["name"]
     )
@@ -205,6 +226,7 @@ def _endpoint(row: Row, serving: Sequence[Row]) -> Spec:
         "served_entities": [
             {
                 **{name: each[name] for name in _ENTITY},
+                "account": paying.get(each["credential_id"]),
                 "calling": each["settings"].get("rules", {}),
                 "options": each["settings"].get("options", {}),
             }

@@ -26,6 +26,8 @@ from gateway.http.admin.endpoints import (
 from gateway.http.admin.issuers import Address, Age, Audience, Claim, KeySet, Leeway, Planes
 from gateway.http.admin.limits import Amount, LimitName, MetricName, ModeName, Scope, WindowText
 from gateway.http.admin.principals import Email, Issuer, Subject
+from gateway.http.admin.providers import BaseUrl
+from gateway.http.admin.providers import Kind as Provider
 from gateway.http.admin.throughput import Queue, Rate, Several, Target, Units, Wait
 from gateway.http.admin.versions import FreeText, Moment, Name
 from gateway.http.admin.webhooks import EventName, Url
@@ -89,6 +91,23 @@ class GroupSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     roles: Annotated[list[Role], Meta(max_length=10)] = []
 
 
+class CredentialSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a credential is, never itself: one of a variable of the workers and a file in the credentials' folder."""
+
+    environment: Annotated[str, Meta(max_length=96)] | None = None
+    file: Annotated[str, Meta(max_length=128)] | None = None
+
+
+class ProviderSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider; one whose credential is stored in the deployment is made on /admin/v1/providers."""
+
+    name: Name
+    provider: Provider
+    base_url: BaseUrl | None = None
+    """Left out: where everybody finds it, for providers with one address."""
+    credential: CredentialSpec | None = None
+
+
 class EntitySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that answers for an endpoint."""
 
@@ -99,6 +118,8 @@ class EntitySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     base_url: Annotated[str, Meta(max_length=512, pattern=r"^https?://[!-~]+$")] | None = None
     traffic_percent: Annotated[int, Meta(ge=0, le=100)] = 100
     fallback_position: Annotated[int, Meta(ge=1, le=100)] | None = None
+    account: Name | None = None
+    """The provider, by its name, whose credential pays; None: none does."""
     calling: EntityCalling = EntityCalling()
     options: Options = {}
 
@@ -221,6 +242,7 @@ class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     users: Annotated[list[PrincipalSpec], Meta(max_length=10_000)] = []
     service_principals: Annotated[list[PrincipalSpec], Meta(max_length=10_000)] = []
     groups: Annotated[list[GroupSpec], Meta(max_length=10_000)] = []
+    providers: Annotated[list[ProviderSpec], Meta(max_length=1000)] = []
     endpoints: Annotated[list[EndpointSpec], Meta(max_length=1000)] = []
     grants: Annotated[list[GrantSpec], Meta(max_length=10_000)] = []
     limits: Annotated[list[LimitSpec], Meta(max_length=10_000)] = []
@@ -236,6 +258,7 @@ STRUCTS: dict[str, type[Struct]] = {
     "user": PrincipalSpec,
     "service_principal": PrincipalSpec,
     "group": GroupSpec,
+    "provider": ProviderSpec,
     "endpoint": EndpointSpec,
     "grant": GrantSpec,
     "limit": LimitSpec,

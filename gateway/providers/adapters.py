@@ -37,6 +37,14 @@ _HEAVY = ("botocore.auth", "botocore.awsrequest", "botocore.credentials")
 log = logging.getLogger(__name__)
 
 
+def provider_address(url: str, hosts: Collection[str]) -> Address:
+    """An address at which a provider may be; raises AddressRefused."""
+    where = read_address(url, hosts, setting=SETTING)
+    if "?" in where.target:
+        raise AddressRefused("the address takes no query")
+    return where
+
+
 class Forbidden(ConnectFailed):
     """The address is not one that this deployment connects to."""
 

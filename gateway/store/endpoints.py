@@ -43,6 +43,8 @@ class EntitySpec:
     """What has no meaning here and is shown again; None: as it is."""
     credential_id: str | None = None
     """A credential to call it with from now on; None: the one it has, unless its address or provider changes."""
+    keeps_credential: bool = True
+    """Whether None means that; False: no credential at all."""
     id: str | None = None
     """The id that it had before, where it comes back."""
 
@@ -117,8 +119,9 @@ async def set_entities(change: Change, endpoint: Row, wanted: Sequence[EntitySpe
         values["settings"] = _settings({} if old is None else old["settings"], each)
         if each.credential_id is not None:
             values["credential_id"] = each.credential_id
-        elif old is not None and addresses_of(old) != _addresses(
-            each.base_url, each.provider, values["settings"]
+        elif old is not None and (
+            not each.keeps_credential
+            or addresses_of(old) != _addresses(each.base_url, each.provider, values["settings"])
         ):
             # A credential is for one address: it must never follow to another.
             values["credential_id"] = None

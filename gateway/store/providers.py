@@ -58,6 +58,26 @@ async def update_provider(change: Change, before: Row, values: Mapping[str, Any]
     return await change.revise(providers, KIND, before, **wanted)
 
 
+async def replace_provider(
+    change: Change,
+    sealing: Sealing,
+    before: Row,
+    values: Mapping[str, Any],
+    credential: Credential | None,
+) -> Row:
+    """Make its name and address these, and its credential this one or none, in one version."""
+    wanted = {"base_url": before["base_url"], **values}
+    given = ("none", None) if credential is None else (credential.source, credential.reference)
+    held = (before["source"], before["reference"])
+    if wanted["base_url"] != before["base_url"] or given != held or given[0] == "stored":
+        await _erase(change, before["id"])
+        wanted |= {"source": "none", "reference": None, "hint": None}
+        if credential is not None:
+            version = before["credential_version"] + 1
+            wanted |= await _placed(change, sealing, {**before, **wanted}, credential, version)
+    return await change.revise(providers, KIND, before, **wanted)
+
+
 async def set_credential(
     change: Change,
     sealing: Sealing,

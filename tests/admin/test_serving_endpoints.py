@@ -99,6 +99,15 @@ async def test_a_reference_names_a_variable_and_a_credential_stays_with_its_addr
     moved = await deployment.ask("PUT", f"{PATH}/kept/config", json={"served_entities": [elsewhere]})
     assert moved.status_code == 200, moved.text
     assert account() is None
+    for number in (1, 2):
+        given = {
+            "openai_api_base": f"https://number{number}.example.com/v1",
+            "openai_api_key": f"{{{{secrets/team/key-{number}}}}}",
+        }
+        both = {"served_entities": [external("openai", given)]}
+        moved = await deployment.ask("PUT", f"{PATH}/kept/config", json=both)
+        assert moved.status_code == 200, moved.text
+        assert account().reference == f"WEIGHBRIDGE_CREDENTIAL_TEAM_KEY_{number}"
 
 
 async def test_a_configuration_is_split_updated_and_rolled_back(deployment: Any) -> None:

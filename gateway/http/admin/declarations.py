@@ -104,7 +104,7 @@ class PlanView(Struct, frozen=True, kw_only=True):
 async def plan_declaration(admin: NamedDependency[Admin], data: JSONBody[DeclarationToPlan]) -> PlanView:
     """Changes nothing; refuses what could not be applied, with each place in the file."""
     async with admin.reading() as connection:
-        declaration = Declaration(data.file, data.document, data.prune, webhook_hosts=admin.webhook_hosts)
+        declaration = _declaration(admin, data)
         made = await planned(connection, datetime.now(UTC), declaration)
     return _view(made)
 
@@ -112,7 +112,7 @@ async def plan_declaration(admin: NamedDependency[Admin], data: JSONBody[Declara
 @post("/declarations:apply", opt=WRITE, status_code=200, tags=["Declarations"], summary="Apply a file")
 async def apply_declaration(admin: NamedDependency[Admin], data: JSONBody[DeclarationToApply]) -> PlanView:
     """All of it in one change, or nothing; answers what was done."""
-    declaration = Declaration(data.file, data.document, data.prune, data.sha256, admin.webhook_hosts)
+    declaration = _declaration(admin, data, data.sha256)
     async with admin.change(f"apply {data.file} {data.sha256}", file=data.file) as change:
         done = await applied(change, admin.sealing, declaration, data.plan)
     return _view(done)
@@ -140,6 +140,11 @@ async def export_declaration(
     async with admin.reading() as connection:
         found = await read(connection, datetime.now(UTC))
     return Export(document=document(found, file, everything=everything), left_out=list(found.undeclarable))
+
+
+def _declaration(admin: Admin, data: DeclarationToPlan | DeclarationToApply, sha256: str = "") -> Declaration:
+    hosts = {"webhook_hosts": admin.webhook_hosts, "provider_hosts": admin.provider_hosts}
+    return Declaration(data.file, data.document, data.prune, sha256, **hosts)
 
 
 def _view(plan: Plan) -> PlanView:

@@ -29,9 +29,9 @@ from gateway.http.admin.versions import (
     set_fields,
     versioned,
 )
-from gateway.providers.adapters import SETTING
+from gateway.providers.adapters import provider_address
 from gateway.providers.secrets import FILE, VARIABLE
-from gateway.security.addresses import AddressRefused, read_address
+from gateway.security.addresses import AddressRefused
 from gateway.store.providers import (
     Credential,
     create_provider,
@@ -221,9 +221,7 @@ class Providers(Controller):
 def check_address(admin: Admin, url: str) -> None:
     """Raise BadRequest for an address at which no provider may be."""
     try:
-        where = read_address(url, admin.provider_hosts, setting=SETTING)
-        if "?" in where.target:
-            raise AddressRefused("the address takes no query")
+        provider_address(url, admin.provider_hosts)
     except AddressRefused as error:
         raise BadRequest(f"No provider can be there: {error}.", param="base_url") from error
 

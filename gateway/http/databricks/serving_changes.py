@@ -26,7 +26,7 @@ from gateway.http.databricks.serving_config import ServingConfig, Wanted, read_c
 from gateway.security.addresses import AddressRefused, read_address
 from gateway.store.changes import Change
 from gateway.store.endpoints import EntitySpec, create_endpoint, delete_endpoint, grant, update_endpoint
-from gateway.store.providers import create_provider, delete_provider, set_credential, update_provider
+from gateway.store.providers import create_provider, delete_provider, replace_provider
 from gateway.store.reading import Row
 from gateway.store.tables.catalog import endpoints, served_entities
 from gateway.store.tables.providers import providers
@@ -208,10 +208,7 @@ async def _with_credential(admin: Admin, change: Change, endpoint: str, wanted: 
     if not found:
         row = await create_provider(change, admin.sealing, {"name": called, **values}, upstream.credential)
         return replace(spec, credential_id=row["id"])
-    row = found[0]
-    if any(row[name] != value for name, value in values.items()):
-        row = await update_provider(change, row, values)
-    row = await set_credential(change, admin.sealing, row, upstream.credential)
+    row = await replace_provider(change, admin.sealing, found[0], values, upstream.credential)
     return replace(spec, credential_id=row["id"])
 
 
