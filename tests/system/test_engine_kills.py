@@ -19,7 +19,7 @@ from tests.system.engine_kills import Watched, faults_of, kill_under_load
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-KILLS = 8
+KILLS = 5
 """`make soak ARGS="-k engine_kills"` kills the real engine twenty times."""
 # Several attempts of one call may be killed, and each may have emitted what no one read: few tokens a call.
 MIX = Mix(model=ENDPOINT, tokens=(1, 30), delays_ms=(0, 5, 8))
