@@ -67,6 +67,8 @@ def idle(name: str) -> None:
             sys.exit(78)
         note(f"engine at {os.environ['WEIGHBRIDGE_ENGINE_URL']}")
         (HOME / "engine-ready").touch()
+    if name == "embedder":
+        note(f"embedder at {os.environ['WEIGHBRIDGE_EMBEDDER_URL']}")
     asked.wait()
 
 

@@ -55,6 +55,8 @@ class Instance:
             "WEIGHBRIDGE_HOME": str(self.home),
             "WEIGHBRIDGE_PORT": str(self.port),
             "WEIGHBRIDGE_WORKERS": "2",
+            # Not a matter of how large the machine is that runs the tests.
+            "WEIGHBRIDGE_EMBEDDER": "none",
             "PYTHONPATH": str(ROOT),
         }
         return {**os.environ, **own, **self.extra}

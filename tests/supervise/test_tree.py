@@ -190,3 +190,17 @@ def test_the_engine_and_the_workers_are_told_an_address_for_each_replica(light: 
     state = json.loads((light.home / "run" / "state.json").read_text())
     assert state["engine_url"] == told
     assert "2 replicas starting" in light.screen
+
+
+def test_the_embedding_model_is_a_child_of_its_own_that_ends_with_the_engine(light: Instance) -> None:
+    light.extra["WEIGHBRIDGE_EMBEDDER"] = "vllm"
+    process = light.launch()
+    light.until_up()
+    wait_for(lambda: any(event.startswith("embedder at ") for event in light.events))
+    assert "embedder" in light.children
+    told = next(event for event in light.events if event.startswith("embedder at "))
+    assert told.startswith("embedder at unix:/")
+    process.terminate()
+    assert process.wait(20) == 0
+    ends = [event for event in light.events if event.endswith(" ends")]
+    assert set(ends[-2:]) == {"engine ends", "embedder ends"}
