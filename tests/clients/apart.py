@@ -1,0 +1,86 @@
+"""Clients that run apart: programs in processes of their own, and environments that are made once from their locks.
+
+An environment is made from locked versions, checked by their hashes, below a folder for caches, and is known by its lock's
+digest; where it cannot be made here the reason is the test's to skip with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.system.deployment import ENDPOINT, ROOT, Deployment
+
+SECONDS = 240.0
+MAKING_SECONDS = 240
+_FOREIGN = ("OPENAI", "ANTHROPIC", "LANGCHAIN", "LANGSMITH", "LITELLM", "NODE_")
+
+
+class CannotBeMade(Exception):
+    """Why an environment is not there."""
+
+
+def made(name: str, locks: Sequence[Path], command: Sequence[str], tool: str) -> Path:
+    """The folder that `command` fills, run in it; raises CannotBeMade. The same locks are filled in once a machine."""
+    if shutil.which(tool) is None and not Path(tool).exists():
+        raise CannotBeMade(f"{Path(tool).name} is not on this machine")
+    digest = hashlib.sha256(b"".join(each.read_bytes() for each in locks) + sys.version.encode()).hexdigest()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighbridge-tests"
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / f"{name}-{digest[:16]}"
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "finished").exists():
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for each in locks:
+            shutil.copy(each, folder)
+        try:
+            ran = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=MAKING_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise CannotBeMade(f"it was not made within {MAKING_SECONDS} s") from exc
+        if ran.returncode:
+            raise CannotBeMade((ran.stderr or ran.stdout).strip()[-300:] or "it gave no reason")
+        (folder / "finished").touch()
+    return folder
+
+
+async def run(
+    gateway: Deployment,
+    people: Sequence[str],
+    *command: str | Path,
+    cwd: Path = ROOT,
+    more: Mapping[str, str] | None = None,
+) -> Any:
+    """What a program says it found, as the last line that it writes; it knows the gateway and those people's keys."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    environment |= {
+        "GATEWAY": gateway.url,
+        "MODEL": ENDPOINT,
+        "KEYS": json.dumps({name: gateway.keys[name] for name in people}),
+        **(more or {}),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, (out + err).decode()[-3000:]
+    return json.loads(out.splitlines()[-1])
