@@ -17,10 +17,10 @@ kept_responses = Table(
         comment="The response, which is the request that it answers (UUIDv7).",
     ),
     Column("previous_id", UUID(as_uuid=False), comment="The response that it follows; null: it began."),
+    Column("principal_id", UUID(as_uuid=False), nullable=False, comment="Whose it is; nobody else finds it."),
     Column(
-        "principal_id", UUID(as_uuid=False), nullable=False, comment="Whose it is; nobody else finds it."
+        "endpoint_id", UUID(as_uuid=False), nullable=False, comment="Whose rules say how long it is kept."
     ),
-    Column("endpoint_id", UUID(as_uuid=False), nullable=False, comment="Whose rules say how long it is kept."),
     Column("kept_at", DateTime(timezone=True), nullable=False, comment="When it was answered."),
     Column(
         "content_sealed",
