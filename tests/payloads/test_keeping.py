@@ -25,6 +25,8 @@ from gateway.payloads.keeping import (
 )
 from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
+from gateway.pipeline.kept import Outcome, complete_kept
+from gateway.spool.records import Settlement
 from policies.payloads import PayloadRules, payload_rules
 from tests.pipeline.fakes import ENDPOINT, SNAPSHOT, Outlet, World, frames
 
@@ -81,6 +83,20 @@ async def test_a_call_that_fails_after_admission_is_kept_with_its_status() -> No
         await call(made)
     (kept,) = keeping.waiting
     assert (kept.http_status, kept.answer) == (failed.value.status, b"")
+
+
+async def test_a_call_that_outlives_its_process_is_kept_too() -> None:
+    made, keeping, _ = world()
+    exchange = made.exchange()
+    exchange.received = b"asked in SQL"
+    await authenticate(made.line, exchange)
+
+    async def keep(outcome: Outcome, settlement: Settlement) -> bool:
+        return True
+
+    body = await complete_kept(made.line, exchange, keep)
+    (kept,) = keeping.waiting
+    assert (kept.request, kept.answer) == (b"asked in SQL", body)
 
 
 @pytest.mark.parametrize("rules", [None, PayloadRules(enabled=True, sampling_fraction=0)])
