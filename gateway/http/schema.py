@@ -135,6 +135,11 @@ _HEADERS = [
             "Calls with the same key get the same side of a traffic split.",
         ),
         (
+            "cache-control",
+            OpenAPIType.STRING,
+            "Of stored answers: `no-cache`, `no-store` or `max-age=60`.",
+        ),
+        (
             "x-weighbridge-timeout",
             OpenAPIType.NUMBER,
             "Seconds after which the call ends with 504, retries included.",
