@@ -49,6 +49,8 @@ class EntityRules:
     """Further addresses of the same model."""
     affinity: bool = True
     """Whether replicas of the local engine get the conversations that they have seen."""
+    drain: bool = False
+    """Whether a stream is read to its end though its client has left: for providers that bill it all the same."""
 
     @property
     def timed(self) -> tuple[int, int, int, int]:

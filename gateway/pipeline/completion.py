@@ -66,7 +66,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
     tap = keeping(line, exchange)
     if tap is not None:
         outlet = tapped(outlet, tap)
-    opened = recorder = None
+    opened = recorder = under_way = None
     try:
         guard(exchange)
         route = choose_route(line, exchange)
@@ -82,6 +82,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         exchange.http_status = 200
         exchange.reader = reader
         passage = Passage(line, exchange, reader, outlet)
+        under_way = opened, reader, passage.meter
         passage.pass_on(frames)
         while not reader.done:
             await outlet.ready()
@@ -107,7 +108,12 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         if recorder is not None:
             recorder.ended()
     except CancelledError:
-        settle(line, exchange, "cut", error_code=_who_left(exchange))
+        who = _who_left(exchange)
+        try:
+            if under_way is not None and line.drains.room_for(exchange):
+                await line.drains.drain(*under_way)
+        finally:
+            settle(line, exchange, "cut", error_code=who)
         raise
     except EngineError as exc:
         settle(line, exchange, "error", error_code=exc.code)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engines.adapter import Adapter
+from gateway.pipeline.draining import Drains
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Answers, Catalog, Keys, Reservations, Spool
 from gateway.pipeline.turns import Turns
@@ -113,5 +114,7 @@ class Line:
     """How much of a shared limit batch work may fill."""
     payloads: Payloads | None = None
     """Keeps calls with what was asked and answered; asked for those endpoints only whose managers want it."""
+    drains: Drains = field(default_factory=Drains)
+    """Streams that are read on for nobody."""
     turns: Turns | None = None
     """Keeps responses for the calls that follow them, for endpoints whose managers want it."""

@@ -67,6 +67,41 @@ async def test_a_client_that_leaves_stops_the_upstream_within_a_second_and_the_r
     assert not (found := reconcile([row], [record], [transcript])), report(found)
 
 
+async def test_what_a_provider_bills_whole_is_read_to_its_end_for_nobody(
+    gateway: Deployment, upstream: Upstream
+) -> None:
+    entity = {
+        "name": "m",
+        "kind": "external",
+        "provider": "openai-compatible",
+        "model": "m",
+        "base_url": f"{upstream.url}/v1",
+        "calling": {"drain": True},
+    }
+    await gateway.administer("POST", "/endpoints", {"name": "billed", "served_entities": [entity]})
+    seen = len(upstream.records)
+    # More than one slice, so that what is read for nobody is topped up as well.
+    asked = {**chat("[[tokens=400 delay=3ms ignore_close]]", stream=True, max_tokens=500), "model": "billed"}
+    spec = Spec(
+        call=1,
+        body=json.dumps(asked).encode(),
+        stream=True,
+        key=gateway.admin_key,
+        leave=MID_STREAM,
+        leave_at=10,
+        abrupt=True,
+    )
+    transcript = await Client(gateway.target).call(spec)
+    assert transcript.how == "left"
+    await upstream.until(lambda records: len(records) > seen and records[seen].ended == COMPLETE, 20.0)
+    record = upstream.records[seen]
+    assert record.request_id is not None
+    row = await gateway.row_of(record.request_id)
+    assert (row["status"], row["stopped_by"], row["error_code"]) == ("cut", "client", "client_left")
+    assert transcript.delivered < row["completion_tokens"] == record.emitted == 400
+    assert row["usage_source"] == "reported"
+
+
 async def test_a_client_that_leaves_after_the_end_had_all_of_it(
     gateway: Deployment, upstream: Upstream
 ) -> None:

@@ -53,6 +53,12 @@ class EntityCalling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     affinity: Annotated[
         bool, Meta(description="Whether replicas of the local engine get the conversations they have seen.")
     ] = _ENTITY.affinity
+    drain: Annotated[
+        bool,
+        Meta(
+            description="Whether a stream whose client has left is read to its end, as the provider bills all of it."
+        ),
+    ] = _ENTITY.drain
 
 
 class EndpointCalling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
