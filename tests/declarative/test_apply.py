@@ -95,8 +95,8 @@ async def test_a_bad_last_object_leaves_nothing_of_the_others(deployment: Any, f
     assert "hooks" in refused.text
     # This one is found by the database alone, after everything else was written.
     late = TEAM.replace(
-        "webhooks:",
-        "  - {endpoint: team-chat, entity: small, from: 0001-01-02T00:00:00Z, input: 1, cache_read: 1, cache_write: 1, output: 1, reasoning: 1}\nwebhooks:",
+        "throughput_pools:",
+        "  - {endpoint: team-chat, entity: small, from: 0001-01-02T00:00:00Z, input: 1, cache_read: 1, cache_write: 1, output: 1, reasoning: 1}\nthroughput_pools:",
     )
     broken = late.replace(
         'issuer: "https://login.example.com"', 'issuer: "https://login.example.com", kind: user'
