@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest_asyncio
 
+from policies.throughput import Throughput
+
 POOLS, PROVISIONS = "/admin/v1/throughput-pools", "/admin/v1/throughput-provisions"
 POOL = {"name": "local", "replicas": 2, "tokens_per_second": 500, "slots": 8, "unit_tokens_per_second": 10}
 
@@ -76,17 +78,22 @@ async def test_without_a_pool_nothing_can_be_provisioned(deployment: Any) -> Non
     assert "throughput-pools" in answer.json()["error"]["message"]
 
 
+def booked(deployment: Any) -> Throughput | None:
+    """What calls are decided with."""
+    return deployment.catalog.snapshot.throughput
+
+
 async def test_calls_are_decided_with_what_is_booked_and_a_deleted_group_takes_its_provision_along(
     deployment: Any, pool: Any
 ) -> None:
-    assert deployment.catalog.snapshot.throughput is None, "a pool alone changes nothing for calls"
+    assert booked(deployment) is None, "a pool alone changes nothing for calls"
     one = await group(deployment)
     await provision(deployment, 7, one, first_token_ms=90)
-    found = deployment.catalog.snapshot.throughput
+    found = booked(deployment)
     assert found is not None
     assert (found.pool.capacity, found.rate) == (1000, 70)
     assert [(each.rate, each.first_token_ms) for each in found.of("nobody", (one,))] == [(70, 90)]
     answer = await deployment.ask("DELETE", f"/admin/v1/groups/{one}", if_match="*")
     assert answer.status_code == 204, answer.text
     assert (await deployment.ask("GET", PROVISIONS)).json()["items"] == []
-    assert deployment.catalog.snapshot.throughput is None
+    assert booked(deployment) is None
