@@ -179,21 +179,24 @@ def limit_now(limit: float, slots: int, quiet_ms: int) -> float:
     return float(slots) if quiet_ms >= WINDOW_MS else limit
 
 
-def parts(most: int, demands: Sequence[int]) -> list[int]:
+def parts(most: int, demands: Sequence[int], turn: int = 0) -> list[int]:
     """Each worker's part of the slots to lend, by what each could use; together they are exactly `most`.
 
-    None gets less than it could use while another has more than that: what is left over is spread.
+    None gets less than it could use while another has more than that: what is left over is spread. Of what cannot be
+    divided each gets its share as `turn` goes on.
     """
     given = [0] * len(demands)
     left = most
     hungry = sorted(range(len(demands)), key=lambda at: demands[at])
-    while hungry:
+    while hungry and demands[hungry[0]] <= left // len(hungry):
         # The least hungry first: what it does not need is there for the others.
-        at, share = hungry[0], left // len(hungry)
-        given[at] = min(demands[at], share)
+        at = hungry.pop(0)
+        given[at] = demands[at]
         left -= given[at]
-        hungry.pop(0)
+    for at in hungry:
+        given[at] = left // len(hungry)
+    left -= sum(given[at] for at in hungry)
     order = [at for at in range(len(demands)) if given[at] < demands[at]] or list(range(len(demands)))
     for number in range(left):
-        given[order[number % len(order)]] += 1
+        given[order[(turn + number) % len(order)]] += 1
     return given

@@ -144,6 +144,7 @@ class Gate:
         self._name: str | None = None
         """Ours among the workers; None while they cannot be heard."""
         self._workers = 1
+        self._ahead_ms = 0
         self._active_ms = -(1 << 40)
 
     @property
@@ -248,7 +249,7 @@ class Gate:
 
     def listen(self, name: str, found: Mapping[str, GateNews | None], ahead_ms: int) -> None:
         """Take in what the others told, and let in whom that allows; without others all is this worker's."""
-        self._name, self._workers = name, len(found) + 1
+        self._name, self._workers, self._ahead_ms = name, len(found) + 1, ahead_ms
         known, self._others = self._others, {}
         for worker, told in found.items():
             # One that nothing passes through wants nothing yet.
@@ -317,13 +318,14 @@ class Gate:
         limit = limit_now(self._limit or self._first_limit, slots, quiet)
         most = most_lent(slots, unreserved(slots, throughput.rate, pool.capacity), covered, limit)
         if self._name is None:
-            own = most // self._workers
+            own = max(min(most, 1), most // self._workers)
         elif self._others:
             # By what each told last, itself included, so that all come to the same parts.
             demands = {name: each.demand for name, each in self._others.items()}
             demands[self._name] = self._told_demand
             order = sorted(demands)
-            own = parts(most, [demands[name] for name in order])[order.index(self._name)]
+            turn = (self._clock_ms() + self._ahead_ms) // WINDOW_MS
+            own = parts(most, [demands[name] for name in order], turn)[order.index(self._name)]
         else:
             own = most
         return Share(own, -(-pool.queue // self._workers), 100)

@@ -154,14 +154,23 @@ def test_everything_is_lent_one_window_after_the_last_call_and_taken_back_with_t
     assert limit_now(limit, 16, 0) == limit
 
 
-@given(most=st.integers(0, 200), demands=st.lists(st.integers(0, 100), min_size=1, max_size=12))
+@given(
+    most=st.integers(0, 200),
+    demands=st.lists(st.integers(0, 100), min_size=1, max_size=12),
+    turn=st.integers(0, 10**9),
+)
 def test_workers_parts_are_all_there_is_and_none_lacks_what_another_does_not_use(
-    most: int, demands: list[int]
+    most: int, demands: list[int], turn: int
 ) -> None:
-    given_ = parts(most, demands)
+    given_ = parts(most, demands, turn)
     assert sum(given_) == most
     lacking = [part for part, demand in zip(given_, demands, strict=True) if part < demand]
     unused = [part for part, demand in zip(given_, demands, strict=True) if part > demand]
     assert not (lacking and unused)
     # Who lacks something has as much as anybody, but for the one that cannot be divided.
     assert all(max(given_) - each <= 1 for each in lacking)
+
+
+def test_a_single_slot_goes_round_among_all_workers_that_want_it() -> None:
+    had = [parts(1, [9, 9, 9], turn).index(1) for turn in range(6)]
+    assert had == [0, 1, 2, 0, 1, 2]
