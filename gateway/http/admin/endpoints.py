@@ -36,7 +36,6 @@ from gateway.http.admin.versions import (
     Page,
     Size,
     optional_id,
-    require_match,
     set_fields,
     versioned,
 )
@@ -236,9 +235,7 @@ class Endpoints(Controller):
         """Requests under way end as they began."""
         values = set_fields(data)
         entities = values.pop("served_entities", None)
-        async with admin.change() as change:
-            before = await change.current(endpoints, str(endpoint_id), "endpoint")
-            require_match(before, if_match)
+        async with admin.revising(endpoints, endpoint_id, "endpoint", if_match) as (change, before):
             if values.keys() & _IN_SETTINGS.keys():
                 values["settings"] = _settings(before["settings"], values)
             specs = None if entities is None else [_spec(each) for each in entities]
@@ -253,9 +250,7 @@ class Endpoints(Controller):
         self, admin: NamedDependency[Admin], endpoint_id: FromPath[UUID], if_match: IfMatch = None
     ) -> None:
         """Its grants and limits end with it; the ledger keeps its name."""
-        async with admin.change() as change:
-            before = await change.current(endpoints, str(endpoint_id), "endpoint")
-            require_match(before, if_match)
+        async with admin.revising(endpoints, endpoint_id, "endpoint", if_match) as (change, before):
             await delete_endpoint(change, before)
 
     @get(
@@ -286,9 +281,7 @@ class Endpoints(Controller):
         if_match: IfMatch = None,
     ) -> Response[EndpointView]:
         """It becomes a new version; prices and credentials that still belong to it are its own again."""
-        async with admin.change() as change:
-            before = await change.current(endpoints, str(endpoint_id), "endpoint")
-            require_match(before, if_match)
+        async with admin.revising(endpoints, endpoint_id, "endpoint", if_match) as (change, before):
             row = await roll_back(change, before, data.config_version)
             view = (await _views(change.connection, [row]))[0]
         return versioned(row, view)

@@ -24,8 +24,6 @@ from gateway.http.admin.versions import (
     Name,
     Page,
     Size,
-    optional_id,
-    require_match,
     set_fields,
     versioned,
 )
@@ -40,7 +38,7 @@ from gateway.store.providers import (
     set_credential,
     update_provider,
 )
-from gateway.store.reading import Row, current, page
+from gateway.store.reading import Row
 from gateway.store.tables.providers import providers
 from policies.administration import Permission
 
@@ -120,9 +118,7 @@ class Providers(Controller):
         self, admin: NamedDependency[Admin], after: After = None, size: Size = 50
     ) -> Page[ProviderView]:
         """No credential is ever listed."""
-        async with admin.reading() as connection:
-            found, following = await page(connection, providers, after=optional_id(after), size=size)
-        return Page([_view(row) for row in found], following)
+        return await admin.listed(_view, providers, after=after, size=size)
 
     @post("/", opt=WRITE, summary="Add a provider")
     async def create(
@@ -150,8 +146,7 @@ class Providers(Controller):
         self, admin: NamedDependency[Admin], provider_id: FromPath[UUID]
     ) -> Response[ProviderView]:
         """Answers its version as `ETag`."""
-        async with admin.reading() as connection:
-            row = await current(connection, providers, str(provider_id), "provider")
+        row = await admin.read(providers, provider_id, "provider")
         return versioned(row, _view(row))
 
     @patch("/{provider_id:uuid}", opt=WRITE, summary="Change a provider")
@@ -166,9 +161,7 @@ class Providers(Controller):
         values = set_fields(data)
         if "base_url" in values:
             check_address(admin, values["base_url"])
-        async with admin.change() as change:
-            before = await change.current(providers, str(provider_id), "provider")
-            require_match(before, if_match)
+        async with admin.revising(providers, provider_id, "provider", if_match) as (change, before):
             row = await update_provider(change, before, values)
         return versioned(row, _view(row))
 
@@ -177,9 +170,7 @@ class Providers(Controller):
         self, admin: NamedDependency[Admin], provider_id: FromPath[UUID], if_match: IfMatch = None
     ) -> None:
         """Only one that no served entity is called through; its credential goes with it."""
-        async with admin.change() as change:
-            before = await change.current(providers, str(provider_id), "provider")
-            require_match(before, if_match)
+        async with admin.revising(providers, provider_id, "provider", if_match) as (change, before):
             await delete_provider(change, before)
 
     @put("/{provider_id:uuid}/credential", opt=WRITE, summary="Set or rotate a provider's credential")
@@ -193,10 +184,7 @@ class Providers(Controller):
         """Every worker tells the new one within a second; the one before counts for `keep_seconds` more."""
         credential = _credential(data)
         keep = timedelta(seconds=data.keep_seconds)
-        async with admin.change() as change:
-            before = await change.current(providers, str(provider_id), "provider")
-            if if_match is not None:
-                require_match(before, if_match)
+        async with admin.revising(providers, provider_id, "provider", if_match or "*") as (change, before):
             row = await set_credential(change, admin.sealing, before, credential, keep=keep)
         return versioned(row, _view(row))
 
@@ -210,10 +198,7 @@ class Providers(Controller):
         self, admin: NamedDependency[Admin], provider_id: FromPath[UUID], if_match: IfMatch = None
     ) -> Response[ProviderView]:
         """All of its versions, at once."""
-        async with admin.change() as change:
-            before = await change.current(providers, str(provider_id), "provider")
-            if if_match is not None:
-                require_match(before, if_match)
+        async with admin.revising(providers, provider_id, "provider", if_match or "*") as (change, before):
             row = await erase_credential(change, before)
         return versioned(row, _view(row))
 

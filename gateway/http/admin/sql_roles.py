@@ -12,9 +12,9 @@ from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
 from gateway.http.admin.access import Admin
-from gateway.http.admin.versions import After, IfMatch, Page, Size, optional_id, require_match, versioned
+from gateway.http.admin.versions import After, IfMatch, Page, Size, versioned
 from gateway.store.ai_query import CALLER
-from gateway.store.reading import Row, current, page
+from gateway.store.reading import Row
 from gateway.store.sql_roles import map_role
 from gateway.store.tables.sql_calls import sql_roles
 from policies.administration import Permission
@@ -57,9 +57,7 @@ class SqlRoles(Controller):
         self, admin: NamedDependency[Admin], after: After = None, size: Size = 50
     ) -> Page[SqlRoleView]:
         """Those of all databases that may call."""
-        async with admin.reading() as connection:
-            found, following = await page(connection, sql_roles, after=optional_id(after), size=size)
-        return Page([_view(row) for row in found], following)
+        return await admin.listed(_view, sql_roles, after=after, size=size)
 
     @put("/", opt=WRITE, summary="Let a role of a database stand for a principal")
     async def map(
@@ -73,8 +71,7 @@ class SqlRoles(Controller):
     @get("/{sql_role_id:uuid}", opt=READ, summary="Read whom a role of a database stands for")
     async def read(self, admin: NamedDependency[Admin], sql_role_id: FromPath[UUID]) -> Response[SqlRoleView]:
         """Answers its version as `ETag`."""
-        async with admin.reading() as connection:
-            row = await current(connection, sql_roles, str(sql_role_id), "sql_role")
+        row = await admin.read(sql_roles, sql_role_id, "sql_role")
         return versioned(row, _view(row))
 
     @delete("/{sql_role_id:uuid}", opt=WRITE, summary="A role of a database stands for nobody any more")
@@ -82,9 +79,7 @@ class SqlRoles(Controller):
         self, admin: NamedDependency[Admin], sql_role_id: FromPath[UUID], if_match: IfMatch = None
     ) -> None:
         """Calls of it that run are cut within a second."""
-        async with admin.change() as change:
-            before = await change.current(sql_roles, str(sql_role_id), "sql_role")
-            require_match(before, if_match)
+        async with admin.revising(sql_roles, sql_role_id, "sql_role", if_match) as (change, before):
             await change.remove(sql_roles, "sql_role", before)
 
 

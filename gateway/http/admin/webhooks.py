@@ -25,13 +25,11 @@ from gateway.http.admin.versions import (
     Name,
     Page,
     Size,
-    optional_id,
-    require_match,
     set_fields,
     versioned,
 )
 from gateway.security.addresses import AddressRefused, read_address
-from gateway.store.reading import Row, current, page
+from gateway.store.reading import Row, current
 from gateway.store.tables.events import webhook_deliveries, webhooks
 from policies.administration import Permission
 
@@ -125,9 +123,7 @@ class Webhooks(Controller):
         self, admin: NamedDependency[Admin], after: After = None, size: Size = 50
     ) -> Page[WebhookView]:
         """No secret is ever listed."""
-        async with admin.reading() as connection:
-            found, following = await page(connection, webhooks, after=optional_id(after), size=size)
-        return Page([_view(row) for row in found], following)
+        return await admin.listed(_view, webhooks, after=after, size=size)
 
     @post("/", opt=WRITE, summary="Create a webhook")
     async def create(
@@ -148,8 +144,7 @@ class Webhooks(Controller):
     @get("/{webhook_id:uuid}", opt=READ, summary="Read a webhook")
     async def read(self, admin: NamedDependency[Admin], webhook_id: FromPath[UUID]) -> Response[WebhookView]:
         """Answers its version as `ETag`."""
-        async with admin.reading() as connection:
-            row = await current(connection, webhooks, str(webhook_id), "webhook")
+        row = await admin.read(webhooks, webhook_id, "webhook")
         return versioned(row, _view(row))
 
     @patch("/{webhook_id:uuid}", opt=WRITE, summary="Change a webhook")
@@ -165,9 +160,7 @@ class Webhooks(Controller):
         secret = values.pop("secret", None)
         if "url" in values:
             _check(admin, values["url"])
-        async with admin.change() as change:
-            before = await change.current(webhooks, str(webhook_id), "webhook")
-            require_match(before, if_match)
+        async with admin.revising(webhooks, webhook_id, "webhook", if_match) as (change, before):
             if values.get("url", before["url"]) != before["url"] and secret is None:
                 raise BadRequest(
                     "Give a secret with the new address: the old one stays with the old.", param="secret"
@@ -182,9 +175,7 @@ class Webhooks(Controller):
         self, admin: NamedDependency[Admin], webhook_id: FromPath[UUID], if_match: IfMatch = None
     ) -> None:
         """What it is still owed is given up."""
-        async with admin.change() as change:
-            before = await change.current(webhooks, str(webhook_id), "webhook")
-            require_match(before, if_match)
+        async with admin.revising(webhooks, webhook_id, "webhook", if_match) as (change, before):
             await change.remove(webhooks, "webhook", before)
 
     @get("/{webhook_id:uuid}/deliveries", opt=READ, summary="List a webhook's deliveries, in order of id")
