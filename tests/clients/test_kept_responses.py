@@ -196,6 +196,22 @@ async def test_nothing_is_kept_that_was_not_to_be_or_did_not_end(
             await gateway_stranger(gateway, cut.id)
 
 
+async def test_a_response_that_is_kept_is_no_stored_answer(
+    gateway: Deployment, upstream: Upstream, keeping: str
+) -> None:
+    await gateway.administer("PATCH", f"/endpoints/{keeping}", {"cache": {"enabled": True, "sampled": True}})
+    await asyncio.sleep(PROPAGATION_SECONDS)
+    try:
+        before = len(upstream.records)
+        first = await say(gateway, "one [[tokens=2]]")
+        again = await say(gateway, "one [[tokens=2]]")
+        assert first.id != again.id
+        assert len(upstream.records) == before + 2
+    finally:
+        await gateway.administer("PATCH", f"/endpoints/{keeping}", {"cache": {"enabled": False}})
+        await asyncio.sleep(PROPAGATION_SECONDS)
+
+
 async def gateway_stranger(gateway: Deployment, previous: str) -> None:
     async with client(gateway, "stranger") as theirs:
         await theirs.responses.create(model=ENDPOINT, input="?", previous_response_id=previous, store=True)

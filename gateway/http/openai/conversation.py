@@ -120,13 +120,9 @@ async def _pour(line: Line, exchange: Exchange, outlet: Outlet) -> None:
 
 
 def _mark(exchange: Exchange) -> None:
-    """Have the answer say what it follows and whether it is kept, under an id that tells its moment."""
-    if exchange.turn is not None:
-        exchange.request.body.update(
-            id=f"resp_{exchange.id.hex()}",
-            store=exchange.turn.kept,
-            previous_response_id=exchange.turn.previous,
-        )
+    """Have the answer of a call that is kept say so, under an id that tells its moment."""
+    if exchange.turn is not None and exchange.turn.kept:
+        exchange.request.body.update(id=f"resp_{exchange.id.hex()}", store=True)
 
 
 def _keep(line: Line, exchange: Exchange, response: dict[str, Any]) -> None:
