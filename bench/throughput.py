@@ -36,7 +36,7 @@ from tests.faults.transcript import Transcript
 from tests.faults.wire import Client, Spec, Target
 from tests.system.deployment import Deployment, Person
 
-CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
+CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 ENOUGH = 0.97
 """The slots of the pool are the fewest calls at once that reach so much of the best rate."""
 WORDS = [
@@ -348,7 +348,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.3, help="seconds between its calls, on average")
     parser.add_argument("--words", type=int, default=400)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--flood", type=int, default=96, help="callers of the flood")
+    parser.add_argument("--flood", type=int, default=160, help="callers of the flood")
     parser.add_argument("--flood-words", type=int, default=20)
     parser.add_argument("--flood-tokens", type=int, default=48)
     parser.add_argument("--venv", type=Path, default=Path("var/engine-venv"))
