@@ -39,8 +39,8 @@ T = TypeVar("T")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, since they share a deployment; all that want the engine share the one.
 
-    The engine's come first: they wait longest, for its environment. The next are the whole deployments. Tests of a
-    deployment that lives as long as their module run on its loop.
+    The engine's come first: they wait longest, for its environment. The next are the whole deployments; last are those
+    that wait until no other test runs. Tests of a deployment that lives as long as their module run on its loop.
     """
     with_engine = {item.path for item in items if "engine" in getattr(item, "fixturenames", ())}
     for item in items:
@@ -48,7 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
         if "shared_deployment" in getattr(item, "fixturenames", ()) and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
-    items.sort(key=lambda item: (item.path not in with_engine, "system" not in item.path.parts))
+    waiting = {item.path for item in items if item.get_closest_marker("alone")}
+    items.sort(
+        key=lambda item: (
+            item.path not in with_engine,
+            item.path in waiting,
+            "system" not in item.path.parts,
+        )
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
