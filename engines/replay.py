@@ -6,13 +6,14 @@ only one of the two forms can say (several choices, log probabilities) is not ch
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from engines.answer_json import decoded
-from engines.anthropic.answers import Messages, MessagesReader
 from engines.canonical import Answer, Usage, assembled, told
 from engines.chat_stream import DONE
 from engines.clients import CHAT, MESSAGES, RESPONSES, client_of
@@ -75,7 +76,7 @@ def plain_of(
     if path == RESPONSES:
         events = Events().feed(frames) or [("", b"")]
         return bytes(decoded(_end, events[-1][1]).response)
-    reader = ChatReader() if path == CHAT else MessagesReader()
+    reader = ChatReader() if path == CHAT else _messages().MessagesReader()
     try:
         answer = assembled([*reader.read(frames), *reader.ended()])
     except ValueError as exc:
@@ -98,7 +99,12 @@ def stream_of(
 def _answer(path: str, body: bytes) -> Answer:
     if path == CHAT:
         return read_chat_answer(body)
-    return Messages().read_answer(body) if path == MESSAGES else read_response(body)
+    return _messages().Messages().read_answer(body) if path == MESSAGES else read_response(body)
+
+
+def _messages() -> ModuleType:
+    """What reads Anthropic's answers: loaded with the first of them that is stored, since few workers need it."""
+    return importlib.import_module("engines.anthropic.answers")
 
 
 def _text_of(frames: bytes, count: Count | None) -> bytes:

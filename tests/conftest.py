@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
         if "shared_deployment" in getattr(item, "fixturenames", ()) and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
-    waiting = {item.path for item in items if item.get_closest_marker("alone")}
+    waiting = {item.path for item in items if _is_alone(item)}
     items.sort(
         key=lambda item: (
             item.path not in with_engine,
@@ -59,13 +59,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Wait for a turn, outside any test's time limit: a test marked `alone` runs while no other does."""
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Wait for a turn, outside any test's time limit: a test marked `alone` runs while no other does.
+
+    A turn lasts as long as tests of the same file want the same: an upstream that lives on the file's loop answers
+    nobody while the process waits between two tests, and what calls it would take it for dead.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
-    with Path(__file__).open() as turns:
-        fcntl.flock(turns, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+    if _turn.closed:
+        _turn.take(alone=_is_alone(item))
+    try:
         return (yield)
+    finally:
+        if nextitem is None or nextitem.path != item.path or _is_alone(nextitem) != _is_alone(item):
+            _turn.end()
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+class _Turn:
+    """This process' hold on the file that all test processes know: this one."""
+
+    def __init__(self) -> None:
+        self._held: IO[str] | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._held is None
+
+    def take(self, *, alone: bool) -> None:
+        self._held = Path(__file__).open()
+        fcntl.flock(self._held, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+
+    def end(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+
+_turn = _Turn()
 
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:

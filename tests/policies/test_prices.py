@@ -229,6 +229,7 @@ def test_tokens_on_a_priced_entity_that_cost_nothing_raise_the_alarm(
     exchange: Any = SimpleNamespace(
         endpoint=SimpleNamespace(name="chat"),
         entity=SimpleNamespace(price=price),
+        lease=None,
         api="openai.chat",
         first_byte_ns=None,
         received_ns=0,
