@@ -6,7 +6,6 @@ their own, made from locks/clients.txt.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,12 +48,12 @@ def people() -> dict[str, Person]:
 @pytest.fixture(scope="module")
 def apart() -> Path:
     """The Python of the environment that is made from locks/clients.txt."""
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv") or "uv"
-    making = '"$0" venv -q --clear --python "$1" venv && VIRTUAL_ENV=venv "$0" pip install -q --require-hashes -r clients.txt'
+    # The environment of the tests has no pip of its own; its Python's fills this one, as scripts/bootstrap.py does.
+    making = '"$0" -m venv --without-pip venv && "$0" -m pip --python venv/bin/python install -q --require-hashes -r clients.txt'
+    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     try:
         folder = made(
-            "clients", [ROOT / "locks" / "clients.txt"], ["sh", "-c", making, uv, sys.executable], uv
+            "clients", [ROOT / "locks" / "clients.txt"], ["sh", "-c", making, str(python)], str(python)
         )
     except CannotBeMade as why:
         pytest.skip(f"the environment of these clients cannot be made: {why}")
