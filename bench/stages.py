@@ -86,6 +86,7 @@ class _Hold:
         self.settled = False
         self.headers = [(b"x-ratelimit-limit-requests", b"600"), (b"x-weighbridge-reserved", b"500")]
         self.charges = _CHARGES
+        self.seen = [0] * len(_CHARGES)
 
 
 class _Reservations:
@@ -181,7 +182,7 @@ def granted_exchange(line: Line) -> Exchange:
     return exchange
 
 
-async def measure(home: Path) -> list[tuple[str, float]]:
+async def measure(home: Path, batches: int = BATCHES) -> list[tuple[str, float]]:
     """(step, microseconds a call): the best of several batches, which is what the step costs undisturbed."""
     spool = SpoolWriter(home / "spool")
     line = build_line(home, spool)
@@ -214,7 +215,7 @@ async def measure(home: Path) -> list[tuple[str, float]]:
     def read(exchange: Exchange) -> None:
         exchange.request = read_chat(decode_object(body))
 
-    for _ in range(BATCHES):
+    for _ in range(batches):
         began = time.perf_counter()
         batch = [fresh() for _ in range(BATCH)]
         best["exchange and its id"] = min(
@@ -250,7 +251,7 @@ async def measure(home: Path) -> list[tuple[str, float]]:
     async def handle(_: Exchange) -> None:
         await plane.handle(scope, receive, send, api)
 
-    for _ in range(BATCHES):
+    for _ in range(batches):
         await step("all of it, with the data plane's HTTP", batch, handle, waits=True)
         line.observer.flush()  # type: ignore[attr-defined]
     spool.close()
