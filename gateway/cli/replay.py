@@ -57,7 +57,14 @@ async def _proposed(settings: Settings, engine: database.AsyncEngine, path: Path
     return await proposed(
         Configuration(engine, master.derive(Purpose.AUDIT_CHAIN)),
         Sealing(master.derive_all(Purpose.CREDENTIALS)),
-        Declaration(found["file"], found["document"], prune, found["sha256"], settings.webhook_hosts),
+        Declaration(
+            found["file"],
+            found["document"],
+            prune,
+            found["sha256"],
+            settings.webhook_hosts,
+            settings.provider_hosts,
+        ),
     )
 
 
