@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
 
     from gateway.pipeline.exchange import Exchange
-    from gateway.routing.gate import Pass
+    from gateway.routing.passes import Pass
 
 FLUSH_SECONDS = 1.0
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)

@@ -16,7 +16,7 @@ from gateway.errors import OutOfService, Unavailable
 from gateway.pipeline.attempts import attempt_record, begin_attempt, passed_over
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
-from gateway.routing.gate import Ask, Pass
+from gateway.routing.passes import Ask, Pass
 from gateway.routing.places import Full
 from gateway.routing.traffic import Lease
 from policies.calling import PLAIN_ENTITY

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway.routing.places import Full, Places, Share, Waiting
+from gateway.routing.passes import Ask, Pass
+from gateway.routing.places import Places, Share, Waiting
 from policies.throughput import (
     WINDOW_MS,
     Bucket,
@@ -27,11 +28,8 @@ from policies.throughput import (
     unreserved,
 )
 
-_PRIORITY = {Lane.COVERED: 0, Lane.AWAITED: 0, Lane.LENT: 1}
 _REPLICAS_MS = 5_000
 """How long replicas count as up after a call that could go to them."""
-_BATCH = 2
-"""The engine takes the lowest number first."""
 
 
 class GateNews(msgspec.Struct, array_like=True):
@@ -53,60 +51,6 @@ class GateNews(msgspec.Struct, array_like=True):
 
 
 _SILENT = GateNews(0, 0, 0, 0, 0, 0.0, {})
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A call that wants to go to the engine."""
-
-    throughput: Throughput
-    provisions: tuple[Provision, ...]
-    """Those that may cover it, in order."""
-    who: str
-    tokens: int
-    """What it is thought to take."""
-    batch: bool
-    replicas: int
-    """How many are up."""
-
-
-class Pass:
-    """A slot of the engine that one call has; ended exactly once."""
-
-    __slots__ = ("_ask", "_began_ms", "_gate", "_open", "lane", "provision")
-
-    def __init__(self, gate: Gate, ask: Ask, lane: Lane, provision: Provision | None, began_ms: int) -> None:
-        self._gate = gate
-        self._ask = ask
-        self.lane = lane
-        self.provision = provision
-        """What covers it; for a lent slot, what would have if it were not used up."""
-        self._began_ms = began_ms
-        self._open = True
-
-    @property
-    def priority(self) -> int:
-        """What the engine is told."""
-        return _BATCH if self.lane is Lane.LENT and self._ask.batch else _PRIORITY[self.lane]
-
-    @property
-    def timed(self) -> bool:
-        """Whether its first token counts against a target."""
-        found = self.provision
-        return self.lane is Lane.COVERED and found is not None and found.first_token_ms is not None
-
-    def answered(self, first_token_ms: float) -> None:
-        """The first token came so long after the call."""
-        if self.timed:
-            assert self.provision is not None
-            assert self.provision.first_token_ms is not None
-            self._gate.measured(late=first_token_ms > self.provision.first_token_ms)
-
-    def end(self, tokens: int) -> None:
-        """The call has ended and took so many tokens."""
-        if self._open:
-            self._open = False
-            self._gate.left(self, self._ask, tokens, self._began_ms)
 
 
 @dataclass(slots=True, eq=False)
@@ -396,6 +340,3 @@ class Gate:
             for each in {one.id: one for hoping in self._hoping for one in hoping.ask.provisions}.values()
         )
         self._timer = asyncio.get_running_loop().call_later(due / 1000, self._promote)
-
-
-__all__ = ["Ask", "Full", "Gate", "GateNews", "Pass"]

@@ -10,7 +10,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from gateway.routing.gate import Gate, Pass
+from gateway.routing.gate import Gate
+from gateway.routing.passes import Pass
 from gateway.routing.places import Places, Share
 from policies.calling import EntityRules
 from policies.catalog import ServedEntity

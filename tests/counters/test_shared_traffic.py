@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.counters.shared_traffic import SharedTraffic
-from gateway.routing.gate import Ask
+from gateway.routing.passes import Ask
 from gateway.routing.places import Full
 from gateway.routing.traffic import Lease, Traffic
 from policies.calling import EntityRules

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.routing.gate import Ask, Gate, Pass
+from gateway.routing.gate import Gate
+from gateway.routing.passes import Ask, Pass
 from gateway.routing.places import Full
 from policies.throughput import BURST_MS, WINDOW_MS, Lane, Pool, Provision, Throughput
 
