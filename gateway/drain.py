@@ -17,8 +17,6 @@ import socket
 from dataclasses import asdict
 from pathlib import Path
 
-import asyncpg
-
 from gateway.counters.earlier import EarlierSpend
 from gateway.counters.settler import CounterSettler
 from gateway.errors import Unavailable
@@ -111,7 +109,7 @@ async def _until_current(url: str, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         try:
             await require_current(url)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+        except database.FAILED as exc:
             logger.error("the ledger cannot be reached yet (%s: %s)", type(exc).__name__, exc)  # noqa: TRY400 - expected
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), 1.0)

@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from gateway.payloads.keeping import Keeping, Kept, Redaction, Untouched
-from gateway.store.database import AWAY, connect
+from gateway.store.database import FAILED, connect
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class PayloadStore:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        with contextlib.suppress(TimeoutError, *AWAY, asyncpg.PostgresError):
+        with contextlib.suppress(*FAILED):
             async with asyncio.timeout(seconds):
                 while self._keeping.waiting:
                     await self._write(self._batch())
@@ -71,7 +71,7 @@ class PayloadStore:
                 while self._keeping.waiting:
                     await self._write(self._batch())
                     self._complained = False
-            except (*AWAY, asyncpg.PostgresError, TimeoutError) as exc:
+            except FAILED as exc:
                 if not self._complained:
                     log.warning("kept calls wait for PostgreSQL: %s", type(exc).__name__)
                     self._complained = True

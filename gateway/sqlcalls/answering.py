@@ -26,7 +26,8 @@ from gateway.spool.records import Settlement, frame
 from gateway.sqlcalls.asking import APIS, read_call
 from gateway.sqlcalls.resumed import begun
 from gateway.sqlcalls.telling import told
-from gateway.store.sql_calls import AWAY, CallQueue, SqlCall
+from gateway.store.database import FAILED
+from gateway.store.sql_calls import CallQueue, SqlCall
 from policies.catalog import Snapshot
 from policies.principal import Caller
 from policies.tokens import stands
@@ -104,7 +105,7 @@ class Answering:
                 if self._complained:
                     log.warning("Calls from SQL are answered again.")
                     self._complained = False
-            except AWAY as exc:
+            except FAILED as exc:
                 if not self._complained:
                     log.warning("Calls from SQL wait: PostgreSQL cannot be asked (%s).", type(exc).__name__)
                     self._complained = True
@@ -209,7 +210,7 @@ class Answering:
             answer = told(outcome, exchange.id_text)
             try:
                 return await self._queue.keep(call.ticket, answer, frame(settlement))
-            except AWAY:
+            except FAILED:
                 # It is answered and will be settled; the caller, if it is still there, gets it later.
                 self._untold[call.ticket] = answer, time.monotonic() + _UNTOLD_SECONDS
                 return True
@@ -221,7 +222,7 @@ class Answering:
             return
         try:
             await self._queue.tell(ticket, answer)
-        except AWAY:
+        except FAILED:
             self._untold[ticket] = answer, time.monotonic() + _UNTOLD_SECONDS
 
     async def _ended(self, call: SqlCall, exchange: Exchange) -> None:
@@ -232,7 +233,7 @@ class Answering:
             refusal = Forbidden(f"The SQL role {call.caller!r} was revoked while its call ran.")
             await self._tell(call.ticket, told(refusal, exchange.id_text))
             return
-        with contextlib.suppress(*AWAY):
+        with contextlib.suppress(*FAILED):
             await self._queue.forget([call.ticket])
 
 

@@ -27,7 +27,11 @@ AWAY = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.PostgresSystemError,
     asyncpg.InternalServerError,
+    # The client's own state, where the server was killed in the middle of a statement.
+    asyncpg.InternalClientError,
 )
+FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""All that a statement on a connection of one's own fails with, the server's refusals among it."""
 
 
 async def connect(

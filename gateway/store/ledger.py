@@ -17,7 +17,7 @@ from asyncpg.pgproto.pgproto import UUID as FastUUID
 
 from gateway import crashpoints
 from gateway.spool.books import Away, Place, Position, Posting, Refused
-from gateway.store.database import connect
+from gateway.store.database import FAILED, connect
 from gateway.store.posting import POST_POSITIONS, post_rows
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class PostgresBooks:
             except _REFUSALS as exc:
                 await self._roll_back()
                 raise Refused(str(exc)) from exc
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+            except FAILED as exc:
                 raise await self._away(exc) from exc
             except BaseException:
                 # Cancelled in the middle: the connection's state is unknown.
@@ -127,7 +127,7 @@ class PostgresBooks:
             connection, self._connection = self._connection, None
             try:
                 await connection.close(timeout=2)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except FAILED:
                 connection.terminate()
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -136,7 +136,7 @@ class PostgresBooks:
             connection = await self._reach()
             try:
                 return await connection.fetch(statement, *arguments)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+            except FAILED as exc:
                 raise await self._away(exc) from exc
             except BaseException:
                 await self._drop()
@@ -163,7 +163,7 @@ class PostgresBooks:
                 statement_seconds=STATEMENT_SECONDS,
                 statement_cache_size=20 if self._names_hold else 0,
             )
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as exc:
+        except (*FAILED, ValueError) as exc:
             raise Away(f"{type(exc).__name__}: {exc}") from exc
         return self._connection
 
@@ -180,7 +180,7 @@ class PostgresBooks:
         try:
             assert self._connection is not None
             await self._connection.execute("ROLLBACK")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except FAILED:
             await self._drop()
 
     async def _drop(self) -> None:

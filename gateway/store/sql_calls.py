@@ -20,7 +20,6 @@ CHANNEL = "weighbridge_calls"
 LEFT_CHANNEL = "weighbridge_calls_left"
 # What a pooler that gives each transaction another server connection answers to a prepared statement's name.
 _NAMES_ARE_LOST = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class CallQueue:
         self._names_hold = True
 
     async def listen(self, fresh: Callable[[], None], left: Callable[[], None]) -> None:
-        """Be told of new calls, and of callers that left, from now on; raises what AWAY names."""
+        """Be told of new calls, and of callers that left, from now on; raises what database.FAILED names."""
         if self._listening is not None and not self._listening.is_closed():
             return
         made = await connect(self._url, application_name="weighbridge-sql-calls")

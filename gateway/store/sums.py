@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 import asyncpg
 
 from gateway.counters.rebuild import LedgerAway, LedgerSums, Question, Sum
-from gateway.store.database import connect
+from gateway.store.database import FAILED, connect
 from gateway.store.spend import SUBJECTS
 from policies.limits import Metric, ScopeKind
 
 _LOCK = 0x57_42_45_50  # "WBEP"
 _HOUR_MS = 3_600_000
-_AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 _INPUT, _OUTPUT = "fresh_input + cache_read + cache_write", "output + reasoning"
 _AMOUNTS = {
     Metric.REQUESTS: "{requests}",
@@ -48,7 +47,7 @@ class PostgresSums:
                 "BEGIN; SET LOCAL lock_timeout = '25s'; SET LOCAL statement_timeout = '25s'"
             )
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        except _AWAY as error:
+        except FAILED as error:
             if connection is not None:
                 connection.terminate()
             raise LedgerAway(str(error) or type(error).__name__) from error
@@ -129,7 +128,7 @@ class PostgresSums:
             raise LedgerAway("ask within alone()")
         try:
             return await self._connection.fetch(statement, *arguments)
-        except _AWAY as error:
+        except FAILED as error:
             raise LedgerAway(str(error) or type(error).__name__) from error
 
 

@@ -15,6 +15,7 @@ import pytest
 from gateway.drain import read_state
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.settings import Settings
+from gateway.spool.books import Away
 from gateway.spool.drainer import Drainer
 from gateway.spool.writer import SpoolWriter
 from gateway.store.ledger import PostgresBooks
@@ -33,6 +34,32 @@ async def own_server(stores_home: Path) -> AsyncIterator[EmbeddedPostgres]:
     await upgrade(await server.create_database("absence"))
     yield server
     await server.stop()
+
+
+class Confused:
+    """A connection whose server was killed in the middle of a statement: its client does not know where it stands."""
+
+    terminated = False
+
+    def is_closed(self) -> bool:
+        return False
+
+    async def execute(self, *_: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    fetch = execute
+
+    def terminate(self) -> None:
+        self.terminated = True
+
+
+async def test_a_connection_that_lost_its_place_is_given_up_and_the_ledger_is_away() -> None:
+    books = PostgresBooks("postgresql:///nowhere", host="here")
+    for call in (lambda: books.post([], []), lambda: books.known([])):
+        books._connection = confused = Confused()  # type: ignore[assignment]
+        with pytest.raises(Away, match="InternalClientError"):
+            await call()
+        assert confused.terminated
 
 
 async def test_a_server_that_is_killed_and_comes_back_has_every_request_once(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engines.errors import ConnectFailed, EngineError, Garbled, TimedOut
-from engines.transport import Transport
+from engines.transport import Timeouts, Transport
 from tests.engines.http1.byte_server import FIN, HOLD, RST, ByteServer, Step, answer, chunked
 
 Make = Callable[..., Transport]
@@ -301,7 +301,8 @@ async def test_a_slow_reader_is_not_taken_for_a_silent_upstream(make: Make) -> N
 
 async def test_calls_at_once_do_not_mix(make: Make) -> None:
     async with ByteServer([chunked(BODY)]) as server:
-        transport = make(server.url)
+        # Fifty connections on one loop with the server: time is not what this is about.
+        transport = make(server.url, timeouts=Timeouts(connect=10, first_byte=10, between=10, total=30))
         found = await asyncio.gather(*(posted(transport) for _ in range(50)))
         assert found == [(200, BODY)] * 50
         assert server.connections <= 50
