@@ -19,6 +19,7 @@ import httptools
 import uvloop
 
 GRACE_SECONDS = 15.0
+_ENDS = (b"data: [DONE]\n\n", b'data: {"type":"message_stop"}\n\n')
 
 
 @dataclass(slots=True)
@@ -96,7 +97,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         whole = self._parser.get_status_code() == 200
         if run.stream:
-            whole = whole and self._events > 64 and self._tail.endswith(b"data: [DONE]\n\n")
+            whole = whole and self._events > 64 and self._tail.endswith(_ENDS)
         if whole:
             run.total.append(now - self._began)
             run.first.append(self._first - self._began)

@@ -2,9 +2,10 @@
 
     python -m bench.passing
 
-Three ways for the same 64 chunks, burst and paced, in interleaved rounds: `bytes` hands on what comes; `frames` reads
-each frame, counts, and cuts the usage out; `metered` is all that the gateway does for a piece, with notes and
-checkpoints. Each is a process of its own; admission and settlement are in none of them.
+The same 64 chunks, burst and paced, in interleaved rounds: `bytes` hands on what comes; `passed` is all that the gateway
+does for a piece that goes through untouched, with notes and checkpoints; `translated` turns it into another dialect (chat
+chunks into Anthropic's events). `..., counted` are the frames of an engine that counts in every one, as vLLM is asked to:
+there `passed` cuts the counts out. Each is a process of its own; admission and settlement are in none of them.
 """
 
 from __future__ import annotations
@@ -27,15 +28,21 @@ from bench.loader import Loader
 from bench.ports import free_port, until_open
 from bench.processors import Meter, go_first, pinned, two_cores
 from bench.stages import build_line, granted_exchange
+from engines.adapter import StreamReader
+from engines.anthropic.client_writing import MessagesWriter
 from engines.chat_stream import ChatStream
 from engines.http1.transport import Http1Transport
+from engines.openai_chat.provider import ChatReader
+from engines.translated_stream import TranslatedStream
 from gateway.http.connection import Connection
 from gateway.http.outlet import outlet
 from gateway.pipeline.passage import Passage
 from gateway.spool.writer import SpoolWriter
 
-WAYS = ("bytes", "frames", "metered")
+COUNTED = ", counted"
+WAYS = ("bytes", "passed", "translated", f"bytes{COUNTED}", f"passed{COUNTED}")
 _ASKED = b'"include_usage":true'
+_LIMIT = 1 << 20
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 ROOT = Path(__file__).parents[1]
 
@@ -52,24 +59,22 @@ def application(upstream_port: int, way: str, home: Path) -> Any:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        # As the gateway asks the local engine, so that each way gets the same frames.
-        body = body.replace(_ASKED, _ASKED + b',"continuous_usage_stats":true')
+        if way.endswith(COUNTED):
+            body = body.replace(_ASKED, _ASKED + b',"continuous_usage_stats":true')
         exchange = granted_exchange(line)
         opened = await transport.open("/v1/chat/completions", body, {"x-request-id": exchange.id_text})
         to = outlet(scope, send, lambda: _HEADERS)
-        reader = ChatStream(show_usage=True, show_running=False, limit=1 << 20)
-        take: Callable[[bytes], bool]
-        if way == "bytes":
-            take = to.write
-        elif way == "frames":
-            take = lambda data: to.write(reader.feed(data)) and not reader.done  # noqa: E731
-        else:
-            take = Passage(line, exchange, reader, to).take
+        reader: StreamReader = ChatStream(show_usage=True, show_running=False, limit=_LIMIT)
+        if way == "translated":
+            writer = MessagesWriter(model="mixtral-demo")
+            reader = TranslatedStream(ChatReader(), writer, limit=_LIMIT, most=None, show_usage=True)
+        plain = way.startswith("bytes")
+        take: Callable[[bytes], bool] = to.write if plain else Passage(line, exchange, reader, to).take
         while not reader.done and not await opened.pump(take):
             await to.ready()
         opened.let_go()
-        if way != "bytes":
-            to.write(b"data: [DONE]\n\n")
+        if not plain:
+            to.write(reader.terminal())
         if exchange.slot >= 0:
             line.spool.running.end(exchange.slot)
         await to.end()
@@ -148,7 +153,8 @@ def table(found: dict[tuple[str, str], list[float]]) -> str:
     """Medians, and the median of the ratios to the byte proxy, taken round by round."""
     lines = ["| cell | way | CPU ms a stream (least-most) | over bytes |", "|---|---|---|---|"]
     for (cell, way), figures in found.items():
-        over = median(mine / floor - 1 for mine, floor in zip(figures, found[cell, "bytes"], strict=True))
+        floors = found[cell, "bytes" + (COUNTED if way.endswith(COUNTED) else "")]
+        over = median(mine / floor - 1 for mine, floor in zip(figures, floors, strict=True))
         lines.append(
             f"| {cell} | {way} | {median(figures):.3f} ({min(figures):.3f}-{max(figures):.3f}) | {over:+.0%} |"
         )

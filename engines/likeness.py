@@ -2,12 +2,14 @@
 
 Learnt from a frame that was decoded; whatever does not fit byte for byte is decoded like any other. What fits is
 valid JSON with exactly what the decoder would have found, which the tests hold it to. It takes a frame's reading from
-5.0 to 2.4 us, in a burst from 4.6 to 2.4.
+5.0 to 2.4 us. Frames that come together are put together anew from what differs and compared as a
+whole: a burst of 67 takes 50 us instead of 110, with counts in each 127 instead of 280.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,6 +23,24 @@ _COMPLETION = b',"completion_tokens":'
 _DIGITS = 7
 """Of a count: below what is absurd."""
 _one_value = msgspec.json.Decoder(msgspec.Raw).decode
+# Words as JSON writes them, a line each: no control character, no quote as it stands, no lone surrogate.
+_WORDS = re.compile(
+    rb"(?:(?!\n)[ !#-\[\]-~\x80-\xff]*+"
+    rb'(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[ !#-\[\]-~\x80-\xff]*+)*+\n)++'
+)
+_PAIRS = re.compile(rb"(?:[1-9]\d{0,6}+,[1-9]\d{0,6}+;)++")
+_numbers = msgspec.json.Decoder(list[int]).decode
+
+
+class Together(NamedTuple):
+    """What several frames say."""
+
+    shown: bytes
+    """The frames without their usage; all of it where they carry none."""
+    most: int
+    """The highest count of completion tokens among them; the number of frames where they carry no count."""
+    running: int
+    """The last such count."""
 
 
 class Likeness:
@@ -88,3 +108,50 @@ class Likeness:
         if len(total) > _DIGITS or len(completion) > _DIGITS or total[0] == 48 or completion[0] == 48:
             return None
         return int(completion), end + self._usage_at
+
+    def read_all(self, lines: list[bytes]) -> Together | None:
+        """What frames say that are all alike; None where one is not, or its words need a decoder."""
+        start, middle, tail, number = self._start, self._middle, self._tail, len(lines)
+        found = b"\n\n".join(lines)
+        if self.count is None:
+            drop = len(middle)
+            words = [line[start:-drop] for line in lines]
+            if self._frames(words, middle) != found + b"\n\n" or not _are_words(words):
+                return None
+            return Together(found + b"\n\n", number, number)
+        # Three bytes are found much faster than all of it; where words hold them, the comparison fails.
+        close = middle[:3]
+        ends = [line.find(close, start) for line in lines]
+        words = [line[start:end] for line, end in zip(lines, ends, strict=True)]
+        skip, drop = len(middle), len(tail)
+        counts = [line[end + skip : -drop] for line, end in zip(lines, ends, strict=True)]
+        parts = [self._head, b"", middle, b"", tail + b"\n\n"] * number
+        parts[1::5], parts[3::5] = words, counts
+        if b"".join(parts) != found + b"\n\n" or not _are_words(words):
+            return None
+        pairs = b";".join(counts) + b";"
+        if pairs.count(_COMPLETION) != number:
+            return None
+        pairs = pairs.replace(_COMPLETION, b",")
+        if _PAIRS.fullmatch(pairs) is None:
+            return None
+        completions = _numbers(b"[%b]" % pairs[:-1].replace(b";", b","))[1::2]
+        return Together(
+            self._frames(words, middle[: self._usage_at] + b"}"), max(completions), completions[-1]
+        )
+
+    def _frames(self, words: list[bytes], rest: bytes) -> bytes:
+        """The frames of these words that all go on like that."""
+        rest += b"\n\n"
+        return self._head + (rest + self._head).join(words) + rest
+
+
+def _are_words(words: list[bytes]) -> bool:
+    """Whether each is something, and what a JSON string may hold."""
+    text = b"\n".join(words) + b"\n"
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return False
+    return _WORDS.fullmatch(text) is not None

@@ -148,34 +148,103 @@ def test_an_event_that_is_like_the_last_one_is_read_as_if_it_were_decoded(
         whole = whole[:at] + data.draw(st.binary(max_size=2)) + whole[at + data.draw(st.integers(0, 2)) :]
     pieces = found if data.draw(st.booleans()) and b"".join(found) == whole else [whole]
     running, limit = data.draw(st.booleans()), data.draw(st.sampled_from([0, 1, 3, 10**9]))
-    outcomes: list[object] = []
-    for lessons in (8, 0):
-        stream = ChatStream(show_usage=running, show_running=running, limit=limit)
-        stream._lessons = lessons
-        shown: list[bytes] = []
-        fault = None
-        try:
-            for piece in pieces:
-                shown.append(stream.feed(piece))
-                while stream.exhausted and stream.limit < 50:
-                    stream.limit += 10
-                    shown.append(stream.feed(b""))
-        except EngineError as error:
-            fault = type(error)
-        outcomes.append(
-            (
-                b"".join(shown),
-                fault,
-                stream.running,
-                stream.counted,
-                stream.count,
-                stream.finish_reason,
-                stream.exhausted,
-                stream.distrusted,
-                stream._buffer,
-            )
-        )
-    assert outcomes[0] == outcomes[1]
+    learning, decoding = (outcome(pieces, running=running, limit=limit, lessons=each) for each in (8, 0))
+    assert learning == decoding
+
+
+def outcome(pieces: list[bytes], *, running: bool, limit: int, lessons: int) -> object:
+    """All that a stream makes of the pieces, its grant raised by ten where it is used up."""
+    stream = ChatStream(show_usage=running, show_running=running, limit=limit)
+    stream._lessons = lessons
+    shown: list[bytes] = []
+    fault = None
+    try:
+        for piece in pieces:
+            shown.append(stream.feed(piece))
+            while stream.exhausted and stream.limit < 50:
+                stream.limit += 10
+                shown.append(stream.feed(b""))
+    except EngineError as error:
+        fault = type(error)
+    return (
+        b"".join(shown),
+        fault,
+        stream.running,
+        stream.counted,
+        stream.count,
+        stream.finish_reason,
+        stream.exhausted,
+        stream.distrusted,
+        stream._buffer,
+    )
+
+
+HEAD = '{"id":"x","choices":[{"index":0,"delta":{"content":"'
+REST = '"},"logprobs":null}]'
+ODD_WORDS = st.sampled_from(
+    [
+        "", "a b", "\u00e9", "\\n", '\\"', '\\"},', "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\\x", '"', "\t", "\\",
+        f"a{REST}}}\n\ndata: {HEAD}b", 'a","role":"b', "\x7f", "a\n", '"},"logprobs":null}],"a":["',
+    ]
+)  # fmt: skip
+ODD_COUNTS = st.sampled_from(
+    ["0", "7", "07", "-1", "1.0", "9999999", "99999999", '5,"completion_tokens":5', "null", "2,3", "4;5", ""]
+)
+ODD_ENDS = st.sampled_from(
+    ["\n: a comment\n", "\r\n\r\n", "\n", "\n\n\n", " \n\n", "\nevent: x\n\n", "}\n\n"]
+)
+
+
+def one_frame(words: str, total: str, completion: str, end: str, *, counted: bool) -> bytes:
+    """An event as an engine writes it, or nearly."""
+    usage = f',"usage":{{"prompt_tokens":3,"total_tokens":{total},"completion_tokens":{completion}}}'
+    return f"data: {HEAD}{words}{REST}{usage if counted else ''}}}{end}".encode()
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@given(st.data())
+def test_events_that_come_together_are_read_as_if_each_were_decoded(
+    counted: bool, data: st.DataObject
+) -> None:
+    number = data.draw(st.integers(4, 14))
+    parts = [[f" w{at}", str(3 + at), str(at), "\n\n"] for at in range(1, number + 1)]
+    for odd in data.draw(st.lists(st.sampled_from(["words", "total", "completion", "end"]), max_size=2)):
+        at = data.draw(st.integers(0, number - 1))
+        kinds = {
+            "words": (0, ODD_WORDS),
+            "total": (1, ODD_COUNTS),
+            "completion": (2, ODD_COUNTS),
+            "end": (3, ODD_ENDS),
+        }
+        which, values = kinds[odd]
+        parts[at][which] = data.draw(values)
+    found = [one_frame(*each, counted=counted) for each in parts]
+    whole = b"".join(found) + data.draw(st.sampled_from([b"data: [DONE]\n\n", b"", b"data: {"]))
+    if data.draw(st.booleans()):
+        whole = whole.replace("\u00e9".encode(), b"\xe9")
+    at = data.draw(st.sampled_from([0, len(found[0]), len(whole) - 1]))
+    limit = data.draw(st.sampled_from([0, 3, 8, number - 1, number, 10**9]))
+    running = data.draw(st.booleans())
+    learning, decoding = (
+        outcome([whole[:at], whole[at:]], running=running, limit=limit, lessons=each) for each in (8, 0)
+    )
+    assert learning == decoding
+
+
+@pytest.mark.parametrize(
+    ("usual", "odd"),
+    [
+        (b'"completion_tokens":5', b'"completion_tokens":100'),
+        (b',"completion_tokens":5', b",5"),
+    ],
+    ids=["a count that goes up and down again", "a count without its name"],
+)
+def test_an_odd_count_among_events_that_come_together_is_seen(usual: bytes, odd: bytes) -> None:
+    found = [one_frame(" w", str(3 + at), str(at), "\n\n", counted=True) for at in range(1, 10)]
+    whole = b"".join(found).replace(usual, odd)
+    assert whole != b"".join(found)
+    learning, decoding = (outcome([whole], running=False, limit=50, lessons=each) for each in (8, 0))
+    assert learning == decoding
 
 
 def test_without_running_usage_events_with_content_are_counted() -> None:
