@@ -16,13 +16,15 @@ import msgspec
 from engines.adapter import Call, Completed, StreamReader
 from engines.answer_json import decoded
 from engines.chat_stream import ChatStream
-from engines.clients import CHAT, EMBEDDINGS, client_of
+from engines.clients import CHAT, EMBEDDINGS, RESPONSES, client_of
 from engines.embeddings import check_vectors
 from engines.errors import Garbled, Refused
 from engines.experts import ROUTED, ExpertLoad
 from engines.messages import ABSURD, Answer, Choice, decode_answer
 from engines.native import retry_after
 from engines.openai_chat.provider import ChatReader, chat_body, chat_reason, context_limit, read_chat_answer
+from engines.openai_responses.passing import ResponsesStream, passed_body, read_passed, retold, told_of
+from engines.openai_responses.reading import HINTS
 from engines.providers import PROVIDERS, Provider
 from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
@@ -32,7 +34,7 @@ _USAGE_AT_END = {"include_usage": True}
 _USAGE_ALWAYS = {"include_usage": True, "continuous_usage_stats": True}
 _ERROR_BODY = 1 << 16
 _SPOKEN = frozenset({CHAT, "/v1/completions", EMBEDDINGS})
-"""Paths that mean the same to the client and to the provider."""
+"""Paths that mean the same to the client and to every provider of the family."""
 
 
 class _Count(msgspec.Struct, gc=False):
@@ -52,12 +54,15 @@ class OpenAIEngine:
         is_vllm: bool,
         provider: Provider | None = None,
         below: str = "",
+        responses: bool = False,
         experts: ExpertLoad | None = None,
     ) -> None:
+        """`responses`: it speaks OpenAI's Responses too, so that those pass through; else they are translated."""
         self.transport = transport
         self.is_vllm = is_vllm
         self._provider = provider or PROVIDERS["openai-compatible"]
         self._below = below
+        self._spoken = _SPOKEN | {RESPONSES} if responses else _SPOKEN
         self._experts = experts
         # What has another name there, and what we are asked to send under that of OpenAI's.
         self._renamed = self._provider.renamed
@@ -70,11 +75,13 @@ class OpenAIEngine:
     async def complete(self, call: Call) -> Completed:
         """The whole answer; raises EngineError."""
         path, sent = self._asked(call)
-        body = self._body(call, sent, stream=False)
+        body = self._body(call, path, sent, stream=False)
         response = await self.transport.post(path.removeprefix(self._below), body, call.headers)
         if response.status != 200:
             raise _refused(response.status, response.body, response.headers)
         told = response.body
+        if path == RESPONSES:
+            return Completed(retold(told, told_of(call.body)), read_passed(told))
         if self._experts is not None and ROUTED in told:
             told = self._experts.read(told)
         answer = decoded(decode_answer, told)
@@ -83,7 +90,7 @@ class OpenAIEngine:
                 raise Garbled("the answer has no choices")
             check_vectors(told, call.body)
             answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
-        if call.path in _SPOKEN:
+        if path == call.path:
             return Completed(told, answer)
         client = client_of(call.path)
         whole = read_chat_answer(told)
@@ -94,7 +101,7 @@ class OpenAIEngine:
     async def open(self, call: Call) -> OpenResponse:
         """The head of a streamed answer; raises EngineError."""
         path, sent = self._asked(call)
-        body = self._body(call, sent, stream=True)
+        body = self._body(call, path, sent, stream=True)
         opened = await self.transport.open(path.removeprefix(self._below), body, call.headers)
         if opened.status != 200:
             try:
@@ -108,7 +115,9 @@ class OpenAIEngine:
 
     def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:
         """What passes the stream of this call on, or turns it into the client's dialect."""
-        if call.path in _SPOKEN:
+        if call.path in self._spoken:
+            if call.path == RESPONSES:
+                return ResponsesStream(told_of(call.body), limit=limit, most=call.max_tokens)
             return ChatStream(show_usage=show_usage, show_running=show_running, limit=limit)
         writer = client_of(call.path).writer(
             call.body, show_usage=show_usage, model=call.model, now=int(time.time())
@@ -141,12 +150,17 @@ class OpenAIEngine:
 
     def _asked(self, call: Call) -> tuple[str, dict[str, Any]]:
         """Path and body as this dialect has them."""
-        if call.path in _SPOKEN:
+        if call.path in self._spoken:
             return call.path, call.body
         return CHAT, chat_body(client_of(call.path).read_request(call.body, call.max_tokens))
 
-    def _body(self, call: Call, sent: dict[str, Any], *, stream: bool) -> bytes:
+    def _body(self, call: Call, path: str, sent: dict[str, Any], *, stream: bool) -> bytes:
         provider = self._provider
+        if path == RESPONSES:
+            body = passed_body(sent, model=call.model, max_tokens=call.max_tokens, stream=stream)
+            if self.is_vllm:
+                body = {name: value for name, value in body.items() if name not in HINTS}
+            return self._encoded(call, body)
         body = {"model": call.model, **sent}
         if call.max_tokens is not None and call.path != EMBEDDINGS:
             # Text completions are older than the newer word.
@@ -161,6 +175,10 @@ class OpenAIEngine:
                 body["stream_options"] = _USAGE_ALWAYS
             elif provider.asks_usage:
                 body["stream_options"] = _USAGE_AT_END
+        return self._encoded(call, body)
+
+    def _encoded(self, call: Call, body: dict[str, Any]) -> bytes:
+        """The body with what keeps callers of a vLLM apart."""
         if self.is_vllm and call.cache_salt is not None:
             body["cache_salt"] = call.cache_salt
         if self.is_vllm and call.priority is not None:

@@ -6,9 +6,13 @@ say; docs/providers.md shows it, and a test holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
+RESPONSES_OPTION = "responses"
+"""The option with which an entity says whether its address speaks OpenAI's Responses: `yes` or `no`."""
 Dialect = Literal["openai", "anthropic", "gemini", "bedrock", "cohere"]
 
 
@@ -32,6 +36,8 @@ class Provider:
     renamed: tuple[tuple[str, str], ...] = ()
     """Fields that it has under another name."""
     needs_credential: bool = True
+    responses: tuple[str, ...] = ()
+    """Hosts at which it speaks OpenAI's Responses as well, or their ends from a dot on."""
     features: frozenset[str] = frozenset()
     """Of FEATURES, beyond plain chat and streams."""
 
@@ -55,6 +61,7 @@ _EVERY = (
         "OpenAI",
         base_url="https://api.openai.com/v1",
         max_tokens="max_completion_tokens",
+        responses=("api.openai.com", ".api.openai.com"),
         features=_ALL,
     ),
     Provider(
@@ -62,6 +69,7 @@ _EVERY = (
         "Azure OpenAI, v1",
         access="api-key",
         max_tokens="max_completion_tokens",
+        responses=(".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"),
         features=_ALL,
     ),
     Provider(
@@ -150,3 +158,22 @@ _COMPATIBLE = PROVIDERS["openai-compatible"]
 def provider_named(name: str) -> Provider:
     """The provider of that name; a name of nobody's is taken for one that speaks OpenAI's dialect."""
     return PROVIDERS.get(name, _COMPATIBLE)
+
+
+def speaks_responses(provider: Provider, address: str, options: Mapping[str, str]) -> bool:
+    """Whether Responses pass through to an entity: as its `responses` option says, else as is known of its address."""
+    said = options.get(RESPONSES_OPTION)
+    if said is not None or provider.dialect != "openai":
+        return said == "yes" and provider.dialect == "openai"
+    host = urlsplit(address).hostname or ""
+    return any(host.endswith(each) if each.startswith(".") else host == each for each in provider.responses)
+
+
+def option_fault(provider: Provider, options: Mapping[str, str]) -> str | None:
+    """What is wrong with what an entity says of its provider, None where nothing is."""
+    said = options.get(RESPONSES_OPTION)
+    if said is None:
+        return None
+    if provider.dialect != "openai":
+        return f"{provider.title} speaks no Responses; leave options.{RESPONSES_OPTION} out"
+    return None if said in ("yes", "no") else f"options.{RESPONSES_OPTION} is yes or no"

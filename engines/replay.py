@@ -27,7 +27,7 @@ COMPLETIONS = "/v1/completions"
 _ONE_FORM = {
     CHAT: ("logprobs", "top_logprobs", "modalities", "audio", "web_search_options"),
     COMPLETIONS: ("logprobs", "echo", "suffix"),
-    RESPONSES: ("top_logprobs",),
+    RESPONSES: ("top_logprobs", "include"),
     MESSAGES: (),
 }
 """What of a request makes an answer that is not the same in both forms."""

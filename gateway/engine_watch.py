@@ -17,6 +17,7 @@ from engines.errors import EngineError
 from engines.experts import ExpertLoad
 from engines.http1.transport import Http1Transport
 from engines.openai import OpenAIEngine
+from engines.providers import PROVIDERS, speaks_responses
 from engines.transport import Timeouts, Transport
 from gateway.adapter_notes import read_standings
 from gateway.engine_notes import NOTE, EngineNote, read_note
@@ -26,6 +27,7 @@ from policies.catalog import EntityKind, ServedEntity
 
 NO_ENGINE = "this deployment has no local engine; set WEIGHBRIDGE_ENGINE_URL or WEIGHBRIDGE_ENGINE=vllm"
 NO_EMBEDDER = "the embedding model is not served here; set WEIGHBRIDGE_EMBEDDER=vllm and start again"
+_VLLM = PROVIDERS["vllm"]
 _UNREADY_SECONDS = 0.5
 _READY_SECONDS = 2.0
 _FAILURES_BEFORE_UNFIT = 2
@@ -135,12 +137,14 @@ class EngineWatch:
             return self._providers.adapter(entity, address, _timeouts(rules))
         if self._beside and (other := self._beside.get(entity.model)) is not None:
             return other.adapter(entity, address)
-        key = address if rules is PLAIN_ENTITY else (address, rules.timed)
+        responses = bool(entity.options) and speaks_responses(_VLLM, "", dict(entity.options))
+        key = address if rules is PLAIN_ENTITY and not responses else (address, rules.timed, responses)
         adapter = self._adapters.get(key)
         if adapter is None:
             adapter = OpenAIEngine(
                 self._transport(_trimmed(address), timeouts=_timeouts(rules)),
                 is_vllm=True,
+                responses=responses,
                 experts=self.experts,
             )
             self._adapters[key] = adapter

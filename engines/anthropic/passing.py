@@ -1,7 +1,6 @@
 """Anthropic's Messages where client and provider both speak them: bodies and frames pass through as they are.
 
-Every frame is read before it goes on, so that output stops before the frame that would pass the limit and an answer is
-whole only when its provider said so; `message_stop` waits for the settlement.
+Every frame is read before it goes on, as engines/shared_stream.py says; `message_stop` is the one that ends an answer.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from engines.canonical import Event
 from engines.clients import MESSAGES
 from engines.errors import Garbled
 from engines.messages import ABSURD
-from engines.sse import Events
-from engines.tally import Tally
+from engines.shared_stream import SharedStream, named
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,53 +56,18 @@ class SharedMessages:
         return MessagesStream(limit=limit, most=most)
 
 
-class MessagesStream(Tally):
+class MessagesStream(SharedStream):
     """The port `StreamReader`."""
 
-    __slots__ = ("_begun", "_events", "_held", "_last", "_open", "_reader", "done", "exhausted")
+    __slots__ = ("_begun", "_open", "_reader")
 
     def __init__(self, *, limit: int, most: int | None) -> None:
         super().__init__(limit=limit, most=most)
-        self._events = Events()
         self._reader = MessagesReader()
-        self._held: list[tuple[bytes, str, int, list[Event]]] = []
-        """Frames that were read and wait for the limit to be raised."""
         self._begun = False
         self._open: int | None = None
         """The block that is open at the client's."""
         self._last = STOPPED
-        self.done = False
-        self.exhausted = False
-
-    def feed(self, data: bytes) -> bytes:
-        """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
-        if data:
-            self._read(self._events.feed(data))
-        self.exhausted = False
-        out: list[bytes] = []
-        passed = 0
-        for frame, kind, index, events in self._held:
-            if not all(self.fits(event) for event in events):
-                self.exhausted = True
-                break
-            passed += 1
-            if kind == "message_stop":
-                self._last = frame
-                self.done = True
-                break
-            if kind == "content_block_start":
-                self._open = index
-            elif kind == "content_block_stop":
-                self._open = None
-            out.append(frame)
-        del self._held[:passed]
-        return b"".join(out)
-
-    def ended(self) -> None:
-        """The upstream closed; raises Garbled unless the answer was whole. What is left comes with the next feed."""
-        self._read(self._events.rest())
-        if not self._reader.done:
-            raise Garbled("the stream ended before its message did")
 
     def closing_events(self, *, extra: dict[str, object]) -> bytes:
         """The client's last events when the gateway ends the stream: it ended for its length."""
@@ -121,28 +84,29 @@ class MessagesStream(Tally):
         }
         return out + b"event: message_delta\ndata: %b\n\n" % _encode(last)
 
-    def terminal(self) -> bytes:
-        """`message_stop`, the provider's own where it came to that."""
-        return self._last
-
     def failed(self, code: str, message: str) -> bytes:
         """An `error` event, as any other error is told."""
         del code, message
         return b""
 
-    def _read(self, frames: list[tuple[str, bytes]]) -> None:
-        for _, payload in frames:
-            if self._reader.done:
-                return
-            events: list[Event] = []
-            kind, index = self._reader.take(payload, events)
-            if kind == "message_start":
-                self._begun = True
-            elif events and not self._begun:
-                raise Garbled("an answer's content came before its message began")
-            if not kind.isidentifier():
-                raise Garbled("an event's name is none")
-            # Line ends of its own are between the values: within one they would not be JSON.
-            payload = payload.replace(b"\n", b" ")
-            frame = b"event: %b\ndata: %b\n\n" % (kind.encode(), payload)
-            self._held.append((frame, kind, index, events))
+    def _taken(self, payload: bytes, events: list[Event]) -> tuple[bytes, tuple[str, int]]:
+        kind, index = self._reader.take(payload, events)
+        if kind == "message_start":
+            self._begun = True
+        elif events and not self._begun:
+            raise Garbled("an answer's content came before its message began")
+        return named(kind, payload), (kind, index)
+
+    def _passed(self, frame: bytes, about: tuple[str, int]) -> bytes:
+        kind, index = about
+        if kind == "content_block_start":
+            self._open = index
+        elif kind == "content_block_stop":
+            self._open = None
+        return frame
+
+    def _is_last(self, about: tuple[str, int]) -> bool:
+        return about[0] == "message_stop"
+
+    def _is_whole(self) -> bool:
+        return self._reader.done

@@ -5,6 +5,7 @@ What a provider would have told beyond that was never in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,19 +19,22 @@ _STOP = {"max_output_tokens": Stop.LENGTH, "content_filter": Stop.FILTER}
 
 
 class _Cached(msgspec.Struct, gc=False):
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class _Thought(msgspec.Struct, gc=False):
-    reasoning_tokens: int = 0
+    reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct, gc=False):
-    input_tokens: int
-    output_tokens: int
-    input_tokens_details: _Cached = msgspec.field(default_factory=_Cached)
-    output_tokens_details: _Thought = msgspec.field(default_factory=_Thought)
+class WireCounts(msgspec.Struct, gc=False):
+    """The counts of a response: inclusive, with the parts told beside."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    input_tokens_details: _Cached | None = None
+    output_tokens_details: _Thought | None = None
 
 
 class _Incomplete(msgspec.Struct, gc=False):
@@ -41,7 +45,7 @@ class _Response(msgspec.Struct, gc=False):
     status: str
     output: list[dict[str, Any]]
     model: str | None = None
-    usage: _Usage | None = None
+    usage: WireCounts | None = None
     incomplete_details: _Incomplete | None = None
 
 
@@ -57,17 +61,26 @@ def read_response(body: bytes) -> Answer:
             parts += read_item(item, f"output[{at}]").parts
     except Unsupported as exc:
         raise Garbled("an item of the response is none of ours") from exc
-    if response.incomplete_details is not None:
-        stop = _STOP.get(response.incomplete_details.reason, Stop.LENGTH)
-    else:
-        stop = Stop.TOOLS if any(isinstance(part, ToolCall) for part in parts) else Stop.END
+    why = response.incomplete_details
+    stop = stop_of(None if why is None else why.reason, [str(item.get("type")) for item in response.output])
     said = tuple(part for part in parts if isinstance(part, (Text, Reasoning, ToolCall, Refusal)))
-    return Answer(said, stop, _usage(response.usage), None, response.model)
+    return Answer(said, stop, usage_of(response.usage), None, response.model)
 
 
-def _usage(wire: _Usage | None) -> Usage | None:
-    if wire is None:
+def stop_of(incomplete: str | None, kinds: Sequence[str]) -> Stop:
+    """Why a response ended, from why it is incomplete, if it is, and from the kinds of its items."""
+    if incomplete is not None:
+        return _STOP.get(incomplete, Stop.LENGTH)
+    return Stop.TOOLS if any(kind.endswith("_call") for kind in kinds) else Stop.END
+
+
+def usage_of(wire: WireCounts | None) -> Usage | None:
+    """The counts in disjoint classes, whether or not they can be believed; None where there are none."""
+    if wire is None or wire.input_tokens is None:
         return None
-    read, written = wire.input_tokens_details.cached_tokens, wire.input_tokens_details.cache_write_tokens
-    thought = wire.output_tokens_details.reasoning_tokens
-    return Usage(wire.input_tokens - read - written, read, written, wire.output_tokens - thought, thought)
+    cached, thinking = wire.input_tokens_details or _Cached(), wire.output_tokens_details or _Thought()
+    read, written = cached.cached_tokens or 0, cached.cache_write_tokens or 0
+    thought = thinking.reasoning_tokens or 0
+    return Usage(
+        wire.input_tokens - read - written, read, written, (wire.output_tokens or 0) - thought, thought
+    )

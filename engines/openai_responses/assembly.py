@@ -25,6 +25,7 @@ from engines.canonical import (
 )
 from engines.errors import Garbled
 from engines.openai_responses.sealed import closed
+from engines.openai_responses.under_way import wire_usage
 
 Told = dict[str, Any]
 """One event of the stream, without its number."""
@@ -148,7 +149,7 @@ class Assembly:
             "service_tier": "default",
             "store": asked.get("store", False),
             "truncation": "disabled",
-            "usage": None if self._usage is None else _wire(self._usage),
+            "usage": None if self._usage is None else wire_usage(self._usage),
             **echoed,
         }
 
@@ -257,17 +258,3 @@ def _blank(kind: str) -> Told:
     if kind == "refusal":
         return {"type": kind, "refusal": ""}
     return {"type": kind, "text": "", "annotations": [], "logprobs": []}
-
-
-def _wire(usage: Usage) -> Told:
-    """The counts in OpenAI's way: inclusive, with the parts told beside."""
-    return {
-        "input_tokens": usage.prompt,
-        "input_tokens_details": {
-            "cached_tokens": usage.cache_read,
-            "cache_write_tokens": usage.cache_write,
-        },
-        "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "total_tokens": usage.prompt + usage.completion,
-    }

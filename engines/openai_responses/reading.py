@@ -37,6 +37,7 @@ OWN = frozenset(
         "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "temperature",
         "top_p", "max_output_tokens", "include", "truncation", "background", "top_logprobs", "service_tier", "id",
         "store", "previous_response_id", "conversation", "prompt", "context_management", "max_tool_calls",
+        "stream_options",
     }
 )  # fmt: skip
 HINTS = frozenset(
@@ -231,7 +232,7 @@ def _reasoning(item: Mapping[str, Any], where: str) -> tuple[Part, ...]:
     sealed = item.get("encrypted_content")
     if sealed is not None and type(sealed) is not str:
         raise Unsupported(f"{where}.encrypted_content", "it is a text")
-    signature, redacted = opened(sealed or "", f"{where}.encrypted_content")
+    signature, redacted = opened(sealed or "")
     thought = Reasoning("" if redacted else "\n".join(words), signature, redacted)
     return (thought,) if thought != Reasoning() else ()
 

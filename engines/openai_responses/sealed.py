@@ -5,7 +5,7 @@ The prefix says which of the two it is. Nothing here is secret: the provider mad
 
 from __future__ import annotations
 
-from engines.errors import Unsupported
+from typing import Any
 
 _PROOF, _THOUGHT = "proof.", "sealed."
 
@@ -17,12 +17,15 @@ def closed(signature: str, redacted: str) -> str | None:
     return _PROOF + signature if signature else None
 
 
-def opened(content: str, where: str) -> tuple[str, str]:
-    """(signature, redacted) of an item that comes back; raises Unsupported for what was not made here."""
+def opened(content: str) -> tuple[str, str]:
+    """(signature, redacted) of an item that comes back; nothing of what another's provider sealed, which none else takes."""
     if content.startswith(_PROOF):
         return content.removeprefix(_PROOF), ""
     if content.startswith(_THOUGHT):
         return "", content.removeprefix(_THOUGHT)
-    if content:
-        raise Unsupported(where, "it is not of this gateway")
     return "", ""
+
+
+def is_ours(content: Any) -> bool:
+    """Whether it was sealed here, so that no provider of this dialect made it."""
+    return type(content) is str and content.startswith((_PROOF, _THOUGHT))

@@ -18,7 +18,7 @@ from engines.adapter import Adapter
 from engines.errors import ConnectFailed
 from engines.native import NativeEngine
 from engines.openai import OpenAIEngine
-from engines.providers import Provider, provider_named
+from engines.providers import Provider, provider_named, speaks_responses
 from engines.transport import OpenResponse, Response, Timeouts, Transport
 from gateway.providers.secrets import secrets_of
 from gateway.security.addresses import Address, AddressRefused, Resolve, read_address, resolved
@@ -169,8 +169,8 @@ class ProviderAdapters:
         access = (
             Signed(placed, options.get("region")) if provider.access == "aws" else InHeader(provider.access)
         )
-        headers = dict(provider.headers)
-        return engine_of(provider, AuthorizedTransport(connected, access, secrets, headers=headers))
+        authorized = AuthorizedTransport(connected, access, secrets, headers=dict(provider.headers))
+        return engine_of(provider, authorized, responses=speaks_responses(provider, placed, options))
 
     def _connected(self, address: str, timeouts: Timeouts) -> Transport:
         key = (address, timeouts)
@@ -210,11 +210,17 @@ def _placed(address: str, where: Address, provider: Provider) -> str:
     return f"{address}/v1" if bare and provider.dialect == "openai" else address
 
 
-def engine_of(provider: Provider, transport: Transport) -> Adapter:
-    """The adapter that speaks a provider's dialect."""
+def engine_of(provider: Provider, transport: Transport, *, responses: bool = False) -> Adapter:
+    """The adapter that speaks a provider's dialect; `responses`: OpenAI's Responses beside its chat."""
     native = _NATIVE.get(provider.dialect)
     if native is None:
-        return OpenAIEngine(transport, is_vllm=provider.name == "vllm", provider=provider, below="/v1")
+        return OpenAIEngine(
+            transport,
+            is_vllm=provider.name == "vllm",
+            provider=provider,
+            below="/v1",
+            responses=responses,
+        )
     module, name, embeds = native
     dialect = getattr(importlib.import_module(module), name)()
     shared = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from engines.providers import PROVIDERS
+from engines.providers import PROVIDERS, RESPONSES_OPTION, option_fault, provider_named
 from gateway.errors import BadRequest, NotFound
 from gateway.store.changes import Change
 from gateway.store.principals import MemberKind
@@ -147,7 +147,9 @@ def addresses_of(entity: Row) -> tuple[str, ...]:
 def _addresses(base_url: str | None, provider: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     replicas: Sequence[str] = settings.get("rules", {}).get("replicas", ())
     options: Mapping[str, Any] = settings.get("options", {})
-    return provider, base_url or "", *replicas, *(f"{name}={options[name]}" for name in sorted(options))
+    # What is spoken at an address is not where it is.
+    placed = sorted(options.keys() - {RESPONSES_OPTION})
+    return provider, base_url or "", *replicas, *(f"{name}={options[name]}" for name in placed)
 
 
 def _settings(old: Mapping[str, Any], wanted: EntitySpec) -> dict[str, Any]:
@@ -276,6 +278,8 @@ def _check_entities(wanted: Sequence[EntitySpec]) -> None:
     for each in wanted:
         if each.kind == "external":
             _check_external(each)
+        if each.options and (fault := option_fault(provider_named(each.provider), each.options)):
+            raise BadRequest(f"Entity {each.name!r}: {fault}.", param="served_entities")
         if each.kind == "local" and each.base_url is not None:
             raise BadRequest(
                 f"Entity {each.name!r} is local: the deployment knows its engine's address; leave base_url out.",

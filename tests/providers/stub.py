@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from engines.canonical import Answer
-from tests.providers import wires
+from tests.providers import wires, wires_responses
 from tests.providers.cases import CASES
 
 AWS = ("AKIDEXAMPLE12345", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")
@@ -115,7 +115,7 @@ class Providers:
             return 200, "application/json", [wires.dumped({"input_tokens": 4_711})]
         provider = path.split("/")[1]
         answer = CASES[model]
-        plain, stream = _WIRES[provider]
+        plain, stream = _RESPONSES if path.endswith("/responses") else _WIRES[provider]
         streamed = bool(body.get("stream")) or path.endswith(("-stream", ":streamGenerateContent"))
         if not streamed:
             return 200, "application/json", [wires.dumped(plain(answer))]
@@ -128,6 +128,7 @@ class Providers:
         return 200, kind, [data[at : at + 50] for at in range(0, len(data), 50)]
 
 
+_RESPONSES = (wires_responses.responses_plain, wires_responses.responses_stream)
 _WIRES: dict[str, tuple[Callable[[Answer], dict[str, Any]], Callable[[Answer], bytes]]] = {
     "openai": (wires.openai_plain, wires.openai_stream),
     "anthropic": (wires.anthropic_plain, wires.anthropic_stream),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engines.anthropic.client_writing import STOPPED
-from tests.providers import wires
+from tests.providers import wires, wires_responses
 from tests.providers.cases import CASES
 from tests.providers.stub import AWS, SECRET_WORDS, Providers
 from tests.system.asking import Answer
@@ -397,6 +397,148 @@ async def test_a_response_is_answered_by_every_provider_plain_and_streamed(
         each["output"][0]["id"] = each["id"] = each["created_at"] = ""
     assert streamed == plain
     assert plain["usage"]["input_tokens"] == usage.prompt
+
+
+async def speaking(gateway: Deployment, stub: Providers, name: str, *models: str, **more: Any) -> str:
+    """An endpoint that models of OpenAI's answer for, at an address that is said to speak Responses; its id."""
+    entities = [
+        {
+            "name": f"e{at}",
+            "kind": "external",
+            "provider": "openai",
+            "model": model,
+            "credential_id": await provider(gateway, stub, "openai"),
+            "options": {"responses": "yes"},
+            "traffic_percent": 0 if at else 100,
+            "fallback_position": at + 1,
+        }
+        for at, model in enumerate(models)
+    ]
+    made = await gateway.administer("POST", "/endpoints", {"name": name, "served_entities": entities, **more})
+    return made["id"]
+
+
+@pytest.mark.parametrize("case", ["cached", "tools at once", "reasoning", "length"])
+async def test_a_response_passes_untouched_where_the_provider_speaks_it_too(
+    gateway: Deployment, stub: Providers, case: str
+) -> None:
+    name = f"responses-{case.replace(' ', '-')}"
+    await speaking(gateway, stub, name, case)
+    answer, usage = CASES[case], CASES[case].usage
+    assert usage is not None
+    own = (wires.dumped(wires_responses.responses_plain(answer)), wires_responses.responses_stream(answer))
+    for path in ("/v1/responses", "/serving-endpoints/responses", "/openai/v1/responses"):
+        for stream in (False, True):
+            body = {"model": name, "input": "How are you?", "stream": stream, "user": "ann", "future": 1}
+            told = await gateway.ask("POST", path, body, key=gateway.admin_key)
+            assert told.status == 200, (told.body, gateway.ends_of_logs())
+            assert told.body == own[stream]
+            sent = stub.calls[-1]
+            assert sent.path == "/openai/v1/responses"
+            assert (sent.body["store"], sent.body["future"]) == (False, 1)
+            assert "user" not in sent.body
+            assert sent.body.get("max_output_tokens") == (None if stream else 1024)
+            row = await gateway.row_of(told.request_id)
+            assert (row["status"], row["usage_source"]) == ("ok", "reported")
+            assert (row["prompt_tokens"], row["completion_tokens"]) == (usage.prompt, usage.completion)
+            assert (row["cache_read"], row["reasoning"]) == (usage.cache_read, usage.reasoning)
+            assert row["finish_reason"] == answer.stop.finish_reason
+
+
+async def test_a_conversation_that_is_kept_here_goes_to_the_provider_whole_and_is_kept_nowhere_else(
+    gateway: Deployment, stub: Providers
+) -> None:
+    await speaking(gateway, stub, "kept-here", "text", calling={"keep_responses_hours": 1})
+    said: list[Any] = []
+    previous: str | None = None
+    for number in range(4):
+        stream = bool(number % 2)
+        body = {
+            "model": "kept-here",
+            "input": f"turn {number}",
+            "stream": stream,
+            "metadata": {"n": str(number)},
+        }
+        body |= {} if previous is None else {"previous_response_id": previous}
+        told = await gateway.ask("POST", "/v1/responses", body, key=gateway.admin_key)
+        assert told.status == 200, (told.body, gateway.ends_of_logs())
+        last = told.body.rstrip().rpartition(b"\ndata: ")[2]
+        response = json.loads(last)["response"] if stream else told.json()
+        said.append({"role": "user", "content": f"turn {number}"})
+        sent = stub.calls[-1].body
+        assert sent["input"] == (said if previous else f"turn {number}")
+        assert sent["store"] is False
+        assert not {"previous_response_id", "metadata", "id"} & sent.keys()
+        assert (response["previous_response_id"], response["store"]) == (previous, True)
+        assert response["metadata"] == {"n": str(number)}
+        assert response["id"] != wires_responses.ID
+        assert wires_responses.ID.encode() not in told.body
+        said += response["output"]
+        previous = response["id"]
+        found = await gateway.ask("GET", f"/v1/responses/{previous}", key=gateway.admin_key)
+        assert found.json() == response
+
+
+async def test_a_response_that_its_provider_fails_comes_from_one_of_another_dialect(
+    gateway: Deployment, stub: Providers
+) -> None:
+    entities = [
+        {
+            "name": "first",
+            "kind": "external",
+            "provider": "openai",
+            "model": "fail-529",
+            "credential_id": await provider(gateway, stub, "openai"),
+            "options": {"responses": "yes"},
+        },
+        {
+            "name": "second",
+            "kind": "external",
+            "provider": "anthropic",
+            "model": "text",
+            "credential_id": await provider(gateway, stub, "anthropic"),
+            "traffic_percent": 0,
+            "fallback_position": 1,
+        },
+    ]
+    await gateway.administer("POST", "/endpoints", {"name": "either-dialect", "served_entities": entities})
+    sealed = {"type": "reasoning", "summary": [], "encrypted_content": wires_responses.SEALED}
+    asked = [{"role": "user", "content": "?"}, sealed, {"role": "user", "content": "!"}]
+    for stream in (False, True):
+        body = {"model": "either-dialect", "input": asked, "stream": stream}
+        told = await gateway.ask("POST", "/v1/responses", body, key=gateway.admin_key)
+        assert told.status == 200, (told.body, gateway.ends_of_logs())
+        assert SECRET_WORDS.encode() not in told.body
+        assert [each.path for each in stub.calls[-2:]] == ["/openai/v1/responses", "/anthropic/v1/messages"]
+        assert wires_responses.SEALED in str(stub.calls[-2].body)
+        assert wires_responses.SEALED not in str(stub.calls[-1].body)
+
+
+async def test_only_yes_and_no_say_whether_an_address_speaks_responses(
+    gateway: Deployment, stub: Providers
+) -> None:
+    for kind, said in (("openai", "perhaps"), ("anthropic", "yes")):
+        entity = {
+            "name": "it",
+            "kind": "external",
+            "provider": kind,
+            "model": "text",
+            "credential_id": await provider(gateway, stub, kind),
+            "options": {"responses": said},
+        }
+        body = {"name": "unsaid", "served_entities": [entity]}
+        answer = await gateway.ask("POST", "/admin/v1/endpoints", body, key=gateway.admin_key)
+        assert answer.status == 400
+        assert "responses" in answer.json()["error"]["message"]
+    # What is spoken there is not where it is: the credential stays.
+    made = await speaking(gateway, stub, "said-later", "text")
+    (entity,) = (await gateway.administer("GET", f"/endpoints/{made}"))["served_entities"]
+    later = {**entity, "options": {"responses": "no"}, "credential_id": None}
+    changed = await gateway.administer("PATCH", f"/endpoints/{made}", {"served_entities": [later]})
+    assert changed["served_entities"][0]["credential_id"] == entity["credential_id"]
+    asked = {"model": "said-later", "input": "?"}
+    assert (await gateway.ask("POST", "/v1/responses", asked, key=gateway.admin_key)).status == 200
+    assert stub.calls[-1].path == "/openai/v1/chat/completions"
 
 
 @pytest.mark.parametrize("kind", KINDS)

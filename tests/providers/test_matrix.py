@@ -22,6 +22,7 @@ import pytest
 from engines.adapter import Adapter, Call, StreamReader
 from engines.canonical import Answer, Refusal, Stop, Text, ToolCall, Usage
 from engines.errors import EngineError, Unsupported
+from engines.openai_responses.answers import read_response
 from engines.providers import PROVIDERS as KINDS
 from engines.transport import Response
 from gateway.errors import BadRequest, GatewayError
@@ -33,21 +34,33 @@ from gateway.pipeline.completion import _mid_stream
 from gateway.pipeline.exchange import ModelRequest
 from gateway.pipeline.failures import translated
 from gateway.providers.adapters import engine_of
-from tests.providers import wires
+from tests.providers import wires, wires_responses
 from tests.providers.cases import CASES, MODEL
 from tests.providers.dialects import DIALECTS, SCHEMA, TOOLS, Dialect, Seen
 from tests.providers.stub import _embedded
-from tests.providers.test_codecs import PROVIDERS
+from tests.providers.test_codecs import PROVIDERS as CODECS
+from tests.providers.test_codecs import Provider
 
+RESPONSES, OF_RESPONSES = "OpenAI Responses", "responses"
+"""The dialect, and those of OpenAI's family that speak it as well: asked in it, and in nothing else."""
+PROVIDERS = CODECS | {
+    OF_RESPONSES: Provider(
+        wires_responses.responses_plain,
+        wires_responses.responses_stream,
+        read_response,
+        CODECS["openai"].reader,
+    )
+}
 PAGE = Path(__file__).parents[2] / "docs" / "dialects.md"
 TITLES = {
-    "openai": "OpenAI and its family",
+    OF_RESPONSES: "OpenAI, Azure OpenAI, and others that are said to speak it",
+    "openai": "OpenAI's family",
     "anthropic": "Anthropic",
     "gemini": "Google Gemini",
     "bedrock": "Amazon Bedrock",
     "cohere": "Cohere",
 }
-KIND = {name: "amazon-bedrock" if name == "bedrock" else name for name in PROVIDERS}
+KIND = {name: name for name in PROVIDERS} | {"bedrock": "amazon-bedrock", OF_RESPONSES: "openai"}
 SITUATIONS = {
     "text": "text",
     "tool call": "tool",
@@ -60,13 +73,32 @@ SITUATIONS = {
 FILTERED = ("gemini", "bedrock")
 """They tell of a refusal as of a filter's."""
 COMPLETIONS = "OpenAI completions"
+
+
+def speaks(dialect: str, provider: str) -> bool:
+    """Whether the provider is asked by clients of that dialect under this name."""
+    return provider != OF_RESPONSES or dialect == RESPONSES
+
+
+def engine(provider: str, transport: Any) -> Adapter:
+    """The adapter that the gateway builds for it."""
+    return engine_of(KINDS[KIND[provider]], transport, responses=provider == OF_RESPONSES)
+
+
 CELLS = [
     pytest.param(dialect, provider, situation, id=f"{dialect}: {provider}: {situation}")
     for dialect in DIALECTS
     for provider in PROVIDERS
     for situation in SITUATIONS
+    if speaks(dialect, provider)
 ]
 FAILURES = {
+    OF_RESPONSES: wires.sse(
+        (
+            "response.failed",
+            {"type": "response.failed", "response": {"status": "failed", "error": {"code": "x"}}},
+        )
+    ),
     "openai": wires.sse(("", {"error": {"message": "words of the upstream"}})),
     "anthropic": wires.sse(("error", {"type": "error", "error": {"type": "overloaded_error"}})),
     "gemini": wires.sse(("", {"error": {"code": 503, "status": "UNAVAILABLE"}})),
@@ -196,7 +228,7 @@ def found(dialect_name: str, provider: str, situation: str) -> str:
     if case is None or (dialect_name == COMPLETIONS and situation not in ("text", "length stop")):
         return NOT_TOLD
     answering = upstream(provider, CASES[case], texts=dialect_name == COMPLETIONS)
-    adapter = engine_of(KINDS[KIND[provider]], answering)
+    adapter = engine(provider, answering)
     try:
         request = asked_of(dialect, situation, stream=False)
         plain = asyncio.run(adapter.complete(call_of(request))).body
@@ -272,7 +304,7 @@ def failed(dialect_name: str, provider: str) -> tuple[str, str]:
     """(before its answer, in the middle of its stream): how a failure of the provider reaches the client."""
     dialect = DIALECTS[dialect_name]
     texts = dialect_name == COMPLETIONS
-    adapter = engine_of(KINDS[KIND[provider]], upstream(provider, CASES["text"], texts=texts, status=529))
+    adapter = engine(provider, upstream(provider, CASES["text"], texts=texts, status=529))
     try:
         asyncio.run(adapter.complete(call_of(asked_of(dialect, "text", stream=False))))
     except Unsupported:
@@ -281,7 +313,7 @@ def failed(dialect_name: str, provider: str) -> tuple[str, str]:
         pass
     before = refused_before(dialect, adapter)
     answering = upstream(provider, CASES["text"], texts=texts)
-    adapter = engine_of(KINDS[KIND[provider]], answering)
+    adapter = engine(provider, answering)
     request = asked_of(dialect, "text", stream=True)
     data = answering._stream
     half = _half(provider, data)
@@ -316,8 +348,10 @@ def _half(provider: str, data: bytes) -> bytes:
     return blank.join(data.split(blank)[:4]) + blank
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("dialect", "provider"),
+    [(dialect, provider) for dialect in DIALECTS for provider in PROVIDERS if speaks(dialect, provider)],
+)
 def test_a_provider_that_fails_is_told_of_once_and_in_the_clients_dialect(
     dialect: str, provider: str
 ) -> None:
@@ -341,7 +375,7 @@ def embedded(provider: str) -> str:
         try:
             # Bedrock's models of embeddings differ in their bodies: the name tells which.
             call = Call(request.path, request.body, "amazon.titan-embed-text-v2:0", 0, {})
-            body = asyncio.run(engine_of(KINDS[KIND[provider]], answering).complete(call)).body
+            body = asyncio.run(engine(provider, answering).complete(call)).body
         except Unsupported:
             outcomes.add(REFUSED)
             continue
@@ -353,15 +387,19 @@ def embedded(provider: str) -> str:
     return outcome
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", CODECS)
 def test_embeddings_come_in_openais_shape_or_are_refused(provider: str) -> None:
     assert (embedded(provider) == REFUSED) == ("embeddings" not in KINDS[KIND[provider]].features)
 
 
-def _table(head: str, columns: Iterable[str], cell: Callable[[str, str], str]) -> list[str]:
+def _table(head: str, dialect: str, columns: Iterable[str], cell: Callable[[str, str], str]) -> list[str]:
     columns = list(columns)
     lines = ["| " + " | ".join([head, *columns]) + " |", "|---" * (len(columns) + 1) + "|"]
     for provider, title in TITLES.items():
+        if not speaks(dialect, provider):
+            continue
+        if dialect == RESPONSES and provider == "openai":
+            title = "the rest of OpenAI's family"
         lines.append("| " + " | ".join([title, *(cell(provider, column) for column in columns)]) + " |")
     return [*lines, ""]
 
@@ -374,6 +412,7 @@ def page() -> str:
         lines += [f"## {dialect}", ""]
         lines += _table(
             "answered by",
+            dialect,
             [*shown, "fails before its answer (529)", "fails in the middle of its stream"],
             lambda provider, column, dialect=dialect: (
                 found(dialect, provider, column)
@@ -382,7 +421,7 @@ def page() -> str:
             ),
         )
     lines += ["## Embeddings", "", "OpenAI's `/v1/embeddings` and Databricks' invocations; not streamed.", ""]
-    lines += _table("answered by", ["vectors"], lambda provider, _: embedded(provider))
+    lines += _table("answered by", "", ["vectors"], lambda provider, _: embedded(provider))
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

@@ -29,7 +29,7 @@ from gateway.http.openai.fields import (
 from gateway.http.openai.requests import PICTURE_TOKENS, check_picture_address
 from gateway.pipeline.exchange import ModelRequest
 
-_STREAM = frozenset({"model", "stream", "stream_options"})
+_STREAM = frozenset({"model", "stream"})
 _KNOWN = OWN | HINTS | CONSUMED | _STREAM
 _HELD = (CONSUMED - {"metadata"}) | _STREAM
 """What never goes on; `metadata` stays for the answer, which repeats it, and goes no further."""
