@@ -57,6 +57,8 @@ class Settings:
     """Where it is (unix:/path or http://host:port)."""
     engine_replicas: int = 1
     """How many processes of the local engine are run here; calls are spread over them."""
+    engine_model: str | None = None
+    """What the local engine serves: a folder with a config.json, or a known name; None: the model that ships."""
     upstream_client: Literal["http1", "aiohttp"] = "http1"
     """What speaks HTTP to engines and providers; aiohttp is there for an upstream that ours cannot talk to."""
     cache_max_mb: int = 64
@@ -132,6 +134,7 @@ class Settings:
             secret_file=Path(secret).expanduser().absolute() if secret else home / "master.key",
             pg_port=_port(env, "PG_PORT"),
             engine_replicas=_count(env, "ENGINE_REPLICAS", default=1, most=MOST_REPLICAS),
+            engine_model=_model(env),
             upstream_client=client,
             cache_max_mb=_count(env, "CACHE_MAX_MB", default=64, most=1 << 20),
             spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
@@ -165,6 +168,7 @@ class Settings:
             "EMBEDDER": self.embedder,
             "EMBEDDER_URL": self.embedder_url or "",
             "ENGINE_REPLICAS": str(self.engine_replicas),
+            "ENGINE_MODEL": self.engine_model or "",
             "SECRET_FILE": str(self.secret_file),
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
             "UPSTREAM_CLIENT": self.upstream_client,
@@ -197,6 +201,13 @@ def _networks(env: Mapping[str, str], name: str) -> tuple[Network, ...]:
         raise SettingsError(
             f"{PREFIX}{name}: {error}; it takes addresses or networks, such as 10.0.0.0/8, with commas between"
         ) from error
+
+
+def _model(env: Mapping[str, str]) -> str | None:
+    text = env.get(f"{PREFIX}ENGINE_MODEL")
+    folder = Path(text).expanduser() if text else None
+    # Children run elsewhere: what is a folder here must be the same one there.
+    return str(folder.absolute()) if folder is not None and folder.is_dir() else text or None
 
 
 def _hosts(env: Mapping[str, str], name: str) -> frozenset[str]:

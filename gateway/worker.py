@@ -18,6 +18,7 @@ from pathlib import Path
 import uvicorn
 
 from engines.experts import ExpertLoad
+from gateway.adapter_shelf import adapters_of
 from gateway.app import Front, create_app
 from gateway.http.admin.access import ControlPlane
 from gateway.http.connection import Connection, sweep
@@ -91,6 +92,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 provider_hosts=settings.provider_hosts,
                 origins=origins,
                 trail=trail,
+                adapters=adapters_of(settings),
             ),
             ready,
             health,

@@ -17,6 +17,9 @@ from policies.principal import Caller, Group, Role
 class Permission(StrEnum):
     """What a route of the control plane asks for: `<plane>:<resource>:<action>`, in order of name."""
 
+    ADAPTERS_READ = "control:adapters:read"
+    ADAPTERS_WRITE = "control:adapters:write"
+    """Upload fine-tuned adapters of the local engine, and take them away."""
     AUDIT_READ = "control:audit:read"
     BUDGETS_READ = "control:budgets:read"
     BUDGETS_WRITE = "control:budgets:write"

@@ -7,9 +7,10 @@ is asked, so that a broken adapter never reaches it.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LARGEST_BYTES = 1 << 30
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LARGEST_HEAD = 16 << 20
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 class BadAdapter(Exception):
@@ -40,6 +42,10 @@ class Adapter:
     """Bytes of its weights."""
     version: int
     """Changes when its files do: the latest time of either, in nanoseconds."""
+    base: str = ""
+    """The model that it says it was made for; "" where it does not."""
+    shapes: Mapping[str, list[int]] = field(default_factory=dict[str, list[int]])
+    """Its matrices by name: two dimensions each, one of them the rank."""
 
 
 def right_name(name: str) -> bool:
@@ -59,7 +65,7 @@ def read_adapter(path: Path) -> Adapter:
         stats = [(path / name).stat() for name in (CONFIG, WEIGHTS)]
     except FileNotFoundError as exc:
         raise BadAdapter(f"{Path(str(exc.filename)).name} is missing") from exc
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise BadAdapter(f"it cannot be read: {exc}") from exc
     rank, targets = _described(described)
     for name, shape in head.items():
@@ -71,7 +77,17 @@ def read_adapter(path: Path) -> Adapter:
     size = stats[1].st_size
     if size > LARGEST_BYTES:
         raise BadAdapter(f"its weights take {size:,} bytes; at most {LARGEST_BYTES:,} are taken")
-    return Adapter(path.name, path, rank, targets, size, max(each.st_mtime_ns for each in stats))
+    base: Any = described.get("base_model_name_or_path")
+    return Adapter(
+        path.name,
+        path,
+        rank,
+        targets,
+        size,
+        max(each.st_mtime_ns for each in stats),
+        base if isinstance(base, str) else "",
+        head,
+    )
 
 
 def _described(described: Any) -> tuple[int, tuple[str, ...]]:
@@ -102,13 +118,25 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         except msgspec.MsgspecError as exc:
             raise ValueError(f"{path.name} is not in the safetensors format") from exc
     told.pop("__metadata__", None)
-    end = max((each.data_offsets[1] for each in told.values()), default=0)
+    end = 0
+    for name, each in sorted(told.items(), key=lambda one: one[1].data_offsets):
+        begin, stop = each.data_offsets
+        if each.dtype not in _BYTES:
+            raise ValueError(f"{path.name} holds {each.dtype or 'no type'}; {', '.join(_BYTES)} are taken")
+        if (
+            begin != end
+            or stop - begin != _BYTES[each.dtype] * math.prod(each.shape)
+            or min(each.shape, default=0) < 1
+        ):
+            raise ValueError(f"{path.name} contradicts itself on {name[:200]}")
+        end = stop
     if not end or path.stat().st_size != 8 + length + end:
         raise ValueError(f"{path.name} is not whole")
     return {name: each.shape for name, each in told.items()}
 
 
 class _Tensor(msgspec.Struct):
+    dtype: str = ""
     shape: list[int] = []
     data_offsets: tuple[int, int] = (0, 0)
 

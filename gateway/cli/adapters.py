@@ -8,9 +8,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from engines.local.adapters import CONFIG, WEIGHTS, BadAdapter, read_adapter, right_name, scan
+from engines.local.adapters import CONFIG, LARGEST_BYTES, WEIGHTS, BadAdapter, read_adapter, right_name, scan
 from engines.local.launch import SHIPPED_ADAPTERS
 from gateway.adapter_notes import FOLDER, read_standings
+from gateway.cli.reach import AdminApi
 
 
 class CannotAdapt(Exception):
@@ -21,9 +22,7 @@ def add(home: Path, source: Path, name: str | None) -> str:
     """Copy an adapter from a folder, under its own or another name; what a client then names as model."""
     name = name or source.resolve().name.lower()
     if not right_name(name):
-        raise CannotAdapt(
-            f"{name!r} cannot name an adapter; give --name with lower-case letters, digits, dots, dashes, underscores."
-        )
+        raise CannotAdapt(_unnamable(name))
     folder = home / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     coming, leaving = folder / f".{name}" / name, folder / f".{name}" / "before"
@@ -32,9 +31,7 @@ def add(home: Path, source: Path, name: str | None) -> str:
     try:
         for each in (CONFIG, WEIGHTS):
             if not (source / each).is_file():
-                raise CannotAdapt(
-                    f"{source} has no {each}; give the folder that PEFT's save_pretrained writes, with safetensors."
-                )
+                raise CannotAdapt(_lacks(source, each))
             shutil.copyfile(source / each, coming / each)
         try:
             made = read_adapter(coming)
@@ -46,6 +43,31 @@ def add(home: Path, source: Path, name: str | None) -> str:
     finally:
         shutil.rmtree(coming.parent, ignore_errors=True)
     return f"{name}: rank {made.rank}, {made.size:,} bytes. Make a served entity with this as its model to let people call it."
+
+
+def upload(api: AdminApi, source: Path, name: str | None) -> str:
+    """Send an adapter to the running gateway, under its own or another name."""
+    name = name or source.resolve().name.lower()
+    parts = {"config": source / CONFIG, "weights": source / WEIGHTS}
+    for file in parts.values():
+        if not file.is_file():
+            raise CannotAdapt(_lacks(source, file.name))
+    if parts["weights"].stat().st_size > LARGEST_BYTES:
+        raise CannotAdapt(
+            f"{parts['weights']} is larger than the {LARGEST_BYTES >> 20:,} MiB that are taken."
+        )
+    if not right_name(name):
+        raise CannotAdapt(_unnamable(name))
+    made = api.upload(f"/adapters/{name}", parts)
+    return f"{made['name']}: rank {made['rank']}, {made['weight_bytes']:,} bytes, {WEIGHTS} is sha256:{made['sha256'][WEIGHTS]}."
+
+
+def _lacks(source: Path, file: str) -> str:
+    return f"{source} has no {file}; give the folder that PEFT's save_pretrained writes, with safetensors."
+
+
+def _unnamable(name: str) -> str:
+    return f"{name!r} cannot name an adapter; give --name with lower-case letters, digits, dots, dashes, underscores."
 
 
 def remove(home: Path, name: str) -> str:

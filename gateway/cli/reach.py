@@ -6,6 +6,8 @@ Nothing is started here; what does not run, or is not there, is a sentence with 
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from urllib.request import Request, urlopen
 from gateway.settings import Settings
 
 _SECONDS = 15.0
+_UPLOAD_SECONDS = 600.0
+"""Between two signs of life: what was sent is written through to the disk and read once more before the answer."""
 
 
 class CannotReach(Exception):
@@ -118,6 +122,31 @@ class AdminApi:
         _, etag = self._call("GET", path, {})
         return self._call("POST", f"{path}/{action}", {}, body, etag=etag)[0]
 
+    def upload(self, path: str, parts: Mapping[str, Path]) -> Any:
+        """Send files as the parts of a form, read as they are sent."""
+        boundary = secrets.token_hex(16)
+        heads = {
+            part: f'--{boundary}\r\nContent-Disposition: form-data; name="{part}"; filename="{part}"\r\n\r\n'.encode()
+            for part in parts
+        }
+        end = f"--{boundary}--\r\n".encode()
+        length = len(end) + sum(len(heads[part]) + file.stat().st_size + 2 for part, file in parts.items())
+
+        def pieces() -> Iterator[bytes]:
+            for part, path in parts.items():
+                yield heads[part]
+                with path.open("rb") as file:
+                    while piece := file.read(1 << 18):
+                        yield piece
+                yield b"\r\n"
+            yield end
+
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(length),
+        }
+        return self._ask("PUT", path, pieces(), headers, _UPLOAD_SECONDS)[0]
+
     def delete(self, path: str) -> Any:
         """Delete or revoke what is at the path, as it is now."""
         _, etag = self._call("GET", path, {})
@@ -127,13 +156,23 @@ class AdminApi:
         self, method: str, path: str, query: dict[str, str | None], body: Any = None, etag: str | None = None
     ) -> tuple[Any, str | None]:
         given = {name: value for name, value in query.items() if value is not None}
-        url = f"{self._base}{path}{'?' + urlencode(given) if given else ''}"
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
         if etag is not None:
             headers["If-Match"] = etag
         data = None if body is None else json.dumps(body).encode()
+        return self._ask(method, f"{path}{'?' + urlencode(given) if given else ''}", data, headers, _SECONDS)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        data: bytes | Iterator[bytes] | None,
+        headers: Mapping[str, str],
+        seconds: float,
+    ) -> tuple[Any, str | None]:
+        sent = {"Authorization": f"Bearer {self._key}", **headers}
         try:
-            with urlopen(Request(url, data, headers, method=method), timeout=_SECONDS) as answer:  # noqa: S310 - http, from the settings
+            with urlopen(Request(self._base + path, data, sent, method=method), timeout=seconds) as answer:  # noqa: S310 - http, from the settings
                 text = answer.read()
                 return (json.loads(text) if text else None), answer.headers.get("etag")
         except HTTPError as exc:

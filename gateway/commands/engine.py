@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import click
 
-from gateway.commands.sentences import guarded, settings, told
+from gateway.commands.sentences import ADMIN_KEY, guarded, settings, told
 
 
 @click.group(invoke_without_command=True)
@@ -44,6 +44,19 @@ def engine_adapters_add(folder: Path, name: str | None) -> None:
     from gateway.cli.adapters import add
 
     click.echo(guarded(lambda: add(settings().home, folder, name)))
+
+
+@engine_adapters.command("upload")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--name", help="What callers name as model (default: the folder's name).")
+@ADMIN_KEY
+def engine_adapters_upload(folder: Path, name: str | None, admin_key: Path | None) -> None:
+    """Send the adapter in FOLDER to the running gateway, which may be on another machine; audited, never replacing one."""
+    from gateway.cli.adapters import upload
+    from gateway.cli.reach import AdminApi
+
+    chosen = settings()
+    click.echo(guarded(lambda: upload(AdminApi(chosen, admin_key), folder, name)))
 
 
 @engine_adapters.command("remove")

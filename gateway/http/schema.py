@@ -14,7 +14,7 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
 _CHAT: dict[str, Any] = {
     "model": "databricks-mixtral-8x7b-instruct",
@@ -102,14 +102,39 @@ def describe_calls(paths: Paths) -> None:
 
 
 def describe_changes(paths: Paths) -> None:
-    """Say on every change of the admin API that it takes an Idempotency-Key."""
+    """Say on every change of the admin API that it takes an Idempotency-Key, or what form it takes."""
     for path, item in paths.items():
         if path.startswith("/admin/v1"):
             for operation in (item.post, item.put, item.patch, item.delete):
-                if operation is not None:
-                    operation.parameters = [*(operation.parameters or ()), _ONCE]
+                if operation is None:
+                    continue
+                if operation is item.put and path == _UPLOAD:
+                    operation.request_body = _FORM
+                    continue
+                operation.parameters = [*(operation.parameters or ()), _ONCE]
 
 
+_UPLOAD = "/admin/v1/adapters/{adapter_name}"
+_FORM = RequestBody(
+    content={
+        "multipart/form-data": OpenAPIMediaType(
+            schema=Schema(
+                type=OpenAPIType.OBJECT,
+                required=["config", "weights"],
+                properties={
+                    name: Schema(
+                        type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description=f"PEFT's {file}."
+                    )
+                    for name, file in (
+                        ("config", "adapter_config.json"),
+                        ("weights", "adapter_model.safetensors"),
+                    )
+                },
+            )
+        )
+    },
+    required=True,
+)
 _ONCE = Parameter(
     name="Idempotency-Key",
     param_in="header",

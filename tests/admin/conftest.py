@@ -19,6 +19,8 @@ import pytest_asyncio
 import uvicorn
 from litestar import Litestar
 
+from engines.local.models import local_model
+from gateway.adapter_shelf import AdapterShelf
 from gateway.app import Front, create_app
 from gateway.counters.levels import CounterLevels
 from gateway.embedded.redis import EmbeddedRedis
@@ -98,7 +100,15 @@ async def shared_deployment(
     callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
     levels = CounterLevels(redis_server.url())
     control = ControlPlane(
-        callers, catalog, configuration, peppers, sealing, sessions, levels, frozenset({"127.0.0.1"})
+        callers,
+        catalog,
+        configuration,
+        peppers,
+        sealing,
+        sessions,
+        levels,
+        frozenset({"127.0.0.1"}),
+        adapters=AdapterShelf(tmp_path, local_model(None)),
     )
     app = create_app(Front(DataPlane(_no_line()), control, lambda _: True, list, lambda: b""))
     made = {

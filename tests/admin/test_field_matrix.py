@@ -128,6 +128,8 @@ class Stage:
                 )
             },
             "name": self.endpoint,
+            # The one that ships is there for everybody who may read.
+            "adapter_name": "mixtral-demo-sql",
         }
         parts = [part for part in path.split("/") if part]
         return "/" + "/".join(

@@ -18,6 +18,7 @@ from litestar.types import Scope
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.adapter_shelf import AdapterShelf
 from gateway.counters.levels import CounterLevels
 from gateway.errors import BadRequest, Forbidden, TooManyFailures, Unauthenticated
 from gateway.http.admin.once import CURRENT, Once, read_once
@@ -67,6 +68,8 @@ class ControlPlane:
     """Reads where requests come from."""
     trail: Trail | None = None
     """Keeps who was refused what; None where nothing is kept."""
+    adapters: AdapterShelf | None = None
+    """Adapters of the local engine; None where it is not run from here."""
 
 
 class Guard:
@@ -144,6 +147,11 @@ class Admin:
         return self._control.history
 
     @property
+    def adapters(self) -> AdapterShelf | None:
+        """Adapters of the local engine; None where it is not run from here."""
+        return self._control.adapters
+
+    @property
     def provider_hosts(self) -> frozenset[str]:
         """Hosts at which providers may be although they are private, or by plain http."""
         return self._control.provider_hosts
@@ -197,6 +205,10 @@ class Admin:
             yield connection
 
 
+_DATA = ("/v1/", "/responses/", "/serving-endpoints/", "/openai/")
+"""Where paths of the data plane begin."""
+
+
 def noting_refusals(control: ControlPlane) -> Callable[[Exception, Scope], None]:
     """A hook that leaves a trail of requests to the control plane that were refused."""
 
@@ -209,8 +221,8 @@ def noting_refusals(control: ControlPlane) -> Callable[[Exception, Scope], None]
             f"{scope.get('method', '')} {scope['path']}"[:_LONGEST_ROUTE],
             error.code,
             address=control.origins.of(scope),
-            # Models are listed behind the same guard.
-            plane="data" if scope["path"].startswith("/v1/") else "control",
+            # Models are listed, and kept responses read, behind the same guard.
+            plane="data" if scope["path"].startswith(_DATA) else "control",
         )
 
     return note
@@ -270,6 +282,12 @@ def bodies_and_keys(control: ControlPlane) -> Callable[[Request[Any, Any, Any]],
         CURRENT.set(once)
 
     return prepare
+
+
+async def streamed_body(request: Request[Any, Any, Any]) -> None:
+    """The same, for a route that reads its body as it comes; the body's digest takes the place of a key."""
+    request.state["once"] = None
+    CURRENT.set(None)
 
 
 async def strict_body(request: Request[Any, Any, Any]) -> None:

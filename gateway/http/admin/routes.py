@@ -6,6 +6,7 @@ from litestar import Router
 from litestar.di import Provide
 
 from gateway.http.admin.access import ControlPlane, Guard, bodies_and_keys, keeping_answers, provide_admin
+from gateway.http.admin.adapters import Adapters
 from gateway.http.admin.audit import read_audit
 from gateway.http.admin.budget_balances import balance
 from gateway.http.admin.budget_increases import Increases
@@ -62,6 +63,7 @@ def admin_routes(control: ControlPlane) -> list[Router]:
                 Credits,
                 Prices,
                 Providers,
+                Adapters,
                 ThroughputPools,
                 ThroughputProvisions,
                 Webhooks,
