@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import shutil
 import sys
@@ -116,6 +117,8 @@ def _until(home: Path) -> int:
 def main() -> None:
     """Run it in a home of its own, or in the one that is named."""
     options = _options()
+    # As the drainer's process has it.
+    gc.set_threshold(50_000, 20, 50)
     home = options.home or Path(tempfile.mkdtemp(prefix="wb-books-"))
     try:
         held = asyncio.run(bench(options, home))

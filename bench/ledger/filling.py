@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import asyncpg
 
 from bench.ledger.traffic import DAY_MS, DAYS, Traffic
+from gateway.spool.books import Posting
 from gateway.spool.drainer import BATCH
 from gateway.store.ledger import PostgresBooks
 
 _TOLD_EVERY = 100_000
+
+
+def _begin(batches: Iterator[list[Posting]]) -> asyncio.Task[list[Posting]]:
+    """Have the next batch made beside the loop; an empty one after the last."""
+    return asyncio.create_task(asyncio.to_thread(lambda: next(batches, [])))
 
 
 async def fill(
@@ -33,7 +40,11 @@ async def fill(
     there = await owner.fetchval("SELECT count(*) FROM gateway.requests")
     seen = posted = told = 0
     began = last = time.monotonic()
-    for batch in traffic.days(rows, until_ms, batch_size):
+    batches = traffic.days(rows, until_ms, batch_size)
+    ahead = _begin(batches)
+    while batch := await ahead:
+        # Made while the server posts the one before.
+        ahead = _begin(batches)
         seen += len(batch)
         if seen <= there:
             continue

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import accumulate, count
 
 from gateway.ids import RequestIds
@@ -58,6 +60,17 @@ class Population:
 
     people: list[Someone]
     offers: list[Offer]
+
+
+@lru_cache
+def _month_of_day(day: int) -> int:
+    first = datetime.fromtimestamp(day * DAY_MS / 1000, UTC).replace(day=1)
+    return int(first.timestamp() * 1000)
+
+
+def _month(at_ms: int) -> int:
+    """When its month began: the period of a budget."""
+    return _month_of_day(at_ms // DAY_MS)
 
 
 class Traffic:
@@ -136,7 +149,7 @@ class Traffic:
             granted_output_tokens=output + 256,
             charges=[
                 Charge("lim-user", someone.id, "total_tokens", "", "r", 29, fresh + output + 296, 0, 60_000),
-                Charge("bud-user", someone.id, "money", "", "p", at_ms, 2 * cost, 0),
+                Charge("bud-user", someone.id, "money", "", "p", _month(at_ms), 2 * cost, 0),
             ],
             prices=[],
             tags={"team": "search"} if draw.random() < 0.1 else {},

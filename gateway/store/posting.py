@@ -1,13 +1,14 @@
 """The statements that post a batch of rows, and their arguments: one array a column, as text.
 
-A statement inserts the rows that are not there yet and, from those alone, changes the sums by hour and by day and the
-budgets' balances, keys in order. All of it follows from the rows' own fields.
+A statement inserts the rows that are not there yet and, from those alone, changes the sums by hour, from these the sums
+by day, and the budgets' balances, keys in order. All of it follows from the rows' own fields.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -32,6 +33,8 @@ _TYPES = {
     ),
 }  # fmt: skip
 _AS_JSON = ("charges", "tags", "weighed")
+_ID = itemgetter(RequestRow._fields.index("request_id"))
+_ID_AND_ATTEMPT = itemgetter(AttemptRow._fields.index("request_id"), AttemptRow._fields.index("attempt"))
 _json = msgspec.json.Encoder()
 _ESCAPE = re.compile(r"\\[^\"\\]")
 _CONTROL = re.compile(r"[\x00-\x1f]")
@@ -39,10 +42,10 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 
 async def post_rows(connection: asyncpg.Connection, postings: Sequence[Posting]) -> set[bytes]:
     """Post requests, their attempts and their sums; the ids of the requests that were new."""
-    new = await connection.fetch(
-        POST_REQUESTS, *_arrays(RequestRow._fields, (each.request for each in postings))
-    )
-    attempts = [row for each in postings for row in each.attempts]
+    # Rows go in in the order of the arrays: sorted here it costs the server no sort.
+    requests = sorted((each.request for each in postings), key=_ID)
+    new = await connection.fetch(POST_REQUESTS, *_arrays(RequestRow._fields, requests))
+    attempts = sorted((row for each in postings for row in each.attempts), key=_ID_AND_ATTEMPT)
     if attempts:
         await connection.execute(POST_ATTEMPTS, *_arrays(AttemptRow._fields, attempts))
     return {row[0].bytes for row in new}
@@ -87,17 +90,26 @@ def _given(fields: tuple[str, ...]) -> tuple[str, str, str]:
     return columns, chosen, f"unnest({arrays}) AS given({', '.join(fields)})"
 
 
-def _sums_statement(table: str, unit: str) -> str:
+_SUMMED = """
+        SELECT date_trunc('hour', admitted_at, 'UTC') AS period, principal_id, coalesce(key_id, '') AS key_id,
+               coalesce(group_id, '') AS group_id, endpoint_id, coalesce(entity_id, '') AS entity_id, api, status,
+               count(*) AS requests, sum(attempts)::int8 AS attempts, count(*) FILTER (WHERE stream) AS streams,
+               count(*) FILTER (WHERE cache_hit) AS cache_hits,
+               count(*) FILTER (WHERE usage_source IN ('counted', 'estimated')) AS not_reported,
+               sum(fresh_input)::int8 AS fresh_input, sum(cache_read)::int8 AS cache_read,
+               sum(cache_write)::int8 AS cache_write, sum(output)::int8 AS output, sum(reasoning)::int8 AS reasoning,
+               sum(cost_nano_usd)::int8 AS cost_nano_usd, sum(duration_us)::int8 AS duration_us,
+               sum(queue_us)::int8 AS queue_us, count(first_byte_us) AS first_bytes,
+               coalesce(sum(first_byte_us), 0)::int8 AS first_byte_us
+        FROM posted GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+"""
+
+
+def _sums_statement(table: str, chosen: str, grouped: str = "") -> str:
     changed = ", ".join(f"{name} = held.{name} + excluded.{name}" for name in SUMS)
     return f"""
         INSERT INTO gateway.{table} AS held ({_KEY}, {", ".join(SUMS)})
-        SELECT date_trunc('{unit}', admitted_at, 'UTC'), principal_id, coalesce(key_id, ''), coalesce(group_id, ''),
-               endpoint_id, coalesce(entity_id, ''), api, status,
-               count(*), sum(attempts), count(*) FILTER (WHERE stream), count(*) FILTER (WHERE cache_hit),
-               count(*) FILTER (WHERE usage_source IN ('counted', 'estimated')),
-               sum(fresh_input), sum(cache_read), sum(cache_write), sum(output), sum(reasoning), sum(cost_nano_usd),
-               sum(duration_us), sum(queue_us), count(first_byte_us), coalesce(sum(first_byte_us), 0)
-        FROM posted GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
+        SELECT {chosen} FROM summed {grouped} ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
         ON CONFLICT ({_KEY}) DO UPDATE SET {changed}
     """  # noqa: S608 - made of this module's own names
 
@@ -115,15 +127,18 @@ _BALANCES = """
 
 def _requests_statement() -> str:
     columns, chosen, arrays = _given(RequestRow._fields)
+    rest = ", ".join(SUMS_KEY[1:])
+    by_hour = f"period, {rest}, {', '.join(SUMS)}"
+    by_day = f"date_trunc('day', period, 'UTC'), {rest}, {', '.join(f'sum({name})::int8' for name in SUMS)}"
     return f"""
         WITH posted AS (
-            INSERT INTO gateway.requests ({columns}) SELECT {chosen} FROM {arrays} ORDER BY request_id
+            INSERT INTO gateway.requests ({columns}) SELECT {chosen} FROM {arrays}
             ON CONFLICT (request_id) DO NOTHING
             RETURNING request_id, admitted_at, principal_id, key_id, group_id, endpoint_id, entity_id, api, status,
                 attempts, stream, cache_hit, usage_source, fresh_input, cache_read, cache_write, output, reasoning,
                 cost_nano_usd, duration_us, queue_us, first_byte_us, charges
-        ), hours AS ({_sums_statement("usage_hour", "hour")}), days AS ({_sums_statement("usage_day", "day")}),
-        budgets AS ({_BALANCES})
+        ), summed AS ({_SUMMED}), hours AS ({_sums_statement("usage_hour", by_hour)}),
+        days AS ({_sums_statement("usage_day", by_day, "GROUP BY 1, 2, 3, 4, 5, 6, 7, 8")}), budgets AS ({_BALANCES})
         SELECT request_id FROM posted
     """  # noqa: S608 - made of this module's own names
 
@@ -131,7 +146,7 @@ def _requests_statement() -> str:
 def _attempts_statement() -> str:
     columns, chosen, arrays = _given(AttemptRow._fields)
     return f"""
-        INSERT INTO gateway.attempts ({columns}) SELECT {chosen} FROM {arrays} ORDER BY request_id, attempt
+        INSERT INTO gateway.attempts ({columns}) SELECT {chosen} FROM {arrays}
         ON CONFLICT (request_id, attempt) DO NOTHING
     """  # noqa: S608 - made of this module's own names
 
