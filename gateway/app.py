@@ -64,19 +64,23 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
     """The application of one listener: the data plane with its playground, the admin API, or both."""
     routes: list[Any] = [*operation_routes(front.parts, front.metrics)]
     if data:
-        models = Router(
-            "/v1",
-            route_handlers=[],
-            guards=[Guard(front.control)],
-            dependencies={"admin": Provide(provide_admin(front.control))},
-            after_request=request_ids(front.control),
-        )
+
+        def guarded(path: str) -> Router:
+            return Router(
+                path,
+                route_handlers=[],
+                guards=[Guard(front.control)],
+                dependencies={"admin": Provide(provide_admin(front.control))},
+                after_request=request_ids(front.control),
+            )
+
         routes += [
             *openai_routes(front.plane),
             *azure_routes(front.plane),
             *anthropic_routes(front.plane),
             *invocation_routes(front.plane),
-            response_routes(model_routes(models), front.turns),
+            model_routes(guarded("/v1")),
+            response_routes(guarded("/"), front.turns),
             *databricks_routes(front.control, front.ready),
             *console_routes(),
         ]

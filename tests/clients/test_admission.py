@@ -49,4 +49,5 @@ async def test_no_call_to_a_model_gets_past_a_limit_of_nothing_or_a_missing_gran
             if who == "none":
                 assert gateway.ids["none/requests"].encode() in answer.body, path
     asked = {each.path for each in upstream.received}
-    assert not asked & {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize"}
+    reached = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize"}
+    assert not asked & reached

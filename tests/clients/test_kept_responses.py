@@ -12,12 +12,13 @@ import pytest
 import pytest_asyncio
 
 from gateway.errors import NotFound, Unavailable
+from gateway.http.openai.kept import BASES
 from gateway.pipeline.turns import Owner, Turn
 from gateway.security.sealing import Sealing
 from gateway.store import database
 from gateway.store.turns import StoredTurns, drop_old_turns
 from tests.faults.upstream import Upstream
-from tests.system.deployment import ENDPOINT, PROPAGATION_SECONDS, Deployment, Person
+from tests.system.deployment import ENDPOINT, Deployment, Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TOOL: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
@@ -47,7 +48,6 @@ async def kept_for(gateway: Deployment, endpoint_id: str, hours: int) -> None:
     await gateway.administer(
         "PATCH", f"/endpoints/{endpoint_id}", {"calling": {"keep_responses_hours": hours}}
     )
-    await asyncio.sleep(PROPAGATION_SECONDS)
 
 
 def client(gateway: Deployment, who: str = "demo") -> openai.AsyncOpenAI:
@@ -128,6 +128,7 @@ async def test_a_response_is_its_principals_alone(
         for attempt in (
             lambda: theirs.responses.retrieve(mine.id),
             lambda: theirs.responses.delete(mine.id),
+            lambda: theirs.responses.input_items.list(mine.id),
             lambda: theirs.responses.create(model=ENDPOINT, input="?", previous_response_id=mine.id),
             lambda: ours.responses.create(model=ENDPOINT, input="?", previous_response_id="resp_1"),
             lambda: ours.responses.retrieve("resp_" + "0" * 32),
@@ -174,6 +175,74 @@ async def test_what_is_read_is_what_was_answered_and_what_is_deleted_is_gone(
     assert found[0]["n"] == 0
 
 
+@pytest.mark.parametrize("base", BASES)
+async def test_a_response_is_listed_read_and_deleted_below_every_path_that_makes_one(
+    gateway: Deployment, keeping: str, base: str
+) -> None:
+    async with openai.AsyncOpenAI(
+        base_url=gateway.url + base, api_key=gateway.demo_key, max_retries=0, timeout=30
+    ) as ours:
+        asked: list[Any] = [
+            {"role": "developer", "content": "Be exact."},
+            {"role": "user", "content": [{"type": "input_text", "text": "[[tools=1]]"}]},
+        ]
+        first = await ours.responses.create(model=ENDPOINT, input=asked, tools=[TOOL])
+        (call,) = first.output
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "seen"}
+        second = await ours.responses.create(
+            model=ENDPOINT,
+            input=[result, {"role": "user", "content": "[[tokens=2]]"}],
+            previous_response_id=first.id,
+        )
+        found = [each async for each in ours.responses.input_items.list(second.id, order="asc", limit=2)]
+        assert [each.type for each in found] == [
+            "message", "message", "function_call", "function_call_output", "message",
+        ]  # fmt: skip
+        assert [each.content[0].text for each in found if each.type == "message"] == [
+            "Be exact.", "[[tools=1]]", "[[tokens=2]]",
+        ]  # fmt: skip
+        assert found[2].to_dict() == call.to_dict()
+        assert (found[3].output, found[3].status) == ("seen", "completed")
+        ids = [each.id for each in found]
+        assert len(set(ids)) == 5
+        # The last item comes first unless it is said otherwise, and pages end where they end.
+        backwards = await ours.responses.input_items.list(second.id)
+        assert ([each.id for each in backwards.data], backwards.has_more) == (ids[::-1], False)
+        page = await ours.responses.input_items.list(second.id, order="asc", after=ids[0], limit=3)
+        assert ([each.id for each in page.data], page.has_more) == (ids[1:4], True)
+        assert (page.first_id, page.last_id) == (ids[1], ids[3])
+        for asked_for in (
+            {"after": "msg_none"},
+            {"limit": 0},
+            {"limit": 101},
+            {"order": "up"},
+        ):
+            with pytest.raises(openai.BadRequestError):
+                await ours.responses.input_items.list(second.id, **asked_for)
+        for unknown in ("resp_" + "0" * 32, "nothing"):
+            with pytest.raises(openai.NotFoundError):
+                await ours.responses.input_items.list(unknown)
+        assert (await ours.responses.retrieve(second.id)).id == second.id
+        await ours.responses.delete(first.id)
+        # What it was made from cannot be told without its beginning.
+        with pytest.raises(openai.NotFoundError):
+            await ours.responses.input_items.list(second.id)
+    for path in (second.id, f"{second.id}/input_items"):
+        answer = await gateway.ask("GET", f"{base}/responses/{path}")
+        assert answer.status == 401
+        assert ("error_code" in answer.json()) == (base == "/serving-endpoints")
+
+
+async def test_an_endpoint_may_be_called_like_a_path_beside_it(gateway: Deployment) -> None:
+    entity = {"name": "m", "kind": "local", "provider": "vllm", "model": "mixtral-demo"}
+    for name in ("responses", "chat"):
+        await gateway.administer("POST", "/endpoints", {"name": name, "served_entities": [entity]})
+        body = {"messages": [{"role": "user", "content": "[[tokens=2]]"}]}
+        for path in (f"/serving-endpoints/{name}/invocations", f"/serving-endpoints/{name}/invocations/"):
+            answer = await gateway.ask("POST", path, body, key=gateway.admin_key)
+            assert answer.status == 200, answer.body
+
+
 async def test_nothing_is_kept_that_was_not_to_be_or_did_not_end(
     gateway: Deployment, upstream: Upstream, keeping: str
 ) -> None:
@@ -200,7 +269,6 @@ async def test_a_response_that_is_kept_is_no_stored_answer(
     gateway: Deployment, upstream: Upstream, keeping: str
 ) -> None:
     await gateway.administer("PATCH", f"/endpoints/{keeping}", {"cache": {"enabled": True, "sampled": True}})
-    await asyncio.sleep(PROPAGATION_SECONDS)
     try:
         before = len(upstream.records)
         first = await say(gateway, "one [[tokens=2]]")
@@ -209,7 +277,6 @@ async def test_a_response_that_is_kept_is_no_stored_answer(
         assert len(upstream.records) == before + 2
     finally:
         await gateway.administer("PATCH", f"/endpoints/{keeping}", {"cache": {"enabled": False}})
-        await asyncio.sleep(PROPAGATION_SECONDS)
 
 
 async def gateway_stranger(gateway: Deployment, previous: str) -> None:

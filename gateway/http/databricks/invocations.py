@@ -46,14 +46,19 @@ EMBEDDINGS = Api(
 def invocation_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
     """The model calls of Databricks' and MLflow's clients."""
 
-    # Mounted, and the rest of the path read here: Litestar 2.25 answers 500 on an ASGI route with a path parameter.
-    @asgi(["/serving-endpoints", "/endpoints"], is_mount=True, copy_scope=False)
     async def invocations(scope: Scope, receive: Receive, send: Send) -> None:
         name = _invoked(scope["raw_path"])
         if name is None:
             await plane.nothing_here(scope, send, Dialect.DATABRICKS)
         else:
             await plane.handle(scope, receive, send, INVOCATIONS, name)
+
+    # Mounted, and the rest of the path read here: Litestar 2.25 answers 500 on an ASGI route with a path parameter. A
+    # mount reaches no path that begins like another route's: endpoints of such names are named.
+    mounted = asgi(["/serving-endpoints", "/endpoints"], is_mount=True, copy_scope=False)(invocations)
+    named = asgi(
+        [f"/serving-endpoints/{name}/invocations" for name in ("chat", "responses")], copy_scope=False
+    )(invocations)
 
     @asgi("/serving-endpoints/chat/completions", copy_scope=False)
     async def chat(scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +76,7 @@ def invocation_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
     async def embeddings(scope: Scope, receive: Receive, send: Send) -> None:
         await plane.handle(scope, receive, send, EMBEDDINGS)
 
-    return [invocations, chat, completions, responses, embeddings]
+    return [mounted, named, chat, completions, responses, embeddings]
 
 
 def _invoked(raw_path: bytes) -> str | None:

@@ -40,8 +40,6 @@ _OF_BODY = {
 def azure_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
     """Everything below /openai."""
 
-    # Mounted, and the rest of the path read here: Litestar 2.25 answers 500 on an ASGI route with a path parameter.
-    @asgi("/openai", is_mount=True, copy_scope=False)
     async def azure(scope: Scope, receive: Receive, send: Send) -> None:
         api, endpoint = called(scope["raw_path"])
         if api is None:
@@ -49,7 +47,11 @@ def azure_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
         else:
             await plane.handle(scope, receive, send, api, endpoint)
 
-    return [azure]
+    # Mounted, and the rest of the path read here: Litestar 2.25 answers 500 on an ASGI route with a path parameter. A
+    # mount reaches no path that begins like another route's, so those below which kept responses are read are named.
+    mounted = asgi("/openai", is_mount=True, copy_scope=False)(azure)
+    named = asgi([f"/openai/{rest.decode()}" for rest in _OF_BODY], copy_scope=False)(azure)
+    return [mounted, named]
 
 
 def called(raw_path: bytes) -> tuple[Api | None, str | None]:
