@@ -69,7 +69,9 @@ local function read(d) -- false where the worker's calendar is out of date
         for _, v in ipairs(call('HMGET', key, unpack(gone))) do t = t - (tonumber(v) or 0) end
         call('HDEL', key, unpack(gone))
         call('HSET', key, 'h', head, 't', t)
-        c, d[NEW] = 0, true
+        -- Here, also where this call is refused: those that follow in the same bucket may be admitted.
+        call('PEXPIRE', key, d[FIRST] + ceil(d[FIRST] / 20) + 1000)
+        c = 0
       else -- the clock went back
         head = h
         c = tonumber(call('HGET', key, head % 61)) or 0

@@ -264,3 +264,18 @@ async def test_every_key_expires(worker: Reservations, redis_url: str) -> None:
         for key in keys:
             assert key.startswith(b"{wb}:")
             assert await redis.pttl(key) > 0, key
+
+
+async def test_a_window_outlives_its_last_charge_also_where_a_refusal_moved_it(
+    worker: Reservations, redis_url: str
+) -> None:
+    """A refused call moves the window on; what is admitted in the same bucket must not vanish with an older charge."""
+    world = World(limits=(limit_of(Metric.TOTAL_TOKENS, 10, window=Rolling(2000)),))
+    await world.reserve(worker, 3, 0)
+    await asyncio.sleep(1.5)
+    with pytest.raises(LimitExceeded):
+        await world.reserve(worker, 11, 0)
+    await world.reserve(worker, 1, 0)
+    async with Redis.from_url(redis_url) as client:
+        (key,) = [each async for each in client.scan_iter(match="*:r:*")]
+        assert await client.pttl(key) > 61 * 2000 // 60
