@@ -189,6 +189,14 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
             payloads=kept,
             turns=turns,
         )
+
+        def followed(_: frozenset[str]) -> None:
+            if catalog.latest is not None:
+                telemetry.follows(catalog.latest.version)
+
+        # Last: whoever reads the number may take it that every part has heard.
+        catalog.subscribe(followed)
+        followed(frozenset())
         yield Parts(
             line,
             spool,

@@ -118,6 +118,12 @@ class Telemetry:
             multiprocess_mode="livemax",
             registry=None,
         )
+        self._configuration: Gauge = Gauge(
+            "weighbridge_configuration",
+            "Number of the configuration's change that each process follows.",
+            multiprocess_mode="liveall",
+            registry=None,
+        )
         self._ended: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._turned_away: defaultdict[str, int] = defaultdict(int)
         self._used: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -185,6 +191,10 @@ class Telemetry:
     def state(self, part: str, value: float) -> None:
         """The state of a part: 1 well, 0 not; or an amount."""
         self._state.labels(part).set(value)
+
+    def follows(self, version: int) -> None:
+        """The configuration that is followed from now on."""
+        self._configuration.set(version)
 
     def flush(self) -> None:
         """Hand over what was counted."""

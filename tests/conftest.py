@@ -19,6 +19,8 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
+from tests.together import FilesTogether, wants_engine
+
 if TYPE_CHECKING:
     from engines.local.launch import EngineSpec
     from gateway.embedded.postgres import EmbeddedPostgres
@@ -37,25 +39,28 @@ T = TypeVar("T")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, since they share a deployment; all that want the engine share the one.
+    """Say in which order files are dealt out, and on which loop tests of a module's own deployment run: on its.
 
-    The engine's come first: they wait longest, for its environment. The next are the whole deployments; last are those
-    that wait until no other test runs. Tests of a deployment that lives as long as their module run on its loop.
+    The engine's come first: they wait longest, for it to start. The next are the whole deployments; last are those
+    that wait until no other test runs.
     """
-    with_engine = {item.path for item in items if "engine" in getattr(item, "fixturenames", ())}
     for item in items:
-        group = "engine" if item.path in with_engine else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
         if "shared_deployment" in getattr(item, "fixturenames", ()) and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
     waiting = {item.path for item in items if _is_alone(item)}
     items.sort(
         key=lambda item: (
-            item.path not in with_engine,
+            not wants_engine(item.path),
             item.path in waiting,
             "system" not in item.path.parts,
         )
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:
+    """Keep a file's tests in one process."""
+    return FilesTogether(config, log)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -66,7 +66,7 @@ async def endpoint(gateway: Deployment, stub: Providers, kind: str, model: str) 
         answer = await gateway.ask("POST", "/admin/v1/prices", price, key=gateway.admin_key)
         assert answer.status == 201, answer.body
         MADE[name] = answer.json()["id"]
-        await asyncio.sleep(1.1)
+        await gateway.followed()
     return name
 
 
@@ -561,7 +561,7 @@ async def test_a_text_is_embedded_by_every_provider_that_embeds(
     }
     made = await gateway.ask("POST", "/admin/v1/endpoints", body, key=gateway.admin_key)
     assert made.status == 201, made.body
-    await asyncio.sleep(1.1)
+    await gateway.followed()
     asked = {"model": body["name"], "input": "one text"}
     answer = await gateway.ask("POST", "/v1/embeddings", asked, key=gateway.admin_key)
     row = await gateway.row_of(answer.request_id)

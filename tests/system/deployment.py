@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -45,12 +46,11 @@ from tests.faults.wire import Target
 from tests.system.asking import Answer, ask
 
 ROOT = Path(__file__).parents[2]
-PROPAGATION_SECONDS = 1.1
+_FOLLOWS = re.compile(r'^weighbridge_configuration\{pid="(\d+)"\} (\S+)$', re.MULTILINE)
 NURSERY = Nursery(
     Path(tempfile.gettempdir()) / f"wb-cradle-{os.getpid()}.log", {**os.environ, "PYTHONPATH": str(ROOT)}
 )
 """Forks every process of every deployment, as the product's own supervisor does; ends with this process."""
-"""The promise is that every worker follows a change of the configuration within a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,8 +356,22 @@ class Deployment:
         answer = await self.ask(method, f"/admin/v1{path}", body, key=self.admin_key, headers=headers)
         assert answer.status < 300, f"{method} {path}: {answer.status} {answer.body!r}"
         if method != "GET":
-            await asyncio.sleep(PROPAGATION_SECONDS)
+            await self.followed()
         return answer.json() if answer.body else None
+
+    async def followed(self, timeout: float = 30.0) -> None:
+        """Wait until every worker follows the configuration as it is now."""
+        (newest,) = await self.query(
+            "SELECT coalesce(max(number), 0) AS number FROM gateway.configuration_change"
+        )
+        deadline = time.monotonic() + timeout
+        while True:
+            page = (await self.ask("GET", "/metrics")).body.decode()
+            told = {int(pid): float(number) for pid, number in _FOLLOWS.findall(page)}
+            if all(told.get(pid, -1) >= newest["number"] for pid in self.workers()):
+                return
+            assert time.monotonic() < deadline, f"not followed: {newest}, {told}\n{self.ends_of_logs()}"
+            await asyncio.sleep(0.02)
 
     # -- books ---------------------------------------------------------------------------------
 

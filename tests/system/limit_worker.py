@@ -1,7 +1,8 @@
 """One worker of many that share a limit: a process that asks a real Redis and plays the model's answers itself.
 
-It reads work from stdin, a line of JSON each; says `ready` when it is connected, begins at the wall-clock moment on the
-next line, and prints what it saw as JSON.
+It reads orders from stdin and answers on stdout, a line of JSON each. An order is a piece of work, answered once it is
+connected; or the wall-clock moment at which a piece begins, answered with what was seen. Pieces run side by side, each
+with counters of its own.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     timeout_seconds: float = 5.0
 
 
+class Order(msgspec.Struct, frozen=True):
+    """What one worker is told of a piece of work: first what it is, then when it begins."""
+
+    piece: int
+    work: Work | None = None
+    begin: float = 0.0
+
+
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One call as this side saw it."""
 
@@ -61,6 +70,14 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that the played model really gave, the prompt included."""
     charges: list[tuple[int, int]] = []
     """(sub-bucket, tokens) of every grant, in order."""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """What one worker answers: that it is connected, then what it saw and whether Redis took every settlement."""
+
+    piece: int
+    drained: bool = False
+    seen: list[Seen] | None = None
 
 
 @dataclass(slots=True)
@@ -149,25 +166,46 @@ async def play(work: Work, begin: float, player: Player) -> None:
     await asyncio.gather(*running)
 
 
-async def do(work: Work) -> None:
+async def do(piece: int, work: Work, begin: asyncio.Future[float]) -> None:
     """Connect, wait for the word, play, tell."""
     reservations = await Reservations.connect(
-        work.redis, f"worker-{work.worker}", timeout_seconds=work.timeout_seconds
+        work.redis,
+        f"worker-{work.worker}",
+        deployment=deployment_of(work.seed),
+        timeout_seconds=work.timeout_seconds,
     )
     player = Player(work, reservations, random.Random(f"{work.seed}/{work.worker}"), [])
-    print("ready", flush=True)
-    begin = float(await asyncio.to_thread(sys.stdin.readline))
+    say(Heard(piece))
     # Evenly means that the workers take turns, too.
     apart = 0.0 if work.workload == "bursts" else work.window_ms / 1000 / 20 * work.worker / work.workers
-    await play(work, begin + apart, player)
+    await play(work, await begin + apart, player)
     drained = await reservations.close(seconds=5.0)
-    print(msgspec.json.encode((drained, player.seen)).decode(), flush=True)
+    say(Heard(piece, drained, player.seen))
+
+
+def say(heard: Heard) -> None:
+    """Answer an order."""
+    print(msgspec.json.encode(heard).decode(), flush=True)
+
+
+def deployment_of(seed: int) -> str:
+    """The name before every counter of a piece of work."""
+    return f"seed{seed}"
 
 
 async def main() -> None:
     """Work until there is no more."""
+    begins: dict[int, asyncio.Future[float]] = {}
+    running: set[asyncio.Task[None]] = set()
     while line := await asyncio.to_thread(sys.stdin.readline):
-        await do(msgspec.json.decode(line, type=Work))
+        order = msgspec.json.decode(line, type=Order)
+        if order.work is None:
+            begins.pop(order.piece).set_result(order.begin)
+            continue
+        begins[order.piece] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(do(order.piece, order.work, begins[order.piece]))
+        running.add(task)
+        task.add_done_callback(running.discard)
 
 
 if __name__ == "__main__":

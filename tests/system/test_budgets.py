@@ -201,7 +201,7 @@ async def test_an_increase_lets_the_next_call_through_and_its_end_refuses_it_aga
         told = [("if-match", seen.headers["etag"])]
         answer = await gateway.ask(method, f"{path}/increases", more, key=gateway.admin_key, headers=told)
         assert answer.status < 300, answer.body
-        await asyncio.sleep(1.1)
+        await gateway.followed()
 
     await change("POST", {"nano_usd": each, "until": "2099-01-01T00:00:00Z"})
     assert (await gateway.ask("POST", CHAT, body, key=key)).status == 200

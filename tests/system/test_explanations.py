@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.system.deployment import ENDPOINT, PROPAGATION_SECONDS, Deployment, Person, chat
+from tests.system.deployment import ENDPOINT, Deployment, Person, chat
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMES = tuple(f"caller{number}" for number in range(6))
@@ -69,15 +69,15 @@ class Policy:
         await self._move(self.groups[0], first)
         await self._move(self.groups[1], second)
         await self._grant("user", looking, "CAN_VIEW")
-        await asyncio.sleep(PROPAGATION_SECONDS)
+        await self.gateway.followed()
 
     async def close_one(self) -> None:
         """The second group's limit refuses its only member."""
         await self._amount(self.limits[1], 0)
-        await asyncio.sleep(PROPAGATION_SECONDS)
+        await self.gateway.followed()
 
     async def change(self) -> None:
-        """A few changes, then the time that every worker takes to follow."""
+        """A few changes, which every worker follows then."""
         for _ in range(3):
             who = self.gateway.ids[self.rng.choice(NAMES)]
             match self.rng.randrange(4):
@@ -87,7 +87,7 @@ class Policy:
                     await self._move(self.rng.choice(self.groups), who)
                 case _:
                     await self._amount(self.rng.choice(self.limits), self.rng.choice((0, 10**9)))
-        await asyncio.sleep(PROPAGATION_SECONDS)
+        await self.gateway.followed()
 
     async def _move(self, group: str, who: str) -> None:
         """Into the group, or out of it."""
