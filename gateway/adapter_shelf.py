@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engines.local.adapter_fit import misfit
+from engines.local.adapter_fit import fitting, misfit
 from engines.local.adapter_keeper import Standing
-from engines.local.adapters import CONFIG, WEIGHTS, Adapter, BadAdapter, read_adapter, right_name, scan
+from engines.local.adapters import CONFIG, WEIGHTS, Adapter, BadAdapter, read_adapter, right_name
 from engines.local.launch import SHIPPED_ADAPTERS
 from engines.local.models import LocalModel, NoSuchModel, local_model
 from gateway.adapter_notes import FOLDER, read_standings
@@ -129,15 +129,15 @@ class AdapterShelf:
 
     def listed(self) -> list[Shelved]:
         """Every adapter, in order of name."""
-        found, wrong = scan(self._folders)
+        found, wrong = fitting((SHIPPED_ADAPTERS, self._folder), self.model)
         standings = read_standings(self._run_dir)
         told = [
-            Shelved(name, each, standings.get(name, Standing(loaded=False)), self._ships(each.path))
+            Shelved(name, each, standings.get(name, Standing(loaded=False)), self._ships(name))
             for name, each in found.items()
         ]
-        # One that cannot be read is in the home: what ships can be.
         told += [
-            Shelved(name, None, Standing(loaded=False, reason=why), False) for name, why in wrong.items()
+            Shelved(name, None, Standing(loaded=False, reason=why), self._ships(name))
+            for name, why in wrong.items()
         ]
         return sorted(told, key=lambda each: each.name)
 
@@ -199,12 +199,8 @@ class AdapterShelf:
             ) from problem
         shutil.rmtree(leaving, ignore_errors=True)
 
-    @property
-    def _folders(self) -> tuple[Path, ...]:
-        return (SHIPPED_ADAPTERS, self._folder) if self.model.ships else (self._folder,)
-
-    def _ships(self, path: Path) -> bool:
-        return path.parent == SHIPPED_ADAPTERS
+    def _ships(self, name: str) -> bool:
+        return not (self._folder / name).exists()
 
     def _fresh(self) -> Path:
         """A new folder, after those are gone that killed workers left."""

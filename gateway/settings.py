@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engines.local.serving import NoRecipe, read_wish
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PREFIX = "WEIGHBRIDGE_"
 MOST_REPLICAS = 64
@@ -59,6 +61,8 @@ class Settings:
     """How many processes of the local engine are run here; calls are spread over them."""
     engine_model: str | None = None
     """What the local engine serves: a folder with a config.json, or a known name; None: the model that ships."""
+    engine_recipe: str = ""
+    """How: words such as `fp8,cards=2,context=16384`; what is not said is chosen from the model's shape and the cards."""
     upstream_client: Literal["http1", "aiohttp"] = "http1"
     """What speaks HTTP to engines and providers; aiohttp is there for an upstream that ours cannot talk to."""
     cache_max_mb: int = 64
@@ -135,6 +139,7 @@ class Settings:
             pg_port=_port(env, "PG_PORT"),
             engine_replicas=_count(env, "ENGINE_REPLICAS", default=1, most=MOST_REPLICAS),
             engine_model=_model(env),
+            engine_recipe=_recipe(env),
             upstream_client=client,
             cache_max_mb=_count(env, "CACHE_MAX_MB", default=64, most=1 << 20),
             spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
@@ -169,6 +174,7 @@ class Settings:
             "EMBEDDER_URL": self.embedder_url or "",
             "ENGINE_REPLICAS": str(self.engine_replicas),
             "ENGINE_MODEL": self.engine_model or "",
+            "ENGINE_RECIPE": self.engine_recipe,
             "SECRET_FILE": str(self.secret_file),
             "PG_PORT": "" if self.pg_port is None else str(self.pg_port),
             "UPSTREAM_CLIENT": self.upstream_client,
@@ -208,6 +214,15 @@ def _model(env: Mapping[str, str]) -> str | None:
     folder = Path(text).expanduser() if text else None
     # Children run elsewhere: what is a folder here must be the same one there.
     return str(folder.absolute()) if folder is not None and folder.is_dir() else text or None
+
+
+def _recipe(env: Mapping[str, str]) -> str:
+    text = env.get(f"{PREFIX}ENGINE_RECIPE", "")
+    try:
+        read_wish(text)
+    except NoRecipe as error:
+        raise SettingsError(f"{PREFIX}ENGINE_RECIPE: {error}") from error
+    return text
 
 
 def _hosts(env: Mapping[str, str], name: str) -> frozenset[str]:

@@ -5,12 +5,27 @@ An adapter that does not fit is told so before it is stored; what this knows no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
-from engines.local.adapters import Adapter
+from engines.local.adapters import Adapter, scan
 from engines.local.models import LocalModel
 from engines.mixture.shape import Shape
+
+
+def fitting(folders: Iterable[Path], model: LocalModel | None) -> tuple[dict[str, Adapter], dict[str, str]]:
+    """The adapters in the folders that the model can be served with, and what is wrong with the others.
+
+    Without a model, all that are whole.
+    """
+    found, wrong = scan(folders)
+    for name, adapter in list(found.items()):
+        why = None if model is None else misfit(adapter, model)
+        if why is not None:
+            del found[name]
+            wrong[name] = why
+    return found, wrong
 
 
 def misfit(adapter: Adapter, model: LocalModel) -> str | None:

@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from engines.errors import EngineError
-from engines.local.adapters import Adapter, scan
+from engines.local.adapter_fit import fitting
+from engines.local.adapters import Adapter
+from engines.local.models import LocalModel
 from engines.transport import Response, Transport
 
 LOOK_EVERY_SECONDS = 1.0
@@ -57,10 +59,13 @@ Tell = Callable[[Mapping[str, Standing]], None]
 class AdapterKeeper:
     """Follows the folders for one run of one engine."""
 
-    def __init__(self, transport: Transport, folders: Sequence[Path], tell: Tell) -> None:
+    def __init__(
+        self, transport: Transport, folders: Sequence[Path], tell: Tell, model: LocalModel | None = None
+    ) -> None:
         self._transport = transport
         self._folders = folders
         self._tell = tell
+        self._model = model
         self._tried: dict[str, int] = {}
         """Version of each adapter that was loaded, or that failed."""
         self._standing: dict[str, Standing] = {}
@@ -73,7 +78,7 @@ class AdapterKeeper:
 
     async def look(self) -> None:
         """Look once, and do what is due."""
-        found, wrong = await asyncio.to_thread(scan, self._folders)
+        found, wrong = await asyncio.to_thread(fitting, self._folders, self._model)
         before = dict(self._standing)
         for name in [name for name in self._standing if name not in found and name not in wrong]:
             await self._unload(name)

@@ -58,6 +58,8 @@ class EngineSpec:
     port: int = 8000
     model: str = str(DEMO_MODEL)
     served_name: str = DEMO_NAME
+    also_named: tuple[str, ...] = ()
+    """Other names that mean the same; answers have `served_name` all the same."""
     context: int = DEMO_CONTEXT
     device: Literal["cpu", "gpu"] = "cpu"
     threads: int = 1
@@ -65,7 +67,9 @@ class EngineSpec:
     kv_cache_bytes: int = 256 << 20
     """Room for keys and values on a CPU: 262,144 tokens of the demo model."""
     card: str | None = None
-    """The only GPU that it may see, in the words of CUDA_VISIBLE_DEVICES; None leaves it all of them."""
+    """The only GPUs that it may see, in the words of CUDA_VISIBLE_DEVICES; None leaves it all of them."""
+    ready_within: float = 300.0
+    """Seconds from a start to the first answer, after which it is started over."""
     embeds: bool = False
     """Whether it turns texts into vectors, in full precision, and generates nothing."""
     adapters: bool = True
@@ -77,13 +81,6 @@ class EngineSpec:
     def url(self) -> str:
         """The address in the form that WEIGHBRIDGE_ENGINE_URL takes."""
         return f"unix:{self.socket}" if self.socket else f"http://{self.host}:{self.port}"
-
-
-def card_of(number: int, replicas: int, cards: int, visible: str | None) -> str | None:
-    """Which of the machine's GPUs, or of those that are visible, one of several replicas gets; None: no choice."""
-    names = [each.strip() for each in visible.split(",") if each.strip()] if visible else []
-    names = names or [str(each) for each in range(cards)]
-    return names[number % len(names)] if replicas > 1 and len(names) > 1 else None
 
 
 class SocketPathTooLong(ValueError):
@@ -98,7 +95,7 @@ def command(spec: EngineSpec) -> list[str]:
     arguments = [
         # -P: the folder of the script must not come before the engine's packages on the path.
         *(str(spec.python), "-P", str(SERVER), "--leash"),
-        *("--model", spec.model, "--served-model-name", spec.served_name, *listen),
+        *("--model", spec.model, "--served-model-name", spec.served_name, *spec.also_named, *listen),
         *("--max-model-len", str(spec.context), "--dtype", "float32" if spec.embeds else "bfloat16"),
         *("--disable-uvicorn-access-log", "--disable-fastapi-docs"),
     ]

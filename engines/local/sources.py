@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from engines.local.cards import cards_at_hand
 
 LOCKS = Path(__file__).resolve().parents[2] / "locks"
 GIB = 1 << 30
@@ -78,22 +78,8 @@ SOURCES = {source.name: source for source in (CPU, CPU_INDEX, GPU)}
 
 
 def has_gpu() -> bool:
-    """Tell whether an NVIDIA GPU answers on this machine."""
-    return count_gpus() > 0
-
-
-def count_gpus() -> int:
-    """How many NVIDIA GPUs answer on this machine."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return 0
-    try:
-        listed = subprocess.run([command, "-L"], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return (
-        sum(line.startswith(b"GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
-    )
+    """Tell whether an engine that is started from here would see an NVIDIA GPU."""
+    return bool(cards_at_hand())
 
 
 def candidates(gpu: bool) -> tuple[Source, ...]:

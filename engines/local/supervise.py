@@ -23,7 +23,6 @@ from engines.local.launch import EngineSpec
 from engines.local.process import EngineDied, EngineProcess, healthy
 from engines.local.sources import EngineUnavailable
 
-READY_WITHIN_SECONDS = 300.0
 GIVE_UP_AFTER = 5
 STEADY_SECONDS = 60.0
 PROBE_EVERY_SECONDS = 5.0
@@ -114,7 +113,7 @@ async def keep_up(
         try:
             async with gate or contextlib.nullcontext():
                 await engine.start()
-                await engine.wait_ready(READY_WITHIN_SECONDS)
+                await engine.wait_ready(spec.ready_within)
             ready_at = monotonic()
             report(EngineState(Phase.READY, spec.url, engine.pid, starts))
             why = await _until_it_ends(engine)

@@ -56,12 +56,18 @@ class Recipe:
 
     def arguments(self) -> list[str]:
         """vLLM's options beside its address; several nodes need a Ray cluster, which vLLM then joins."""
-        said = [
+        return [
             *("--model", self.model, "--dtype", "bfloat16", "--max-model-len", str(self.context)),
+            *self.layout(),
+            *("--enable-prefix-caching", "--scheduling-policy", "priority"),
+        ]
+
+    def layout(self) -> list[str]:
+        """Those of them that lay the model out over its cards."""
+        said = [
             *("--tensor-parallel-size", str(self.tensor_parallel)),
             *("--gpu-memory-utilization", f"{UTILISATION:.2f}"),
             *("--max-num-batched-tokens", str(_BATCHED_TOKENS)),
-            *("--enable-prefix-caching", "--scheduling-policy", "priority"),
         ]
         if self.pipeline_parallel > 1:
             said += ["--pipeline-parallel-size", str(self.pipeline_parallel)]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from engines.local.adapters import CONFIG, LARGEST_BYTES, WEIGHTS, BadAdapter, read_adapter, right_name, scan
+from engines.local.adapter_fit import fitting
+from engines.local.adapters import CONFIG, LARGEST_BYTES, WEIGHTS, BadAdapter, read_adapter, right_name
 from engines.local.launch import SHIPPED_ADAPTERS
+from engines.local.models import LocalModel
 from gateway.adapter_notes import FOLDER, read_standings
 from gateway.cli.reach import AdminApi
 
@@ -81,9 +83,9 @@ def remove(home: Path, name: str) -> str:
     return f"{name} is gone."
 
 
-def listed(home: Path) -> list[str]:
+def listed(home: Path, model: LocalModel | None = None) -> list[str]:
     """A line for each adapter: what it is, and whether the engine has it."""
-    found, wrong = scan((SHIPPED_ADAPTERS, home / FOLDER))
+    found, wrong = fitting((SHIPPED_ADAPTERS, home / FOLDER), model)
     standings = read_standings(home / "run")
     lines: list[str] = []
     for name in sorted({*found, *wrong}):

@@ -30,9 +30,11 @@ def engine_adapters() -> None:
 @engine_adapters.command("list")
 def engine_adapters_list() -> None:
     """Show every adapter, and whether the engine has loaded it."""
+    from engines.local.models import local_model
     from gateway.cli.adapters import listed
 
-    for line in listed(settings().home):
+    chosen = settings()
+    for line in guarded(lambda: listed(chosen.home, local_model(chosen.engine_model))):
         click.echo(line)
 
 

@@ -1,6 +1,6 @@
 """`weighbridge engine`: the replicas of the local vLLM under supervision, as a child of `up` or beside `serve`.
 
-It ends with status 78 when no restart would help (no such platform, no room, five failed starts of every replica):
+It ends with status 78 when no restart would help (no such platform, no room, no recipe that fits, five failed starts of every replica):
 whoever keeps it running can tell that from a crash.
 """
 
@@ -13,16 +13,21 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from engines.http1.transport import Http1Transport
 from engines.local import gauges
+from engines.local.cards import cards_at_hand
 from engines.local.environment import install
-from engines.local.launch import EngineSpec, card_of, command
-from engines.local.sources import EngineUnavailable, count_gpus
+from engines.local.launch import DEMO_NAME, EngineSpec, command
+from engines.local.models import LocalModel, NoSuchModel, local_model
+from engines.local.serving import Serving, read_wish, servings
+from engines.local.sources import EngineUnavailable
 from engines.local.supervise import EngineState, Phase, keep_all
+from engines.mixture.recipe import CannotFit
 from gateway.embedded.places import socket_folder
 from gateway.engine_notes import EngineNote, ReplicaNote, write_note
 from gateway.settings import MOST_REPLICAS, Settings
@@ -30,6 +35,8 @@ from gateway.supervise.engine_adapters import ReplicaAdapters
 
 GIVEN_UP = 78
 _UNIX = "unix:"
+_LOADING_SECONDS = 3600.0
+"""A large model may have to be fetched before its weights are read."""
 
 
 def _socket_name(number: int) -> str:
@@ -53,12 +60,32 @@ def engine(settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
-    return asyncio.run(_supervise(settings.home, addresses))
+    return asyncio.run(_supervise(settings, addresses))
 
 
-async def _supervise(home: Path, addresses: Sequence[str]) -> int:
-    replicas = Replicas(home, addresses)
-    running = asyncio.ensure_future(_run(home, addresses, replicas))
+def arranged(settings: Settings, replicas: int) -> tuple[LocalModel, list[Serving]]:
+    """What this machine serves and how; raises NoSuchModel, or CannotFit with the arithmetic."""
+    model = local_model(settings.engine_model)
+    wish = read_wish(settings.engine_recipe)
+    return model, servings(model, cards_at_hand(), free_memory(), wish, replicas)
+
+
+def free_memory() -> int:
+    """Bytes that programs could still take."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+async def _supervise(settings: Settings, addresses: Sequence[str]) -> int:
+    try:
+        model, how = await asyncio.to_thread(arranged, settings, len(addresses))
+    except (NoSuchModel, CannotFit) as problem:
+        Replicas(settings.home, addresses).unavailable(str(problem))
+        return GIVEN_UP
+    replicas = Replicas(settings.home, addresses, model)
+    running = asyncio.ensure_future(_run(settings.home, addresses, replicas, model, how))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
@@ -67,37 +94,61 @@ async def _supervise(home: Path, addresses: Sequence[str]) -> int:
     return GIVEN_UP if replicas.failed else 0
 
 
-async def _run(home: Path, addresses: Sequence[str], replicas: Replicas) -> None:
+async def _run(
+    home: Path, addresses: Sequence[str], replicas: Replicas, model: LocalModel, how: Sequence[Serving]
+) -> None:
+    replicas.installing(f"serving {how[0].says}")
     try:
         made = await install(home / "engine-venv", replicas.installing)
     except EngineUnavailable as problem:
         replicas.unavailable(str(problem))
         return
-    many = len(addresses)
-    cards = await asyncio.to_thread(count_gpus) if many > 1 else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     specs = [
-        EngineSpec(
+        spec_of(
+            model,
+            serving,
             python=made.python,
             socket=Path(address.removeprefix(_UNIX)),
             cache=home / "engine-cache",
             log=home / "logs" / f"vllm-{number}.log",
-            card=card_of(number, many, cards, visible),
         )
-        for number, address in enumerate(addresses)
+        for number, (address, serving) in enumerate(zip(addresses, how, strict=True))
     ]
     replicas.started_as([tuple(command(spec)) for spec in specs])
     await keep_all(specs, replicas.changed)
 
 
+def spec_of(
+    model: LocalModel, serving: Serving, *, python: Path, socket: Path, cache: Path, log: Path
+) -> EngineSpec:
+    """One replica of the model, as it is to be started."""
+    spec = EngineSpec(
+        python=python,
+        socket=socket,
+        cache=cache,
+        log=log,
+        model=model.source,
+        served_name=model.name,
+        context=serving.context,
+        device=serving.device,
+        kv_cache_bytes=serving.cache_bytes,
+        card=serving.cards,
+        extra=serving.options,
+    )
+    if model.ships:
+        return spec
+    # Endpoints of the first start ask for the name of the model that ships; answers have the true one.
+    return replace(spec, also_named=(DEMO_NAME,), ready_within=_LOADING_SECONDS, threads=os.cpu_count() or 1)
+
+
 class Replicas:
     """What is known of every replica: told on the log, in the note for workers, and to what keeps the adapters."""
 
-    def __init__(self, home: Path, addresses: Sequence[str]) -> None:
+    def __init__(self, home: Path, addresses: Sequence[str], model: LocalModel | None = None) -> None:
         self._run_dir = home / "run"
         self._began = time.monotonic()
         self._notes = [ReplicaNote(address=address, since=time.time()) for address in addresses]
-        self._adapters = ReplicaAdapters(home, addresses)
+        self._adapters = ReplicaAdapters(home, addresses, model)
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._leave_note()
 

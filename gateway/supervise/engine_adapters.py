@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engines.http1.transport import Http1Transport
+from engines.local.adapter_fit import fitting
 from engines.local.adapter_keeper import AdapterKeeper, Standing, together
-from engines.local.adapters import scan
 from engines.local.launch import SHIPPED_ADAPTERS
+from engines.local.models import LocalModel
 from engines.local.supervise import EngineState, Phase
 from gateway.adapter_notes import FOLDER, write_standings
 
@@ -21,11 +22,12 @@ from gateway.adapter_notes import FOLDER, write_standings
 class ReplicaAdapters:
     """Follows the replicas' states; `stop` ends it."""
 
-    def __init__(self, home: Path, addresses: Sequence[str]) -> None:
+    def __init__(self, home: Path, addresses: Sequence[str], model: LocalModel | None = None) -> None:
         # A mounted or uploaded adapter goes before the one that ships under the same name.
         self._folders = (SHIPPED_ADAPTERS, home / FOLDER)
         self._run_dir = home / "run"
         self._addresses = addresses
+        self._model = model
         self._keeping: dict[int, asyncio.Task[None]] = {}
         self._standings: dict[str, Mapping[str, Standing]] = {}
 
@@ -44,7 +46,7 @@ class ReplicaAdapters:
         keeping = self._keeping.pop(number, None)
         if keeping is not None:
             keeping.cancel()
-        found, wrong = scan(self._folders)
+        found, wrong = fitting(self._folders, self._model)
         waiting = {
             name: Standing(loaded=False, rank=each.rank, size=each.size) for name, each in found.items()
         }
@@ -61,7 +63,7 @@ class ReplicaAdapters:
         transport = Http1Transport(self._addresses[number])
         try:
             await AdapterKeeper(
-                transport, self._folders, lambda standings: self._tell(number, standings)
+                transport, self._folders, lambda standings: self._tell(number, standings), self._model
             ).keep()
         finally:
             await transport.aclose()

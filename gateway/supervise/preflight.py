@@ -15,6 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.local.models import NoSuchModel
+from engines.mixture.recipe import CannotFit
+from gateway.settings import Settings
+from gateway.supervise.engine import arranged
+
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 200 * 1000 * 1000
 _MACHINES = ("x86_64", "aarch64")
@@ -70,6 +75,14 @@ def check_disk(home: Path, free: int | None = None) -> None:
             f"Only {room // 1_000_000} MB are free on the disk of {home}, and {LEAST_FREE_BYTES // 1_000_000} MB "
             "are needed to start; free some space, or set WEIGHBRIDGE_HOME to another disk."
         )
+
+
+def check_engine(settings: Settings) -> None:
+    """Refuse a model that this machine cannot serve, before anything is started; the arithmetic is in the text."""
+    try:
+        arranged(settings, settings.engine_replicas)
+    except (NoSuchModel, CannotFit) as problem:
+        raise CannotRun(f"WEIGHBRIDGE_ENGINE_MODEL cannot be served here. {problem}") from problem
 
 
 def check_port(host: str, port: int, variable: str) -> None:

@@ -28,7 +28,7 @@ from gateway.supervise.instance import ProcessNote, State
 from gateway.supervise.keeper import Keeper
 from gateway.supervise.listening import WorkerSockets, reserve
 from gateway.supervise.nursery import Nursery
-from gateway.supervise.preflight import CannotRun
+from gateway.supervise.preflight import CannotRun, check_engine
 from gateway.supervise.probe import answer_of
 from gateway.supervise.screen import Screen, address, last_line, welcome
 
@@ -80,6 +80,8 @@ class Tree:
         if self.everything:
             # The children see addresses of stores and cannot tell embedded ones from others: the key is made here.
             self._master_key(create=self.settings.embedded)
+            if own_engine:
+                await asyncio.to_thread(check_engine, self.settings)
             await self._start_stores()
             if own_engine:
                 self.settings = replace(self.settings, engine_url=own_engine_url(self.settings))

@@ -12,7 +12,7 @@ import pytest
 
 import engines.local.supervise as subject
 from engines.local.adapter_keeper import Standing, together
-from engines.local.launch import EngineSpec, card_of, environment
+from engines.local.launch import EngineSpec, environment
 from engines.local.process import healthy
 from engines.local.supervise import GIVE_UP_AFTER, EngineState, Phase, keep_all, keep_up
 
@@ -126,25 +126,6 @@ async def test_calls_that_run_are_waited_for_before_it_is_stopped(
     assert not busy
     assert reports.phases[0][-1] is Phase.DRAINING
     assert not await healthy(spec)
-
-
-@pytest.mark.parametrize(
-    ("replicas", "cards", "visible", "expected"),
-    [
-        (2, 0, None, [None, None]),
-        (2, 1, None, [None, None]),
-        (1, 8, None, [None]),
-        (2, 2, None, ["0", "1"]),
-        (3, 2, None, ["0", "1", "0"]),
-        (2, 8, "4, 6", ["4", "6"]),
-        (2, 8, "5", [None, None]),
-        (2, 8, "GPU-aa,GPU-bb", ["GPU-aa", "GPU-bb"]),
-    ],
-)
-def test_replicas_are_dealt_over_the_cards_that_there_are(
-    replicas: int, cards: int, visible: str | None, expected: list[str | None]
-) -> None:
-    assert [card_of(number, replicas, cards, visible) for number in range(replicas)] == expected
 
 
 async def test_a_replica_sees_no_other_card(stand_in: MakeSpec) -> None:
