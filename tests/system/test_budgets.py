@@ -23,7 +23,7 @@ from gateway.store.tables.events import webhooks
 from tests.budgets.conftest import Receiver
 from tests.system.deployment import ENDPOINT, Deployment, chat
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240), pytest.mark.alone]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 CHAT = "/v1/chat/completions"
 PARALLEL = 200

@@ -13,7 +13,7 @@ from tests.faults.reconcile import reconcile, report
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person, chat, limit
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.alone]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RESERVED = 400
 OUTPUT = 208

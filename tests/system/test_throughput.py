@@ -14,7 +14,7 @@ from tests.faults.upstream import Upstream
 from tests.faults.wire import Client, Spec
 from tests.system.deployment import Deployment, Person
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.alone]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 SLOTS = 4
 _calls = count(1)
 
