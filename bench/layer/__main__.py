@@ -26,10 +26,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--scale", type=int, default=1 if gpu else 4, help="divides Mixtral's widths")
     parser.add_argument("--dtype", default="bfloat16" if gpu else "float32")
+    parser.add_argument("--threads", type=int, help="on a CPU (default: torch's choice)")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--most", type=int, default=BATCHES[-1], help="largest batch")
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     layer = Layer(4096 // options.scale, 14336 // options.scale, 8, 2)
     batches = [batch for batch in BATCHES if batch <= options.most]
@@ -38,7 +41,10 @@ def main() -> None:
         weights = Weights(layer, device, dtype)
         time_layers(weights, batches[:2], 2)
         timed = time_layers(weights, batches, options.rounds)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        roofs = roofs.or_better(measure_roofs(device, dtype, options.rounds))
+    name = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
+    )
     print(
         f"{name}, {options.dtype}: {roofs.flops / 1e9:,.0f} GFLOP/s and {roofs.bandwidth / 1e9:,.1f} GB/s measured; "
         f"a layer of 8 experts of {layer.hidden} x {layer.width}, 2 a token\n"
