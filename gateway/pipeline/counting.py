@@ -20,8 +20,8 @@ from gateway.pipeline.guard import guard
 from gateway.pipeline.line import Line
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
+from gateway.pipeline.weighing import estimated_prompt
 from policies.catalog import ServedEntity
-from policies.estimate import prompt_estimate
 
 _SECONDS = 5.0
 """A count that takes longer is estimated."""
@@ -70,5 +70,4 @@ async def _counted(line: Line, exchange: Exchange, entity: ServedEntity) -> int:
                 return found
     except (EngineError, TimeoutError) as exc:
         log.warning("a count of %s is estimated: %s", entity.name, exc)
-    milli = exchange.endpoint.estimate_milli
-    return prompt_estimate(request.text_bytes, request.messages, milli) + request.token_ids
+    return estimated_prompt(request, exchange.endpoint)

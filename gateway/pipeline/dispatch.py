@@ -15,6 +15,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failures import translated
 from gateway.pipeline.line import Line
 from gateway.pipeline.tries import Tries
+from gateway.pipeline.weighing import estimated_prompt
 from gateway.spool.records import Progress
 from policies.estimate import prompt_estimate
 from policies.routing import Route
@@ -137,6 +138,6 @@ def _estimate(exchange: Exchange, body: bytes) -> None:
     request, milli = exchange.request, exchange.endpoint.estimate_milli
     exchange.source = "estimated"
     exchange.count = Count(
-        prompt=prompt_estimate(request.text_bytes, request.messages, milli) + request.token_ids,
+        prompt=estimated_prompt(request, exchange.endpoint),
         completion=0 if request.max_tokens == 0 else prompt_estimate(len(body), 0, milli) // 2,
     )

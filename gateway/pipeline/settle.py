@@ -10,6 +10,7 @@ from gateway import crashpoints
 from gateway.pipeline.attempts import CACHED, attempt_record, since
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
+from gateway.pipeline.weighing import estimated_prompt
 from gateway.spool.records import Settlement
 from policies.caching import HIT
 from policies.catalog import Price
@@ -93,7 +94,8 @@ def _usage(exchange: Exchange) -> Usage:
     if count is None:
         if not exchange.counted:
             return _NOTHING
-        count = Count(completion=exchange.counted)
+        # Nobody told what the input came to; it is not free for that.
+        count = Count(estimated_prompt(exchange.request, exchange.endpoint), exchange.counted)
     return inclusive(
         count.prompt,
         count.completion,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import pytest_asyncio
 
 from tests.faults.reconcile import reconcile, report
 from tests.faults.upstream import Upstream
@@ -19,6 +20,34 @@ INVOKE = f"/serving-endpoints/{ENDPOINT}/invocations"
 @pytest.fixture(scope="module")
 def workers() -> int:
     return 1
+
+
+async def attempts(gateway: Deployment, request_id: str) -> list:
+    """The calls that a request made, in order."""
+    await gateway.drained()
+    return await gateway.query(
+        "SELECT * FROM gateway.attempts WHERE request_id = $1::uuid ORDER BY attempt", request_id
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def impatient(gateway: Deployment, upstream: Upstream) -> str:
+    """An endpoint whose model's server has less than a second for everything."""
+    entity = external(f"{upstream.url}/v1", first_token_ms=600, between_ms=500, total_ms=900)
+    await gateway.administer("POST", "/endpoints", {"name": "impatient", "served_entities": [entity]})
+    return "impatient"
+
+
+def external(url: str, **calling: int) -> dict:
+    """A served entity at an address."""
+    return {
+        "name": "m",
+        "kind": "external",
+        "provider": "openai-compatible",
+        "model": "m",
+        "base_url": url,
+        "calling": calling,
+    }
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -48,6 +77,14 @@ async def test_an_upstream_that_fails_before_a_byte_is_mapped_and_charged_nothin
     row = await gateway.row_of(answer.request_id)
     assert (row["status"], row["cost_nano_usd"], row["completion_tokens"]) == ("error", 0, 0)
     assert row["http_status"] == answer.status
+    status = int(script[5:8]) if script.startswith("fail=") else None
+    tried = await attempts(gateway, answer.request_id)
+    assert tried
+    assert {(each["outcome"], each["http_status"]) for each in tried} == {("error", status)}
+    if status in (429, 503, 529):
+        # What was asked of us is passed on, up to what a client can be asked to wait.
+        assert answer.code == "upstream_overloaded"
+        assert answer.headers["retry-after"] == ("3" if "retry_after" in script else "2")
     answer = await gateway.ask("POST", INVOKE, body, key=gateway.keys["bulk"])
     assert answer.status in (databricks, *((429, 503) if "429" in script or "503" in script else ())), answer
     assert answer.json().keys() >= {"error_code", "message"}
@@ -83,6 +120,105 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event_and_is_settled_
     delivered = sum(bool(each["choices"] and each["choices"][0]["delta"].get("content")) for each in events)
     assert delivered <= row["completion_tokens"] <= upstream.records[seen].emitted
     assert row["cost_nano_usd"] > 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("at", ["start", "headers"])
+async def test_an_upstream_that_never_begins_is_504_in_its_time_and_others_are_served_meanwhile(
+    gateway: Deployment, upstream: Upstream, impatient: str, at: str, stream: bool
+) -> None:
+    seen = len(upstream.records)
+    body = {**chat(f"[[tokens=20 fault=stall at={at}]]", stream=stream), "model": impatient}
+    silent = [asyncio.create_task(gateway.ask("POST", CHAT, body, key=gateway.admin_key)) for _ in range(5)]
+    await upstream.until(lambda records: len(records) >= seen + 5)
+    served = await gateway.ask("POST", CHAT, chat("[[tokens=3]]"), key=gateway.keys["bulk"])
+    assert served.status == 200
+    assert not any(each.done() for each in silent)
+    for answer in await asyncio.gather(*silent):
+        assert (answer.status, answer.code) == (504, "upstream_timeout")
+        row = await gateway.row_of(answer.request_id)
+        assert (row["status"], row["cost_nano_usd"], row["completion_tokens"]) == ("error", 0, 0)
+        assert {each["outcome"] for each in await attempts(gateway, answer.request_id)} == {"timeout"}
+    await upstream.until(lambda _: upstream.running == 0)
+
+
+async def test_a_stream_that_falls_silent_ends_with_an_error_event_and_is_settled_from_the_last_count(
+    gateway: Deployment, upstream: Upstream, impatient: str
+) -> None:
+    seen = len(upstream.records)
+    body = {**chat("[[tokens=20 fault=stall at=6]]", stream=True), "model": impatient}
+    answer = await gateway.ask("POST", CHAT, body, key=gateway.admin_key)
+    *events, last = answer.events()
+    assert last["error"]["code"] == "upstream_timeout"
+    assert sum(bool(each["choices"][0]["delta"].get("content")) for each in events) == 6
+    row = await gateway.row_of(answer.request_id)
+    assert (row["status"], row["completion_tokens"], row["usage_source"]) == ("error", 6, "counted")
+    # Nobody told what the prompt came to: it is not free for that.
+    assert row["prompt_tokens"] == row["estimated_prompt_tokens"] > 0
+    await upstream.until(lambda records: records[seen].ended != "open")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_an_upstream_without_its_tls_is_passed_over_and_the_next_entity_answers(
+    gateway: Deployment, upstream: Upstream, stream: bool
+) -> None:
+    untrusted = external(f"https://127.0.0.1:{upstream.port}/v1")
+    sound = {**external(f"{upstream.url}/v1"), "name": "n", "traffic_percent": 0, "fallback_position": 1}
+    for name, entities in (("no-tls", [untrusted]), ("no-tls-first", [untrusted, sound])):
+        if not stream:
+            await gateway.administer("POST", "/endpoints", {"name": name, "served_entities": entities})
+        body = {**chat("[[tokens=3]]", stream=stream), "model": name}
+        answer = await gateway.ask("POST", CHAT, body, key=gateway.admin_key)
+        assert answer.status == (502 if name == "no-tls" else 200), answer
+        tried = await attempts(gateway, answer.request_id)
+        assert (tried[0]["outcome"], tried[0]["error_code"]) == ("error", "upstream_unreachable")
+        assert tried[-1]["outcome"] == ("error" if name == "no-tls" else "ok")
+        assert not tried[0]["cost_nano_usd"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_hundred_mebibytes_in_one_event_cost_no_more_memory_than_an_event_may(
+    gateway: Deployment, upstream: Upstream, stream: bool
+) -> None:
+    (worker,) = gateway.workers()
+    await gateway.ask("POST", CHAT, chat("[[tokens=3]]", stream=stream), key=gateway.keys["bulk"])
+    before = peak_memory(worker)
+    script = f"[[tokens=20 delay=2ms fault=huge at=3 huge_bytes={100 << 20}]]"
+    answer = await gateway.ask("POST", CHAT, chat(script, stream=stream), key=gateway.keys["bulk"])
+    if stream:
+        assert answer.status == 200
+        assert "error" in answer.events()[-1]
+    else:
+        # A whole answer may have less than that.
+        assert answer.status == 502
+    assert peak_memory(worker) - before < 40 << 20
+    assert (await gateway.row_of(answer.request_id))["status"] == "error"
+
+
+def peak_memory(pid: int) -> int:
+    """The most that a process ever held, in bytes."""
+    with open(f"/proc/{pid}/status") as file:
+        (told,) = [line.split()[1] for line in file if line.startswith("VmHWM")]
+    return int(told) << 10
+
+
+@pytest.mark.parametrize("path", [CHAT, INVOKE])
+async def test_comments_alone_are_no_answer(gateway: Deployment, path: str) -> None:
+    body = chat("[[tokens=20 delay=2ms fault=comments_only]]", stream=True)
+    answer = await gateway.ask("POST", path, body, key=gateway.keys["bulk"])
+    assert answer.status == (502 if path == CHAT else 500)
+    row = await gateway.row_of(answer.request_id)
+    assert (row["status"], row["cost_nano_usd"]) == ("error", 0)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_usage_of_zero_is_kept_as_zero(gateway: Deployment, stream: bool) -> None:
+    body = chat("[[tokens=12 delay=1ms usage=zero]]", stream=stream)
+    answer = await gateway.ask("POST", CHAT, body, key=gateway.keys["bulk"])
+    assert answer.status == 200
+    row = await gateway.row_of(answer.request_id)
+    assert (row["status"], row["usage_source"]) == ("ok", "reported")
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +348,7 @@ async def test_the_books_balance_after_all_of_this(gateway: Deployment, upstream
         str(row["request_id"])
         for row in rows
         if row["usage_source"] in ("counted", "estimated")
+        or (row["status"] == "ok" and not row["completion_tokens"])
         or (str(row["request_id"]) not in reached and not row["cost_nano_usd"] and row["status"] == "error")
     }
     found = reconcile(
