@@ -10,9 +10,9 @@ import pytest
 from gateway.embedded.redis import EmbeddedRedis
 from tests.faults.upstream import Upstream
 from tests.system.deployment import Deployment
-from tests.system.test_outages import bridged, database_url, module_redis, people, postgres, redis, workers
+from tests.system.test_outages import bridged, module_redis, people, redis, workers
 
-__all__ = ["database_url", "module_redis", "people", "postgres", "redis", "workers"]
+__all__ = ["module_redis", "people", "redis", "workers"]
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(0)]
 
 
