@@ -7,6 +7,7 @@ says so waits for the settlement.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import lru_cache
 from typing import Any
 
 from engines.canonical import Event
@@ -51,7 +52,7 @@ class SharedStream(Tally):
                 break
             out.append(self._passed(frame, about))
         del self._held[:passed]
-        return b"".join(out)
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def ended(self) -> None:
         """The upstream closed; raises Garbled unless the answer was whole. What is left comes with the next feed."""
@@ -94,6 +95,11 @@ class SharedStream(Tally):
 
 def named(kind: str, payload: bytes) -> bytes:
     """A frame with its name; raises Garbled for a name that is none."""
+    return b"%b%b\n\n" % (_head(kind), payload)
+
+
+@lru_cache(maxsize=256)
+def _head(kind: str) -> bytes:
     if not kind.replace(".", "_").isidentifier():
         raise Garbled("an event's name is none")
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), payload)
+    return b"event: %b\ndata: " % kind.encode()

@@ -62,8 +62,13 @@ class Events:
 
 
 def _event(block: bytes) -> tuple[str, bytes] | None:
-    if block.startswith(b"data: ") and b"\n" not in block:
+    if b"\n" not in block and block.startswith(b"data: "):
         return "", block[6:]
+    if block.startswith(b"event: ") and block.count(b"\n") == 1:
+        # Most dialects that name their events write them in these two lines.
+        line, _, data = block.partition(b"\n")
+        if data.startswith(b"data: "):
+            return line[7:].decode("latin-1"), data[6:]
     name, data = "", []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")

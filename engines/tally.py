@@ -55,7 +55,7 @@ class Tally:
 
     def fits(self, event: Event) -> bool:
         """Count the event; False, and nothing counted, where it would pass the limit."""
-        if isinstance(event, (TextDelta, ReasoningDelta, RefusalDelta)):
+        if type(event) is TextDelta or isinstance(event, (ReasoningDelta, RefusalDelta)):
             return self._grown(event.text)
         if isinstance(event, ToolCallDelta):
             return self._grown(event.arguments)
@@ -72,49 +72,40 @@ class Tally:
             self.counted += 1
             return True
         size = len(text) if text.isascii() else len(text.encode())
-        tokens = -(-size // _BYTES_A_TOKEN)
-        running = min(self.running + tokens, max(self._most, self.running))
+        running = self.running - (-size // _BYTES_A_TOKEN)
+        if running > self._most:
+            running = max(self._most, self.running)
         if running > self.limit:
             return False
         self.counted += running - self.running
         self.running = running
-        if self.count is not None:
-            self.count = _but(self.count, running, exact=False)
+        count = self.count
+        if count is not None:
+            thought = count.reasoning if count.reasoning < running else running
+            self.count = Count(count.prompt, running, count.cached, thought, count.cache_write, False)
         return True
 
     def _counts(self, event: Counted) -> bool:
         """Take over a provider's count; False where what it counts ahead would pass the limit."""
         usage = event.usage
         self._ahead = False
-        if not (
-            min(usage.fresh, usage.cache_read, usage.cache_write, usage.output, usage.reasoning) >= 0
-            and usage.prompt <= ABSURD
-            and usage.completion <= ABSURD
-        ):
+        read, written, thought = usage.cache_read, usage.cache_write, usage.reasoning
+        prompt, completion = usage.fresh + read + written, usage.output + thought
+        if (
+            usage.fresh < 0 or read < 0 or written < 0 or usage.output < 0 or thought < 0
+            or prompt > ABSURD or completion > ABSURD
+        ):  # fmt: skip
             self.distrusted = True
             return True
-        if event.ahead and usage.completion > self.limit:
+        if event.ahead and completion > self.limit:
             return False
         self._ahead = event.ahead
-        self.count = Count(
-            usage.prompt, usage.completion, usage.cache_read, usage.reasoning, usage.cache_write
-        )
+        self.count = Count(prompt, completion, read, thought, written)
         if event.input_only:
-            self.count = _but(self.count, self.running, exact=False)
+            self.count = Count(prompt, self.running, read, min(thought, self.running), written, False)
         else:
-            self.running = usage.completion
+            self.running = completion
         return True
-
-
-def _but(count: Count, completion: int, *, exact: bool) -> Count:
-    return Count(
-        count.prompt,
-        completion,
-        count.cached,
-        min(count.reasoning, completion),
-        count.cache_write,
-        exact,
-    )
 
 
 def _usage(count: Count) -> Usage:

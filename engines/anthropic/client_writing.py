@@ -93,11 +93,13 @@ class MessagesWriter:
     def write(self, events: Sequence[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:
+            # Nearly all there is of a stream, and twice as fast as a case of the match.
+            if type(event) is TextDelta:
+                self._text(out, "text", event.text)
+                continue
             match event:
                 case Counted(usage=usage):
                     self._usage = usage
-                case TextDelta(text=text):
-                    self._text(out, "text", text)
                 case ToolCallDelta():
                     self._arguments(out, event)
                 case ToolCallBegan():
@@ -112,6 +114,8 @@ class MessagesWriter:
                     self._id, self._model = event.id, event.model or self._model
                 case Ended():
                     self._ended = event
+                case _:
+                    continue
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -171,11 +175,10 @@ class MessagesWriter:
         self._open = None
         out.append(_frame("content_block_stop", {"type": "content_block_stop", "index": self._block}))
 
-    def _delta(self, out: list[bytes], kind: str, name: str, value: str) -> None:
+    def _delta(self, out: list[bytes], kind: bytes, name: bytes, value: str) -> None:
         out.append(
             b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
-            b'"delta":{"type":"%b","%b":%b}}\n\n'
-            % (self._block, kind.encode(), name.encode(), _encode(value))
+            b'"delta":{"type":"%b","%b":%b}}\n\n' % (self._block, kind, name, _encode(value))
         )
 
     def _text(self, out: list[bytes], holds: str, text: str) -> None:
@@ -183,7 +186,7 @@ class MessagesWriter:
             return
         if self._open != holds:
             self._begin(out, holds, {"type": "text", "text": ""})
-        self._delta(out, "text_delta", "text", text)
+        self._delta(out, b"text_delta", b"text", text)
 
     def _thought(self, out: list[bytes], event: ReasoningDelta) -> None:
         if event.redacted:
@@ -194,9 +197,9 @@ class MessagesWriter:
         if self._open != "thinking":
             self._begin(out, "thinking", {"type": "thinking", "thinking": "", "signature": ""})
         if event.text:
-            self._delta(out, "thinking_delta", "thinking", event.text)
+            self._delta(out, b"thinking_delta", b"thinking", event.text)
         if event.signature:
-            self._delta(out, "signature_delta", "signature", event.signature)
+            self._delta(out, b"signature_delta", b"signature", event.signature)
             # A thought with its proof is whole; the next one is another's.
             self._close(out)
 
@@ -205,7 +208,7 @@ class MessagesWriter:
             return
         if self._open != f"call {event.index}":
             raise Garbled("arguments of a call that is over")
-        self._delta(out, "input_json_delta", "partial_json", event.arguments)
+        self._delta(out, b"input_json_delta", b"partial_json", event.arguments)
 
 
 def _reason(stop: Stop, called: bool) -> str:

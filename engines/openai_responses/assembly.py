@@ -55,7 +55,7 @@ class Assembly:
     """One answer under way."""
 
     __slots__ = (
-        "_asked", "_call", "_id", "_item", "_model", "_now", "_output", "_part", "_stop", "_usage", "began",
+        "_asked", "_call", "_id", "_item", "_model", "_now", "_output", "_part", "_said", "_stop", "_usage", "began",
     )  # fmt: skip
 
     def __init__(self, asked: Mapping[str, Any], *, model: str, now: int) -> None:
@@ -68,6 +68,8 @@ class Assembly:
         """The last of the output, while it grows."""
         self._part: Told | None = None
         """The last of its parts, while that grows."""
+        self._said: list[str] = []
+        """What was said of the part, or of the item that has none, and is not in it yet."""
         self._call = -1
         self._stop = Stop.END
         self._usage: Usage | None = None
@@ -80,9 +82,13 @@ class Assembly:
             if isinstance(event, Began):
                 self._model = event.model or self._model
             out += self.begin()
+        # Nearly all there is of a stream, and twice as fast as a case of the match.
+        if type(event) is TextDelta:
+            self._say(out, "output_text", event.text)
+            return out
         match event:
-            case TextDelta(text=text):
-                self._say(out, "output_text", text)
+            case Counted(usage=usage):
+                self._usage = usage
             case RefusalDelta(text=text):
                 self._say(out, "refusal", text)
             case ReasoningDelta():
@@ -91,8 +97,6 @@ class Assembly:
                 self._called(out, event)
             case ToolCallDelta():
                 self._argue(out, event)
-            case Counted(usage=usage):
-                self._usage = usage
             case Ended(stop=stop):
                 self._stop = stop
             case _:
@@ -131,6 +135,7 @@ class Assembly:
 
     def response(self, status: str) -> Told:
         """The response as it stands."""
+        self._put_together()
         asked = self._asked
         echoed = {name: other if asked.get(name) is None else asked[name] for name, other in _ECHOED.items()}
         thinking = {"effort": None, "summary": None} | (asked.get("reasoning") or {})
@@ -165,9 +170,17 @@ class Assembly:
             self._part_over(out)
             part = _blank(kind)
             self._part_added(out, item, part)
-        part["refusal" if kind == "refusal" else "text"] += text
-        told = self._of_part(f"response.{kind}.delta") | {"delta": text}
-        out.append(told | {"logprobs": []} if kind == "output_text" else told)
+        self._said.append(text)
+        told = {
+            "type": f"response.{kind}.delta",
+            "item_id": item["id"],
+            "output_index": len(self._output) - 1,
+            "content_index": len(item["content"]) - 1,
+            "delta": text,
+        }
+        if kind == "output_text":
+            told["logprobs"] = []
+        out.append(told)
 
     def _think(self, out: list[Told], event: ReasoningDelta) -> None:
         item = self._item
@@ -181,7 +194,7 @@ class Assembly:
             if part is None:
                 part = {"type": "reasoning_text", "text": ""}
                 self._part_added(out, item, part)
-            part["text"] += event.text
+            self._said.append(event.text)
             out.append(self._of_part("response.reasoning_text.delta") | {"delta": event.text})
         item["encrypted_content"] = closed(event.signature, event.redacted)
 
@@ -195,8 +208,8 @@ class Assembly:
         item = self._item
         if item is None or item["type"] != "function_call" or event.index != self._call:
             raise Garbled("arguments of a call that is over")
-        item["arguments"] += event.arguments
         if event.arguments:
+            self._said.append(event.arguments)
             out.append(self._of_item("response.function_call_arguments.delta") | {"delta": event.arguments})
 
     def _added(self, out: list[Told], item: Told, prefix: str) -> Told:
@@ -215,10 +228,22 @@ class Assembly:
         item["content"].append(part)
         out.append(self._of_part("response.content_part.added") | {"part": dict(part)})
 
+    def _put_together(self) -> None:
+        """Write what was said since into whatever it was said of: piece by piece it would be copied over and over."""
+        if not self._said:
+            return
+        said = "".join(self._said)
+        self._said.clear()
+        if self._part is not None:
+            self._part["refusal" if self._part["type"] == "refusal" else "text"] += said
+        elif self._item is not None:
+            self._item["arguments"] += said
+
     def _part_over(self, out: list[Told]) -> None:
         part = self._part
         if part is None:
             return
+        self._put_together()
         kind = part["type"]
         told = self._of_part(f"response.{kind}.done")
         if kind == "refusal":
@@ -235,6 +260,7 @@ class Assembly:
         if item is None:
             return
         self._part_over(out)
+        self._put_together()
         item["status"] = status
         if item["type"] == "function_call":
             item["arguments"] = item["arguments"] or "{}"

@@ -69,7 +69,6 @@ class ResponsesWriter:
         return b"".join([self._frame(each) for each in out])
 
     def _frame(self, event: Told) -> bytes:
-        kind = event["type"]
-        numbered = {"type": kind, "sequence_number": self._number, **event}
+        event["sequence_number"] = self._number
         self._number += 1
-        return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode(numbered))
+        return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(event))
