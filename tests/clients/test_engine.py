@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import openai
+import openai.types.responses
 import pytest
 import pytest_asyncio
 
@@ -167,6 +168,38 @@ async def test_the_official_openai_client_streams_an_answer(gateway: Deployment)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]).strip()
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 0
+
+
+async def test_the_engines_own_responses_pass_where_its_entity_says_that_it_speaks_them(
+    gateway: Deployment, direct: aiohttp.ClientSession
+) -> None:
+    entity = {"name": "m", "kind": "local", "provider": "vllm", "model": "mixtral-demo"}
+    body = {"name": "own-responses", "served_entities": [{**entity, "options": {"responses": "yes"}}]}
+    await gateway.administer("POST", "/endpoints", body)
+    asked: dict[str, Any] = {"input": QUESTIONS[1], "max_output_tokens": 40, "temperature": 0}
+    async with direct.post("/v1/responses", json=asked | {"model": "mixtral-demo", "store": False}) as answer:
+        own = openai.types.responses.Response.model_validate(await answer.json())
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.admin_key) as client:
+        plain = await client.responses.create(model="own-responses", **asked)
+        stream = await client.responses.create(model="own-responses", stream=True, **asked)
+        request_id = stream.response.headers["x-request-id"]
+        events = [each async for each in stream]
+        translated = await client.responses.create(model=ENDPOINT, **asked)
+    assert [each.sequence_number for each in events] == list(range(len(events)))
+    said = "".join(each.delta for each in events if each.type == "response.output_text.delta")
+    assert own.output_text
+    assert said == plain.output_text == translated.output_text == own.output_text
+    assert own.usage is not None
+    # What the engine alone says of a response is there: it was not written here.
+    assert "input_tokens_per_turn" in (plain.usage or own.usage).input_tokens_details.to_dict()
+    assert plain._request_id is not None
+    for each in (request_id, plain._request_id):
+        row = await gateway.row_of(each)
+        assert (row["status"], row["usage_source"], row["model"]) == ("ok", "reported", "mixtral-demo")
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (
+            own.usage.input_tokens,
+            own.usage.output_tokens,
+        )
 
 
 async def test_the_announcements_code_prints_an_answer(
