@@ -108,6 +108,21 @@ class LocalCounters:
             if counter is not None and position in counter.view:
                 counter.view[position] = max(0, counter.view[position] + delta)
 
+    def set_aside(self) -> dict[str, dict[int, int]]:
+        """Leave what was charged to periods and concurrency out of the next report: it is counted in another way."""
+        aside: dict[str, dict[int, int]] = {}
+        for key, counter in self._counters.items():
+            if counter.kind != ROLLING and counter.raw:
+                aside[key], counter.raw = counter.raw, {}
+        return aside
+
+    def put_back(self, aside: dict[str, dict[int, int]]) -> None:
+        """It was not counted."""
+        for key, amounts in aside.items():
+            raw = self._counters[key].raw
+            for position, amount in amounts.items():
+                raw[position] = raw.get(position, 0) + amount
+
     def report(self, now_ms: int) -> tuple[list[str], list[tuple[int, int, int, int]]]:
         """Keys and entries for the settlement script that bring to Redis what still counts; forgets all here."""
         keys: list[str] = []

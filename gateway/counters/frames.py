@@ -49,6 +49,11 @@ def entries_of(entries: Sequence[Entry]) -> bytes:
     return b"".join(ENTRY.pack(*each) for each in entries)
 
 
+def hold_of(taken: Sequence[tuple[str, Entry]]) -> bytes:
+    """What a hold has, as the reservation's script keeps it."""
+    return b"".join(HELD.pack(*entry, len(key.encode())) + key.encode() for key, entry in taken)
+
+
 def held_of(record: bytes) -> list[tuple[str, Entry]]:
     """What a hold has, as the reservation's script kept it: each counter's key and what was taken of it."""
     found: list[tuple[str, Entry]] = []

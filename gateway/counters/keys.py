@@ -33,6 +33,15 @@ class Keys:
         """Hash: worker -> when it was last seen."""
         return self._key("live")
 
+    @property
+    def rebuild(self) -> bytes:
+        """The token of the rebuild that is under way."""
+        return self._key("rebuild")
+
+    def cuts(self, epoch: str) -> bytes:
+        """Hash: worker -> up to which of its settlements the counters of this epoch came from the ledger."""
+        return self._key(f"c:{epoch}")
+
     def window(self, limit_id: str, subject: str) -> bytes:
         """A sliding window's buckets."""
         return self._key(f"r:{limit_id}:{subject}")

@@ -47,7 +47,7 @@ class FirstStart:
 
     async def rebuild(self, link: Link, run_id: str) -> str:
         """Open an empty epoch."""
-        return await link.open_epoch(run_id, link.now_ms())
+        return await link.open_epoch(link.new_epoch(run_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,15 @@ class Link:
         worker_id: str,
         *,
         opener: Opener,
-        adopt: Callable[[str, str], Awaitable[None]],
+        adopt: Callable[[str, str], Awaitable[int]],
         returned: Callable[[], None],
         clock: Callable[[], float] = time.time,
         timeout_seconds: float = 0.020,
     ) -> None:
-        """`adopt(old, new)` runs before a new epoch is used, `returned` when the link is usable again, and at each beat."""
+        """`adopt(old, new)` runs before a new epoch is used, `returned` when the link is usable again, and at each beat.
+
+        What `adopt` gives is `cut` from then on.
+        """
         self.keys = keys
         self.worker_id = worker_id
         self.scripts = Scripts.load()
@@ -96,6 +99,8 @@ class Link:
             on_lost=self._broken,
         )
         self.epoch = ""
+        self.cut = 0
+        """This worker's settlements up to this number were in the ledger's sums when the epoch began, no later one was."""
         self.usable = False
         self.live_workers = 1
         self.lost_count = 0
@@ -190,16 +195,21 @@ class Link:
                 raise
             return await self.connection.ask(script.spelled_out(data))
 
-    async def open_epoch(self, run_id: str, cut_ms: int) -> str:
-        """Open an epoch of this server; whoever comes second gets the first one's.
+    def new_epoch(self, run_id: str) -> str:
+        """A name for an epoch of this server that begins now."""
+        return f"{run_id}.{self.now_ms()}.{secrets.token_hex(6)}"
 
-        `cut_ms` is part of its name: what ended until then is in the base sums.
+    async def open_epoch(self, name: str, token: bytes = b"") -> str:
+        """Open an epoch; whoever comes second gets the first one's. `token` is that of the rebuild that filled it.
+
+        Raises RedisAway where that rebuild is not the one any more.
         """
-        prefix = f"{run_id}."
-        name = f"{prefix}{cut_ms}.{secrets.token_hex(6)}"
-        keys = [self.keys.epoch, self.keys.sequence]
-        first = b"%d" % (self.now_ms() * 1000)
-        held: bytes = await self.call(self.scripts.open, keys, [name.encode(), prefix.encode(), first])
+        keys = [self.keys.epoch, self.keys.sequence, self.keys.rebuild]
+        prefix, first = f"{name.partition('.')[0]}.", b"%d" % (self.now_ms() * 1000)
+        arguments = [name.encode(), prefix.encode(), first, token]
+        held: bytes = await self.call(self.scripts.open, keys, arguments)
+        if not held:
+            raise RedisAway("the counters were lost again while they were rebuilt")
         return held.decode()
 
     # private
@@ -234,8 +244,8 @@ class Link:
             if not epoch.startswith(f"{run_id}."):
                 epoch = await self._opener.rebuild(self, run_id)
             if epoch != self.epoch:
-                await self._adopt(self.epoch, epoch)
-                self.epoch = epoch
+                cut = await self._adopt(self.epoch, epoch)
+                self.epoch, self.cut = epoch, cut
         except (RedisAway, hiredis.ReplyError) as error:
             if str(error) != self._said:
                 self._said = str(error)
@@ -277,7 +287,7 @@ class Link:
         self.live_workers = max(1, live)
         if not beat.overdue:
             self.told_time(now)
-        if epoch != self.epoch:
+        if not epoch or epoch != self.epoch:
             self.lost()
             return
         if beat.overdue:

@@ -18,7 +18,7 @@ import msgspec
 from gateway.counters.corrections import corrections
 from gateway.counters.frames import ADMITTED, HEAD_BYTES, LOST, Entry, entries_of
 from gateway.counters.link import Link
-from gateway.counters.plan import lasts
+from gateway.counters.plan import ROLLING, lasts
 from gateway.spool.records import Charge
 
 _log = logging.getLogger(__name__)
@@ -26,20 +26,30 @@ _log = logging.getLogger(__name__)
 BOUND = 100_000
 SHORTEST_REBUILT_MS = 3_600_000
 """Sliding windows of this length and longer come back from the ledger."""
+SETTLE, VOID, ASK, NEVER_HELD, STILL_HELD, REPORT = range(6)
+"""What the settlement's script is asked for."""
 _RETRY_SECONDS = 1.0
 
 
 class Errand(ABC):
     """One call of the settlement script."""
 
-    __slots__ = ("home", "in_flight", "memory", "overdue")
-    void = 0
+    __slots__ = ("home", "in_flight", "memory", "overdue", "sent_in")
+    urgent = False
+    """Whether it goes before others: what they take back must have been added first."""
 
     def __init__(self, home: Outbox, memory: bytes) -> None:
         self.home = home
         self.memory = memory
         self.in_flight = False
         self.overdue = False
+        self.sent_in = ""
+        """The epoch in which it was sent last, whatever became of that."""
+
+    @property
+    def mode(self) -> int:
+        """What the script is asked for."""
+        return SETTLE
 
     @abstractmethod
     def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
@@ -69,7 +79,7 @@ class Errand(ABC):
 class Settlement(Errand):
     """A request has ended with this usage."""
 
-    __slots__ = ("charges", "ended_ms", "epoch", "local", "on_done", "undo", "usage")
+    __slots__ = ("charges", "epoch", "local", "number", "on_done", "undo", "usage")
 
     def __init__(
         self,
@@ -79,7 +89,7 @@ class Settlement(Errand):
         local: Sequence[Charge],
         usage: tuple[int, int, int],
         epoch: str,
-        ended_ms: int,
+        number: int,
         on_done: Callable[[], object] | None,
         *,
         undo: bool = False,
@@ -89,45 +99,50 @@ class Settlement(Errand):
         self.local = local
         self.usage = usage
         self.epoch = epoch
-        self.ended_ms = ended_ms
+        self.number = number
+        """Of the settlement in the spool; 0 where the ledger is to have no row of it."""
         self.on_done = on_done
         self.undo = undo
         """The admission itself never was: the count of requests is given back too."""
 
+    def booked(self, cut: int) -> bool:
+        """Whether the ledger's sums, from which an epoch with this cut began, hold it already."""
+        return 0 < self.number <= cut
+
     def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
-        """Corrections; in an epoch after the admission's, sliding windows are charged what was used.
-
-        There, the charge itself is gone with the old windows, and a refund would take from others.
-        """
+        """Corrections of what this epoch's counters have of it: charged in it, adopted into it, or reported to it."""
+        if self.epoch == epoch and not self.local:
+            return corrections(self.charges, *self.usage, undo=self.undo)
+        booked = self.booked(self.home.link.cut)
         charges = self.charges
-        if self.local and self.ended_ms <= cut_of(epoch):
-            return self._after_rebuild(epoch)
-        if self.epoch == epoch or not charges:
-            return corrections(
-                [*charges, *self.local] if self.local else charges, *self.usage, undo=self.undo
-            )
-        # Sliding windows of the old epoch are gone: nothing was charged in this one.
-        carried = [msgspec.structs.replace(each, fixed=0) if each.kind == "r" else each for each in charges]
-        if self.ended_ms <= cut_of(epoch):
-            # The ledger's sums, from which this epoch began, hold it already.
-            carried = [each for each in carried if each.kind == "n" or each.kind == "i"]
-        return corrections([*carried, *self.local], *self.usage, undo=self.undo)
-
-    def _after_rebuild(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
-        """Decided here and ended before the epoch began: its sums hold it where they reach back so far.
-
-        There the report of what was charged here would count it a second time, so all of it is taken back.
-        """
-        known = [each for each in self.local if each.kind == "p" or each.window_ms >= SHORTEST_REBUILT_MS]
-        rest = [each for each in self.local if each not in known]
-        held = (
-            [each for each in self.charges if each.kind in ("n", "i")]
-            if self.epoch != epoch
-            else self.charges
-        )
-        keys, entries = corrections([*held, *rest], *self.usage, undo=self.undo)
+        if self.epoch != epoch:
+            # Sliding windows of the old epoch are gone: nothing was charged in this one, and a refund would take from
+            # others.
+            charges = [
+                msgspec.structs.replace(each, fixed=0) if each.kind == "r" else each
+                for each in charges
+                if not booked or each.kind in ("n", "i")
+            ]
+        local = self.local
+        if not booked:
+            return corrections([*charges, *local], *self.usage, undo=self.undo)
+        # Periods were not adopted. Windows that came back from the sums would count a second time what the report
+        # brought, so all of it is taken back.
+        known = [each for each in local if each.kind == "r" and each.window_ms >= SHORTEST_REBUILT_MS]
+        rest = [each for each in local if each.kind != "p" and each not in known]
+        keys, entries = corrections([*charges, *rest], *self.usage, undo=self.undo)
         more_keys, more_entries = corrections(known, 0, 0, 0, undo=True)
         return [*keys, *more_keys], [*entries, *more_entries]
+
+    @property
+    def mode(self) -> int:
+        """Sent again, it ends the hold that Redis keeps of it, or was taken before: also once that is forgotten."""
+        if self.epoch != self.home.link.epoch:
+            return SETTLE
+        if not self.charges:
+            # A grant that came late may be held under the same name.
+            return NEVER_HELD
+        return STILL_HELD if self.sent_in == self.epoch and self.lasting else SETTLE
 
     @property
     def lasting(self) -> bool:
@@ -143,28 +158,42 @@ class Settlement(Errand):
 class Report(Errand):
     """What was charged here while Redis was away."""
 
-    __slots__ = ("entries", "keys")
+    __slots__ = ("entries", "epoch", "keys")
+    urgent = True
 
     def __init__(self, home: Outbox, memory: bytes, keys: Sequence[str], entries: Sequence[Entry]) -> None:
         super().__init__(home, memory)
         self.keys = keys
         self.entries = entries
+        self.epoch = home.link.epoch
+
+    @property
+    def mode(self) -> int:
+        """Remembered for longer than a settlement, since no hold tells whether it was taken."""
+        return REPORT
 
     def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
-        """As they are."""
-        return self.keys, self.entries
+        """As they are; in an epoch that began since, without what was adopted into it."""
+        if epoch == self.epoch:
+            return self.keys, self.entries
+        kept = [number for number, entry in enumerate(self.entries) if entry[0] == ROLLING]
+        return [self.keys[each] for each in kept], [self.entries[each] for each in kept]
 
 
 class Void(Errand):
     """Nobody knows whether a request was admitted: see to it that nothing of it stays."""
 
     __slots__ = ("epoch", "granted")
-    void = 1
 
     def __init__(self, home: Outbox, memory: bytes, epoch: str, granted: Callable[[bytes], None]) -> None:
         super().__init__(home, memory)
         self.epoch = epoch
         self.granted = granted
+
+    @property
+    def mode(self) -> int:
+        """Whatever of it is still under way is not to take effect."""
+        return VOID
 
     def body(self, epoch: str) -> tuple[Sequence[str], Sequence[Entry]]:
         """No entries: the memory alone is asked."""
@@ -180,7 +209,11 @@ class Inquiry(Void):
     """Nobody knows whether a top-up was granted: ask for the latest grant."""
 
     __slots__ = ()
-    void = 2
+
+    @property
+    def mode(self) -> int:
+        """What is under way may take effect."""
+        return ASK
 
 
 class Outbox:
@@ -218,11 +251,12 @@ class Outbox:
                 self._send(errand)
             else:
                 errand.in_flight = True
+                errand.sent_in = self.link.epoch
                 self.link.connection.send(call, errand)
 
     def flush(self) -> None:
         """Send what is not under way."""
-        for errand in list(self._errands):
+        for errand in sorted(self._errands, key=lambda each: not each.urgent):
             if not self.link.usable:
                 return
             if not errand.in_flight:
@@ -257,22 +291,26 @@ class Outbox:
             if str(reply).startswith("NOSCRIPT"):
                 self._send(errand, spelled_out=True)
                 return
+            # Not taken, though what ends its hold may have been done.
+            errand.sent_in = ""
             self.link.failed()
             self._later()
 
     def _send(self, errand: Errand, *, spelled_out: bool = False) -> None:
         link = self.link
         keys, entries = errand.body(link.epoch)
-        if not entries and not errand.void and not errand.lasting:
+        mode = errand.mode
+        if not entries and mode not in (VOID, ASK) and not errand.lasting:
             self._forget(errand)
             errand.done(b"\1")
             return
         script = link.scripts.settle
         held = link.keys.holds(link.epoch, link.worker_id)
         names = [link.keys.epoch, held, *(each.encode() for each in keys), errand.memory]
-        arguments = (link.epoch.encode(), self._worker, b"%d" % errand.void, entries_of(entries))
+        arguments = (link.epoch.encode(), self._worker, b"%d" % mode, entries_of(entries))
         data = script.call(names, arguments)
         errand.in_flight = True
+        errand.sent_in = link.epoch
         link.connection.send(script.spelled_out(data) if spelled_out else data, errand)
 
     def _forget(self, errand: Errand) -> None:
@@ -287,8 +325,3 @@ class Outbox:
     def _again(self) -> None:
         self._retry = None
         self.flush()
-
-
-def cut_of(epoch: str) -> int:
-    """The time up to which the ledger's sums that an epoch began with are complete."""
-    return int(epoch.split(".")[1])

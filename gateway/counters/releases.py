@@ -6,7 +6,7 @@ worker's own counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.counters.frames import GRANTED, grant_of
@@ -19,15 +19,14 @@ from gateway.spool.records import Charge
 class Releases:
     """Turns the ends of admissions into errands."""
 
-    def __init__(self, outbox: Outbox, holds: dict[str, Hold], clock: Callable[[], float]) -> None:
+    def __init__(self, outbox: Outbox, holds: dict[str, Hold]) -> None:
         """`holds` loses an admission when Redis took its settlement."""
         self.late = 0
         """Grants that came after their callers had given up."""
         self._outbox = outbox
         self._holds = holds
-        self._clock = clock
 
-    def settle(self, hold: Hold, usage: tuple[int, int, int], call: bytes | None) -> None:
+    def settle(self, hold: Hold, usage: tuple[int, int, int], number: int, call: bytes | None) -> None:
         """An admission has ended; `call` where its bytes are made already."""
         holds, request_id = self._holds, hold.request_id
         # Where Redis was asked and did not answer, its own memory of the request must stay as it is: it says
@@ -41,7 +40,7 @@ class Releases:
                 hold.local,
                 usage,
                 hold.epoch,
-                int(self._clock() * 1000),
+                number,
                 lambda: holds.pop(request_id, None),
             ),
             call,
@@ -65,7 +64,8 @@ class Releases:
                 if grant_of(grant).sequence > hold.last_sequence:
                     self._undo_top_up(hold, plan, step, grant)
 
-            self._outbox.put(Inquiry(self._outbox, hold.memory, hold.epoch, granted))
+            # Asked in the epoch of its plan, which may have begun after the admission's.
+            self._outbox.put(Inquiry(self._outbox, hold.memory, plan.epoch, granted))
         elif isinstance(reply, bytes) and reply[0] == GRANTED:
             self._undo_top_up(hold, plan, step, reply)
 
@@ -75,19 +75,17 @@ class Releases:
         if hold.claim is not None:
             charges.append(claim_charge(hold.claim))
         # Nothing was ever dispatched on this grant: the count of requests is given back as well.
-        self._undo(hold, b"~", charges, undo=True)
+        self._undo(hold, b"~", charges, hold.epoch, undo=True)
 
     def _undo_top_up(self, hold: Hold, plan: Plan, step: int, reply: bytes) -> None:
         grant = grant_of(reply)
-        self._undo(hold, b"~%d" % step, top_up_charges(plan, grant.positions, grant.output), undo=False)
+        charges = top_up_charges(plan, grant.positions, grant.output)
+        self._undo(hold, b"~%d" % step, charges, plan.epoch, undo=False)
 
-    def _undo(self, hold: Hold, suffix: bytes, charges: list[Charge], *, undo: bool) -> None:
+    def _undo(self, hold: Hold, suffix: bytes, charges: list[Charge], epoch: str, *, undo: bool) -> None:
         self.late += 1
-        ended_ms = int(self._clock() * 1000)
         memory = hold.memory + suffix
-        self._outbox.put(
-            Settlement(self._outbox, memory, charges, (), (0, 0, 0), hold.epoch, ended_ms, None, undo=undo)
-        )
+        self._outbox.put(Settlement(self._outbox, memory, charges, (), (0, 0, 0), epoch, 0, None, undo=undo))
 
 
 def top_up_charges(plan: Plan, positions: Sequence[int], output: int) -> list[Charge]:

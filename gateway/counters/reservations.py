@@ -20,7 +20,7 @@ import hiredis
 from gateway.counters.address import RedisAddress
 from gateway.counters.corrections import corrections
 from gateway.counters.degraded import LocalCounters
-from gateway.counters.epochs import adopt_holds
+from gateway.counters.epochs import adopt_holds, cut_of
 from gateway.counters.fallback import Fallback
 from gateway.counters.frames import (
     ASK,
@@ -54,14 +54,14 @@ _log = logging.getLogger(__name__)
 class Reservations:
     """Decides, tops up and settles every limit and budget of this worker's requests."""
 
-    def __init__(self, link: Link, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, link: Link) -> None:
         """Use `connect`."""
         self.link = link
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(link, link.worker_id)
         self._local = LocalCounters()
         self._holds: dict[str, Hold] = {}
-        self._releases = Releases(self._outbox, self._holds, clock)
+        self._releases = Releases(self._outbox, self._holds)
         self._fallback = Fallback(link, self._local)
         self._plans = Plans(link)
         self._memory_prefix = link.keys.memory_prefix
@@ -85,8 +85,8 @@ class Reservations:
         """
         ready: list[Reservations] = []
 
-        async def adopt(old: str, new: str) -> None:
-            await ready[0]._adopt(old, new)
+        async def adopt(old: str, new: str) -> int:
+            return await ready[0]._adopt(old, new)
 
         def returned() -> None:
             ready[0]._returned()
@@ -101,7 +101,7 @@ class Reservations:
             clock=clock,
             timeout_seconds=timeout_seconds,
         )
-        ready.append(cls(link, clock=clock))
+        ready.append(cls(link))
         link.start()
         await link.wait_usable(wait_seconds)
         return ready[0]
@@ -135,7 +135,7 @@ class Reservations:
 
     @property
     def held(self) -> int:
-        """Admissions that Redis still holds something for."""
+        """Admissions whose settlement Redis has not yet taken."""
         return len(self._holds)
 
     # the port
@@ -180,7 +180,7 @@ class Reservations:
         if link.usable:
             self._ask(hold)
         else:
-            self._fallback.decide(hold)
+            self._decide_here(hold)
         return future
 
     def top_up(self, reservation: Hold, output_tokens: int) -> Future[int]:
@@ -208,9 +208,18 @@ class Reservations:
         return future
 
     def settle(
-        self, reservation: Hold, *, prompt_tokens: int, completion_tokens: int, cost_nano_usd: int
+        self,
+        reservation: Hold,
+        *,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cost_nano_usd: int,
+        number: int = 0,
     ) -> None:
-        """Correct every charge to what was used; repeated until Redis took it. A second call does nothing."""
+        """Correct every charge to what was used; repeated until Redis took it. A second call does nothing.
+
+        `number` is the settlement's in the spool, 0 where there is none: see the port.
+        """
         hold = reservation
         if hold.settled:
             return
@@ -225,7 +234,7 @@ class Reservations:
         call = None
         if hold.epoch == self.link.epoch and hold.charges and hold.ordinary:
             call = hold.plan.settle_call(hold.memory, hold.parts[0], hold.base, hold.granted_output, usage)
-        self._releases.settle(hold, usage, call)
+        self._releases.settle(hold, usage, number, call)
 
     def abandon(self, future: Future[Hold]) -> None:
         """Whoever awaited a reservation was cancelled: give back what was, or will yet be, granted."""
@@ -253,7 +262,7 @@ class Reservations:
                 future.set_result(hold)
         elif code == LOST:
             link.lost()
-            self._fallback.decide(hold)
+            self._decide_here(hold)
         elif code == STALE_EDGES and not hold.retried:
             hold.retried = True
             self._plans.clear()
@@ -266,7 +275,7 @@ class Reservations:
     def unanswered(self, hold: Hold) -> None:
         """No answer in time: this worker decides, and what Redis did is undone when that is known."""
         self.link.failed()
-        self._fallback.decide(hold)
+        self._decide_here(hold)
 
     def came_late(self, hold: Hold, reply: Any) -> None:
         """Nobody waits for this any more."""
@@ -305,10 +314,23 @@ class Reservations:
             return
         _log.error("Redis refused to decide: %s", error)
         self.link.failed()
-        self._fallback.decide(hold)
+        self._decide_here(hold)
 
-    async def _adopt(self, old: str, new: str) -> None:
-        await adopt_holds(self.link, new, self._holds.values(), self._outbox.errands)
+    def _decide_here(self, hold: Hold) -> None:
+        self._fallback.decide(hold)
+        if hold.local:
+            self._holds[hold.request_id] = hold
+
+    async def _adopt(self, old: str, new: str) -> int:
+        cut = await cut_of(self.link, new)
+        # Adopted with the rest: reported as well, it would count twice.
+        aside = self._local.set_aside()
+        try:
+            await adopt_holds(self.link, new, cut, self._holds.values(), self._outbox.errands)
+        except BaseException:
+            self._local.put_back(aside)
+            raise
+        return cut
 
     def _returned(self) -> None:
         keys, entries = self._local.report(self.link.now_ms())

@@ -1,7 +1,7 @@
 -- Correct what a request was charged to what it used, where it was charged; ends the request.
 -- KEYS: epoch, the worker's holds, the counters of the entries, memory of the request
 -- ARGV: epoch, worker, '0' to settle, '1' to void, '2' to ask, '3' to settle where no hold was kept,
---   '4' to settle only what is still held; entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and
+--   '4' to settle only what is still held, '5' to report: no hold was kept, and it is remembered for a day; entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and
 --   4, an idempotency claim: delta 1 marks it done, 0 frees it
 -- void: nobody knows whether the request was admitted. Where it was, the reply is the grant and nothing changes;
 --   where not, it is marked as void, so that a reservation that is still under way cannot take effect.
@@ -26,7 +26,7 @@ end
 local function expire(key, w) call('PEXPIRE', key, w + ceil(w / 20) + 1000) end
 
 local taken_out = nil
-if mode ~= '3' then
+if mode ~= '3' and mode ~= '5' then
   local holds, admission, step = KEYS[2], string.match(memory, '^([^~+]*)[~+]?(.*)$')
   if step == '' then
     if call('HDEL', holds, admission) == 0 and mode == '4' then return struct.pack('<Bi8', 1, now) end
@@ -100,5 +100,5 @@ while offset < length do
   end
 end
 if taken_out then call('HSET', KEYS[2], string.match(memory, '^[^~+]*'), taken_out) end
-call('SET', memory, 'E', 'PX', 60000)
+call('SET', memory, 'E', 'PX', mode == '5' and 86400000 or 60000)
 return struct.pack('<Bi8', 1, now)

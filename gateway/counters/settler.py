@@ -18,8 +18,7 @@ from gateway.counters.corrections import corrections
 from gateway.counters.frames import LOST, Entry, entries_of, held_of
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, command
-from gateway.counters.outbox import cut_of
-from gateway.counters.plan import CLAIM
+from gateway.counters.plan import CLAIM, lasts
 from gateway.spool.records import Charge
 
 
@@ -60,26 +59,30 @@ class CounterSettler:
         prompt_tokens: int,
         completion_tokens: int,
         cost_nano_usd: int,
+        spool_id: str = "",
+        number: int = 0,
     ) -> None:
         """Correct what the request was charged; a second time changes nothing. Raises RedisAway to be tried again.
 
-        `granted_output` is not needed: each charge says what it took.
+        `granted_output` is not needed: each charge says what it took. `number` is that of the settlement in the
+        spool `spool_id`, or EVERYTHING where the spool ended without one.
         """
         if not charges:
             return
         epoch = await self._epoch()
-        if _made_at(request_id) <= cut_of(epoch.decode()):
-            # Its charges went with an older epoch, and only workers that live carry theirs over: what it used is
-            # in the ledger, or will be at the next rebuild. A correction would take from others.
-            return
-        held = await self._ask(
-            command(b"HGET", self._keys.holds(epoch.decode(), worker_id), self._memory(request_id))
-        )
+        name = epoch.decode()
+        held = await self._ask(command(b"HGET", self._keys.holds(name, worker_id), self._memory(request_id)))
         if held:
             charges = _as_held(charges, held)
+        else:
+            cut = await self._ask(command(b"HGET", self._keys.cuts(name), spool_id.encode()))
+            if 0 < number <= int(cut or 0):
+                # The sums that this epoch began with have it.
+                return
+            charges = _as_never_held(charges, charged_here=_made_at(request_id) > _opened_at(name))
         keys, entries = corrections(charges, prompt_tokens, completion_tokens, cost_nano_usd)
-        if entries:
-            await self._correct(epoch, worker_id, request_id, b"0", keys, entries)
+        if entries or held:
+            await self._correct(epoch, worker_id, request_id, b"4" if held else b"0", keys, entries)
 
     async def unsettled(self, worker_id: str) -> Sequence[str]:
         """The requests of a worker of which Redis still holds something; raises RedisAway."""
@@ -150,6 +153,23 @@ def _as_held(charges: Sequence[Charge], held: bytes) -> list[Charge]:
     return [*(each for each in charges if each.kind in ("n", "i")), *taken]
 
 
+def _as_never_held(charges: Sequence[Charge], *, charged_here: bool) -> list[Charge]:
+    """The charges where no hold is kept: what lasts was settled before, or is not in this epoch's counters at all.
+
+    The script knows whether it was settled. Short windows keep no hold, and are gone with the epoch that was charged.
+    """
+    return [
+        replace(each, fixed=0) if lasts(each.kind, each.window_ms) and each.kind != "i" else each
+        for each in charges
+        if charged_here or each.kind in ("p", "i")
+    ]
+
+
 def _made_at(request_id: str) -> int:
     """When a UUIDv7 was made, in Unix ms."""
     return int(request_id.replace("-", "")[:12], 16)
+
+
+def _opened_at(epoch: str) -> int:
+    """When an epoch was opened, in Redis' time."""
+    return int(epoch.split(".")[1])

@@ -93,17 +93,18 @@ def end_begun(
     """Close the books on a call that is not begun again; what was tried costs its caller nothing."""
     _append(line, begun)
     number = line.spool.numbered + 1
+    ended_ms = line.wall_ms()
     line.spool.append(
         Settlement(
             request_id=begun.intent.request_id,
-            ended_at_ms=line.wall_ms(),
+            ended_at_ms=ended_ms,
             status=status,
             http_status=0,
             error_code=error_code,
             finish_reason=None,
             stopped_by=stopped_by,
             first_byte_us=None,
-            duration_us=max(0, line.wall_ms() - begun.admitted_at_ms) * 1000,
+            duration_us=max(0, ended_ms - begun.admitted_at_ms) * 1000,
             queue_us=0,
             cache_hit=False,
             last=None,
@@ -111,7 +112,7 @@ def end_begun(
         )
     )
     line.spool.numbered = number
-    line.reservations.settle(begun, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0)
+    line.reservations.settle(begun, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0, number=number)
 
 
 def _take_over(line: Line, exchange: Exchange, begun: Begun) -> None:

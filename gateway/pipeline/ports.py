@@ -95,9 +95,19 @@ class Reservations(Protocol[R]):
         ...
 
     def settle(
-        self, reservation: R, *, prompt_tokens: int, completion_tokens: int, cost_nano_usd: int
+        self,
+        reservation: R,
+        *,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cost_nano_usd: int,
+        number: int = 0,
     ) -> None:
-        """Correct every charge to what was used; returns at once, is repeated until Redis took it."""
+        """Correct every charge to what was used; returns at once, is repeated until Redis took it.
+
+        `number` is the settlement's in this worker's spool, by which counters that are rebuilt from the ledger tell
+        whether they hold it already; 0 where the ledger is to have no row of it.
+        """
         ...
 
 

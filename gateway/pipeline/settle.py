@@ -45,7 +45,11 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
             prompt += each.fresh_input + each.cache_read + each.cache_write
             completion += each.output + each.reasoning
     line.reservations.settle(
-        reservation, prompt_tokens=prompt, completion_tokens=completion, cost_nano_usd=cost
+        reservation,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost_nano_usd=cost,
+        number=number,
     )
     line.observer.settled(exchange, status, usage, cost, line.monotonic_ns() - exchange.received_ns)
 

@@ -12,6 +12,9 @@ from uuid import UUID
 
 from gateway.spool.records import Charge, Record, Refusal
 
+EVERYTHING = 2**62
+"""The number of the last settlement of a spool whose owner is dead, once all that it left open was ended."""
+
 
 class Away(Exception):
     """The ledger cannot be written now, whatever the rows: wait and try again."""
@@ -138,6 +141,10 @@ class Position:
     place: Place
     complete_until_ms: int
     closed: bool = False
+    read_until_ms: int | None = None
+    """All that was appended before, by the host's clock, is posted; None where that is not known."""
+    ended_number: int = 0
+    """All settlements up to this number are posted, and none beyond it."""
 
 
 class Books(Protocol):
@@ -181,8 +188,13 @@ class Settler(Protocol):
         prompt_tokens: int,
         completion_tokens: int,
         cost_nano_usd: int,
+        spool_id: str,
+        number: int,
     ) -> None:
-        """Correct every charge to what was used; a repetition changes nothing. Raises while the counters are away."""
+        """Correct every charge to what was used; a repetition changes nothing. Raises while the counters are away.
+
+        `number` is that of the settlement in the spool, or EVERYTHING where it has none of that request.
+        """
         ...
 
     async def unsettled(self, worker_id: str) -> Sequence[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from gateway.ids import text
-from gateway.spool.books import Books, Calls, Position, Posting, Settler
+from gateway.spool.books import EVERYTHING, Books, Calls, Position, Posting, Refused, Settler
 from gateway.spool.joining import settled
 from gateway.spool.orphans import notes
 from gateway.spool.poster import CLOCKS_APART_MS, RETRY_SECONDS, DrainedSpool, Poster, now_ms
@@ -24,6 +24,7 @@ from gateway.spool.records import Intent, Settlement
 from gateway.spool.retention import mark_closed
 from gateway.spool.running import read_running
 from gateway.spool.segments import decode, payloads
+from policies.windows import FOREVER_MS
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +69,24 @@ class Burials:
         orphans = reader.orphans()
         if self._calls is not None:
             orphans = await self._without_resumed(reader, orphans, self._calls)
-        new: set[bytes] = set()
-        for start in range(0, len(orphans), BATCH):
-            new |= await self._poster.post_what_can_be(spool, orphans[start : start + BATCH])
-        if spool.suspects:
-            # Refused, for now: the next turn tries again.
-            return
+        ended = Position(
+            reader.spool_id,
+            reader.place,
+            spool.position().complete_until_ms,
+            read_until_ms=FOREVER_MS,
+            ended_number=EVERYTHING,
+        )
+        try:
+            # In one transaction: whoever sums up the ledger sees all of it ended, or none.
+            new = await self._poster.post_orphans(orphans, ended)
+        except Refused:
+            new = set[bytes]()
+            for start in range(0, len(orphans), BATCH):
+                new |= await self._poster.post_what_can_be(spool, orphans[start : start + BATCH])
+            if spool.suspects:
+                # Refused, for now: the next turn tries again.
+                return
+            await self._books.post([], [ended])
         if self._calls is not None:
             await self._calls.release(reader.spool_id)
         if orphans:
@@ -155,6 +168,8 @@ class Burials:
                         prompt_tokens=posting.prompt_tokens,
                         completion_tokens=posting.completion_tokens,
                         cost_nano_usd=posting.request.cost_nano_usd,
+                        spool_id=str(spool_id),
+                        number=posting.request.ended_number or EVERYTHING,
                     )
                 except Exception:
                     # Whatever the counters' trouble is, the books do not stop for it.
@@ -172,7 +187,17 @@ class Burials:
         reader = spool.reader
         reader.open.clear()
         await self._books.post(
-            [], [Position(reader.spool_id, reader.place, now_ms() - CLOCKS_APART_MS, closed=True)]
+            [],
+            [
+                Position(
+                    reader.spool_id,
+                    reader.place,
+                    now_ms() - CLOCKS_APART_MS,
+                    closed=True,
+                    read_until_ms=FOREVER_MS,
+                    ended_number=EVERYTHING,
+                )
+            ],
         )
         mark_closed(reader.folder)
         reader.close()

@@ -217,6 +217,9 @@ class Drainer:
         if not fresh:
             return
         positions = await self._books.positions([UUID(folder.name) for folder in fresh])
+        if len(positions) < len(fresh):
+            # Known from the first turn on to whoever waits for all spools.
+            self._next_beat = 0.0
         for folder in fresh:
             known = positions.get(UUID(folder.name))
             start = Place(0, 0) if known is None else known.place
@@ -254,7 +257,7 @@ class Drainer:
         state.spools = len(self._spools)
         state.open_requests = sum(len(spool.reader.open) for spool in living)
         state.complete_until_ms = min(
-            [now - CLOCKS_APART_MS, *(spool.position(now).complete_until_ms for spool in living)]
+            [now - CLOCKS_APART_MS, *(spool.position().complete_until_ms for spool in living)]
         )
 
     def _is_away(self, exc: Away) -> None:

@@ -48,12 +48,21 @@ class DrainedSpool:
         """Everything before this is in the ledger once what was read has been posted."""
         return min([self.reader.place, *(each.posting.place for each in self.suspects.values())])
 
-    def position(self, now_ms: int) -> Position:
-        """The same with the time up to which this spool is complete."""
-        admitted = [entry.intent.admitted_at_ms for entry in self.reader.open.values()]
-        admitted += [each.posting.request.admitted_at_ms for each in self.suspects.values()]
-        admitted.append(now_ms - CLOCKS_APART_MS if self.reader.at_end else self.reader.last_admitted_ms)
-        return Position(self.reader.spool_id, self.place, min(admitted))
+    def position(self) -> Position:
+        """The same with the time and the settlement up to which this spool is complete."""
+        reader = self.reader
+        suspects = [each.posting.request for each in self.suspects.values()]
+        admitted = [entry.intent.admitted_at_ms for entry in reader.open.values()]
+        admitted += [each.admitted_at_ms for each in suspects]
+        # What was appended after the reading began may have been admitted before it ended.
+        admitted.append(reader.read_until_ms - CLOCKS_APART_MS if reader.at_end else reader.last_admitted_ms)
+        return Position(
+            reader.spool_id,
+            self.place,
+            max(0, min(admitted)),
+            read_until_ms=min([reader.read_until_ms, *(each.ended_at_ms for each in suspects)]) or None,
+            ended_number=min([reader.ended_number, *((each.ended_number or 1) - 1 for each in suspects)]),
+        )
 
 
 class Poster:
@@ -82,6 +91,12 @@ class Poster:
             positions = _positions(touched)
             await self._books.post([], positions)
         _remember(touched, positions)
+
+    async def post_orphans(self, orphans: Sequence[Posting], ended: Position) -> set[bytes]:
+        """Post what a dead owner left open, with the position after it; the ids that were new. Raises Away, Refused."""
+        new = await self._books.post(orphans, [ended])
+        self.posted += len(new)
+        return new
 
     async def post_positions(self, spools: Iterable[DrainedSpool]) -> None:
         """Say how far spools have come, posted to or not; their workers, who bound what is not drained, are told too."""
@@ -144,8 +159,7 @@ def now_ms() -> int:
 
 
 def _positions(spools: Iterable[DrainedSpool]) -> list[Position]:
-    now = now_ms()
-    return [spool.position(now) for spool in spools]
+    return [spool.position() for spool in spools]
 
 
 def _remember(spools: Iterable[DrainedSpool], positions: Iterable[Position]) -> None:

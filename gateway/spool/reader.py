@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -51,6 +52,10 @@ class SpoolReader:
         self.at_end = False
         """Whether the last reading found nothing more."""
         self.last_admitted_ms = 0
+        self.read_until_ms = 0
+        """All that was appended before was read, by this host's clock; 0: not all was read yet."""
+        self.ended_number = 0
+        """The highest number of a settlement that was read."""
         self._quarantine = quarantine
         self._worker = self.spool_id.bytes
         self._segment, self._offset = start or (0, 0)
@@ -70,6 +75,7 @@ class SpoolReader:
     def read(self, limit: int) -> list[Posting]:
         """Up to `limit` requests that have ended; fewer, or none, when the end of what is written was reached."""
         found: list[Posting] = []
+        began_ms = time.time_ns() // 1_000_000
         self.at_end = False
         while len(found) < limit and len(self.refusals) < MOST_REFUSALS and self._ready():
             if not self._take(found, limit, _CHUNK) and not self._advance(found, limit):
@@ -77,6 +83,8 @@ class SpoolReader:
                 break
         else:
             self.at_end = len(found) < limit and len(self.refusals) < MOST_REFUSALS
+        if self.at_end:
+            self.read_until_ms = began_ms
         return found
 
     def owner_is_dead(self) -> bool:
@@ -138,6 +146,7 @@ class SpoolReader:
             self.open.setdefault(record.request_id, Entry(record, place))
             self.last_admitted_ms = record.admitted_at_ms
         elif isinstance(record, Settlement):
+            self.ended_number = max(self.ended_number, record.number)
             entry = self.open.pop(record.request_id, None)
             if entry is None:
                 self.unmatched.append((record, place))

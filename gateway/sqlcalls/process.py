@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
         assert settings.redis_url is not None
         settler = CounterSettler(settings.redis_url)
         await settler.start()
-        reservations = ResumedReservations(parts.reservations, settler)
+        reservations = ResumedReservations(parts.reservations, settler, parts.spool.worker_id)
         queue = CallQueue(settings.database_url, parts.spool.worker_id)
         answering = Answering(replace(parts.line, reservations=reservations), queue)
 

@@ -38,9 +38,11 @@ def begun(records: bytes) -> Begun:
 class ResumedReservations:
     """The port Reservations."""
 
-    def __init__(self, own: Reservations[Any], settler: Settler) -> None:
+    def __init__(self, own: Reservations[Any], settler: Settler, spool_id: UUID) -> None:
+        """`spool_id` names this worker's spool, where what is gone on with is settled too."""
         self._own = own
         self._settler = settler
+        self._spool_id = str(spool_id)
         self._owed: set[asyncio.Task[None]] = set()
 
     def reserve(
@@ -80,7 +82,13 @@ class ResumedReservations:
         return self._own.top_up(reservation, output_tokens)
 
     def settle(
-        self, reservation: Any, *, prompt_tokens: int, completion_tokens: int, cost_nano_usd: int
+        self,
+        reservation: Any,
+        *,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cost_nano_usd: int,
+        number: int = 0,
     ) -> None:
         """Correct every charge to what was used; returns at once."""
         if not isinstance(reservation, Begun):
@@ -89,11 +97,12 @@ class ResumedReservations:
                 prompt_tokens=prompt_tokens,
                 completion_tokens=completion_tokens,
                 cost_nano_usd=cost_nano_usd,
+                number=number,
             )
         elif not reservation.settled:
             reservation.settled = True
             task = asyncio.create_task(
-                self._correct(reservation, prompt_tokens, completion_tokens, cost_nano_usd)
+                self._correct(reservation, prompt_tokens, completion_tokens, cost_nano_usd, number)
             )
             self._owed.add(task)
             task.add_done_callback(self._owed.discard)
@@ -103,7 +112,9 @@ class ResumedReservations:
         if self._owed:
             await asyncio.wait(set(self._owed), timeout=seconds)
 
-    async def _correct(self, reservation: Begun, prompt: int, completion: int, cost: int) -> None:
+    async def _correct(
+        self, reservation: Begun, prompt: int, completion: int, cost: int, number: int
+    ) -> None:
         until = time.monotonic() + REMEMBERED_SECONDS
         while True:
             try:
@@ -115,6 +126,8 @@ class ResumedReservations:
                     prompt_tokens=prompt,
                     completion_tokens=completion,
                     cost_nano_usd=cost,
+                    spool_id=self._spool_id,
+                    number=number,
                 )
             except Exception:
                 # Whatever the counters' trouble is: the ledger has the request, and a rebuild finds it there.

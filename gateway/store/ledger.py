@@ -151,6 +151,8 @@ class PostgresBooks:
             [each.place.offset for each in positions],
             [each.complete_until_ms for each in positions],
             [each.closed for each in positions],
+            [each.read_until_ms for each in positions],
+            [each.ended_number for each in positions],
         )
 
     async def _reach(self) -> asyncpg.Connection:

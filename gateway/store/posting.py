@@ -154,12 +154,16 @@ def _attempts_statement() -> str:
 POST_REQUESTS = _requests_statement()
 POST_ATTEMPTS = _attempts_statement()
 POST_POSITIONS = """
-    INSERT INTO gateway.spool_positions (spool_id, host, segment, "offset", complete_until, updated_at, closed_at)
+    INSERT INTO gateway.spool_positions AS held (
+        spool_id, host, segment, "offset", complete_until, updated_at, closed_at, read_until, ended_number
+    )
     SELECT spool_id, $2, segment, "offset", to_timestamp(until_ms / 1000.0::float8), clock_timestamp(),
-           CASE WHEN closed THEN clock_timestamp() END
-    FROM unnest($1::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::bool[])
-         AS given(spool_id, segment, "offset", until_ms, closed)
+           CASE WHEN closed THEN clock_timestamp() END, to_timestamp(read_ms / 1000.0::float8), ended_number
+    FROM unnest($1::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::bool[], $7::int8[], $8::int8[])
+         AS given(spool_id, segment, "offset", until_ms, closed, read_ms, ended_number)
     ORDER BY spool_id
     ON CONFLICT (spool_id) DO UPDATE SET host = excluded.host, segment = excluded.segment, "offset" = excluded."offset",
-        complete_until = excluded.complete_until, updated_at = excluded.updated_at, closed_at = excluded.closed_at
+        complete_until = excluded.complete_until, updated_at = excluded.updated_at, closed_at = excluded.closed_at,
+        read_until = greatest(held.read_until, excluded.read_until),
+        ended_number = greatest(held.ended_number, excluded.ended_number)
 """

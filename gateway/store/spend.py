@@ -6,6 +6,7 @@ Each answer is one statement, so that what is posted meanwhile is in all of it o
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -110,26 +111,35 @@ async def uncounted(connection: AsyncConnection, budget: Budget, period: tuple[i
 
     What was admitted while Redis was away is left out: workers report that themselves.
     """
+    given: dict[str, object] = {}
+
+    def named(value: object) -> str:
+        given[f"p{len(given)}"] = value
+        return f":p{len(given) - 1}"
+
+    statement = uncounted_by(budget, period, named)
+    return [Spend(*row) for row in await connection.execute(text(statement), given)]
+
+
+def uncounted_by(budget: Budget, period: tuple[int, int], given: Callable[[object], str]) -> str:
+    """The statement for the same; `given` names each of its values in the way of whoever executes it."""
     column = SUBJECTS[budget.scope]
-    given: dict[str, object] = {
-        "start": _instant(period[0]),
-        "end": _instant(period[1]),
-        "charged": json.dumps([{"limit": budget.id}]),
-    }
     where = "true" if budget.scope is ScopeKind.DEPLOYMENT else f"{column} <> ''"
     if budget.subject_id is not None:
-        where += f" AND {column} = :subject"
-        given["subject"] = budget.subject_id
+        where += f" AND {column} = {given(budget.subject_id)}"
     if budget.endpoint_id is not None:
-        where += " AND endpoint_id = :endpoint"
-        given["endpoint"] = budget.endpoint_id
-    statement = (
-        f"SELECT {column} AS subject, sum(cost_nano_usd)::bigint FROM gateway.requests WHERE {where}"  # noqa: S608 - own names
-        " AND request_id >= gateway.uuid7_floor(greatest(CAST(:start AS timestamptz) - interval '1 day', to_timestamp(0)))"
-        " AND admitted_at >= :start AND admitted_at < :end AND degraded IS NULL AND cost_nano_usd > 0"
-        " AND NOT charges @> CAST(:charged AS jsonb) GROUP BY 1 ORDER BY 1"
+        where += f" AND endpoint_id = {given(budget.endpoint_id)}"
+    start, end, charged = (
+        given(_instant(period[0])),
+        given(_instant(period[1])),
+        given(json.dumps([{"limit": budget.id}])),
     )
-    return [Spend(*row) for row in await connection.execute(text(statement), given)]
+    return (
+        f"SELECT {column} AS subject, sum(cost_nano_usd)::bigint FROM gateway.requests WHERE {where}"  # noqa: S608 - own names
+        f" AND request_id >= gateway.uuid7_floor(greatest(CAST({start} AS timestamptz) - interval '1 day', to_timestamp(0)))"
+        f" AND admitted_at >= {start} AND admitted_at < {end} AND degraded IS NULL AND cost_nano_usd > 0"
+        f" AND NOT charges @> CAST({charged} AS jsonb) GROUP BY 1 ORDER BY 1"
+    )
 
 
 async def credited(connection: AsyncConnection, budget: Budget, period: tuple[int, int]) -> list[Spend]:

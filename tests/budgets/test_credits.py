@@ -133,8 +133,8 @@ async def test_a_rebuild_brings_credits_back_and_they_are_not_taken_twice(
     await spend(who, 700)
     async with configuration.change(root) as change:
         await enter(change, OfPrincipal(who), -300, "an outage")
-    question = Question(ScopeKind.USER_DEFAULT, Metric.MONEY, 0, NOW + 3_600_000, who)
-    async with PostgresSums(database_url).alone() as sums:
+    question = Question(ScopeKind.USER_DEFAULT, Metric.MONEY, 0, who)
+    async with PostgresSums(database_url).view() as sums:
         (found,) = await sums.ask(question)
     assert (found.subject, found.amount, found.credited) == (who, 400, -300)
     budget = budget_of(10_000, ScopeKind.USER, subject_id=who, period=ONCE)
@@ -149,7 +149,7 @@ async def test_a_rebuild_brings_credits_back_and_they_are_not_taken_twice(
 
 
 async def _tokens(database_url: str, question: Question) -> int:
-    async with PostgresSums(database_url).alone() as sums:
+    async with PostgresSums(database_url).view() as sums:
         (found,) = await sums.ask(replace(question, metric=Metric.TOTAL_TOKENS))
     assert found.credited == 0
     return found.amount

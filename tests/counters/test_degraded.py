@@ -176,11 +176,11 @@ async def test_a_stopped_redis_refuses_nothing_in_share_and_its_return_begins_a_
     await until(lambda: not worker.unsettled)
     assert worker.standing.epoch != epoch
     # The hold on the budget and the running requests were carried over; the minute began anew, once. What ended
-    # before the new epoch is the ledger's to bring back into the budget, and none stands behind this worker.
+    # meanwhile is in no sums that the epoch began with: its worker brings it.
     after = await world.reserve(worker, 0, 100)
-    assert after.parts[1] == (50 - 1 - 1, 10 - 1 - 1, 10_000 - 500 - 100)
+    assert after.parts[1] == (50 - 1 - 1, 10 - 1 - 1, 10_000 - 500 - 60 - 100)
     await settle(worker, before, 0, 450, 450)
-    assert (await world.reserve(worker, 0, 0)).parts[1] == (47, 8, 10_000 - 450 - 100)
+    assert (await world.reserve(worker, 0, 0)).parts[1] == (47, 8, 10_000 - 450 - 60 - 100)
     assert after.sequence > before.sequence
 
 

@@ -107,7 +107,13 @@ class Reservations:
         return future
 
     def settle(
-        self, reservation: Hold, *, prompt_tokens: int, completion_tokens: int, cost_nano_usd: int
+        self,
+        reservation: Hold,
+        *,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cost_nano_usd: int,
+        number: int = 0,
     ) -> None:
         assert not reservation.settled, "settled twice"
         reservation.settled = True

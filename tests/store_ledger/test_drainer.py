@@ -175,6 +175,8 @@ class Counters:
         prompt_tokens: int,
         completion_tokens: int,
         cost_nano_usd: int,
+        spool_id: str,
+        number: int,
     ) -> None:
         if self.away:
             raise ConnectionError("away")

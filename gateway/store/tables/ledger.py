@@ -430,6 +430,18 @@ spool_positions = Table(
         DateTime(timezone=True),
         comment="When the last of it was posted after its owner had ended.",
     ),
+    Column(
+        "read_until",
+        DateTime(timezone=True),
+        comment="All that was appended to it before, by the host's clock, is in the ledger.",
+    ),
+    Column(
+        "ended_number",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Its settlements up to this number are in the ledger, and none beyond it.",
+    ),
     comment="How far each spool has been posted.",
 )
 
