@@ -59,6 +59,11 @@ class StreamReader(Protocol):
         ...
 
     @property
+    def distrusted(self) -> bool:
+        """The upstream sent a usage that cannot be."""
+        ...
+
+    @property
     def finish_reason(self) -> str | None:
         """Why the answer ended, in OpenAI's words."""
         ...

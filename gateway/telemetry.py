@@ -71,6 +71,12 @@ class Telemetry:
             buckets=_BUCKETS,
             registry=None,
         )
+        self._doubted: Counter = Counter(
+            "weighbridge_usage_doubted",
+            "Requests whose upstream told a count that cannot be true: impossible, input, output, few.",
+            ["endpoint", "doubt"],
+            registry=None,
+        )
         self._payloads: Counter = Counter(
             "weighbridge_payloads",
             "Calls that are kept with what was asked and answered: stored, dropped for want of room.",
@@ -129,6 +135,7 @@ class Telemetry:
         self._used: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._spent: defaultdict[str, int] = defaultdict(int)
         self._unpriced: defaultdict[str, int] = defaultdict(int)
+        self._doubts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._kept: defaultdict[str, int] = defaultdict(int)
         self._durations: defaultdict[str, list[int]] = defaultdict(list)
         self._firsts: defaultdict[str, list[int]] = defaultdict(list)
@@ -154,6 +161,8 @@ class Telemetry:
         price = exchange.entity.price if exchange.entity is not None else None
         if usage.total_tokens and not cost_nano_usd and price is not None and price.priced:
             self._unpriced[name] += 1
+        if exchange.doubt is not None:
+            self._doubts[name, exchange.doubt] += 1
         first = exchange.first_byte_ns
         self._durations[name].append(duration_ns)
         if first is not None:
@@ -210,7 +219,17 @@ class Telemetry:
             self._free.labels(name).inc(count)
         for outcome, count in self._kept.items():
             self._payloads.labels(outcome).inc(count)
-        for counted in (self._ended, self._turned_away, self._used, self._spent, self._unpriced, self._kept):
+        for (name, why), count in self._doubts.items():
+            self._doubted.labels(name, why).inc(count)
+        for counted in (
+            self._ended,
+            self._turned_away,
+            self._used,
+            self._spent,
+            self._unpriced,
+            self._kept,
+            self._doubts,
+        ):
             counted.clear()
         for (name, lane), (requests, tokens) in self._lanes.items():
             self._provisioned.labels(name, lane).inc(requests)

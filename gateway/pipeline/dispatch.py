@@ -17,6 +17,7 @@ from gateway.pipeline.line import Line
 from gateway.pipeline.tries import Tries
 from gateway.pipeline.weighing import estimated_prompt
 from gateway.spool.records import Progress
+from policies.doubts import Doubt
 from policies.estimate import prompt_estimate
 from policies.routing import Route
 
@@ -35,7 +36,10 @@ async def call_plain(line: Line, exchange: Exchange, route: Route) -> bytes:
         count = believed(answer.usage)
         if count is not None:
             exchange.count, exchange.source = count, "reported"
+            exchange.answer_bytes = len(completed.body)
         else:
+            if answer.usage is not None and answer.usage.prompt_tokens is not None:
+                exchange.doubt = Doubt.IMPOSSIBLE
             _estimate(exchange, completed.body)
         exchange.finish_reason = answer.choices[0].finish_reason
         crashpoints.reach("before_first_byte")

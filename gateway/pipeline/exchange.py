@@ -13,6 +13,7 @@ from gateway.routing.traffic import Lease
 from gateway.spool.records import Attempt
 from policies.caching import ANYTHING
 from policies.catalog import Endpoint, ServedEntity, Snapshot
+from policies.doubts import Doubt
 from policies.principal import Caller
 
 
@@ -54,6 +55,7 @@ class Exchange:
     """One request on its way; steps read what earlier steps wrote. Times are monotonic nanoseconds."""
 
     __slots__ = (
+        "answer_bytes",
         "api",
         "attempt",
         "attempts",
@@ -67,6 +69,7 @@ class Exchange:
         "deadline_ns",
         "dispatched",
         "dispatched_ns",
+        "doubt",
         "endpoint",
         "entity",
         "finish_reason",
@@ -148,6 +151,10 @@ class Exchange:
         self.counted = 0
         """Output tokens counted here, where the upstream gives none."""
         self.source = "none"
+        self.answer_bytes = 0
+        """The length of a plain answer."""
+        self.doubt: Doubt | None = None
+        """What is wrong with the upstream's count."""
         self.finish_reason: str | None = None
         self.stopped_by: str | None = None
         self.http_status = 0

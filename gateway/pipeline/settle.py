@@ -14,6 +14,7 @@ from gateway.pipeline.weighing import estimated_prompt
 from gateway.spool.records import Settlement
 from policies.caching import HIT
 from policies.catalog import Price
+from policies.doubts import Doubt, doubt
 from policies.usage import Usage, UsageSource, inclusive
 
 _NOTHING = Usage()
@@ -27,6 +28,8 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
         return
     exchange.settled = True
     usage = _usage(exchange)
+    if status == "ok":
+        _doubt(exchange)
     number = line.spool.numbered + 1
     end = settlement(line, exchange, status, error_code=error_code, usage=usage, number=number)
     line.spool.append(end)
@@ -90,6 +93,25 @@ def settlement(
         last=last,
         number=number,
     )
+
+
+def _doubt(exchange: Exchange) -> None:
+    """Mark the last attempt where its upstream's count cannot be true of what was sent and seen."""
+    count, reader, request = exchange.count, exchange.reader, exchange.request
+    if reader is not None and reader.distrusted:
+        exchange.doubt = Doubt.IMPOSSIBLE
+    elif count is not None and exchange.source == "reported":
+        exchange.doubt = doubt(
+            prompt=count.prompt,
+            shown=count.completion - count.reasoning,
+            sent_bytes=len(exchange.received) + request.text_bytes + request.token_ids,
+            messages=request.messages,
+            pieces=0 if reader is None else reader.counted,
+            answer_bytes=exchange.answer_bytes,
+        )
+    if exchange.doubt is not None:
+        said = exchange.doubt.said
+        exchange.why = said if exchange.why is None else f"{exchange.why}; {said}"
 
 
 def _usage(exchange: Exchange) -> Usage:

@@ -230,6 +230,7 @@ def test_tokens_on_a_priced_entity_that_cost_nothing_raise_the_alarm(
         endpoint=SimpleNamespace(name="chat"),
         entity=SimpleNamespace(price=price),
         lease=None,
+        doubt=None,
         api="openai.chat",
         first_byte_ns=None,
         received_ns=0,

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import pytest_asyncio
 
+from policies.doubts import Doubt
 from tests.faults.reconcile import reconcile, report
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, chat
@@ -14,6 +15,8 @@ from tests.system.deployment import ENDPOINT, Deployment, chat
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT = "/v1/chat/completions"
+LIED_TO: set[str] = set()
+"""Requests whose upstream told a count that is kept as told: it is no witness against the ledger."""
 INVOKE = f"/serving-endpoints/{ENDPOINT}/invocations"
 
 
@@ -219,6 +222,7 @@ async def test_a_usage_of_zero_is_kept_as_zero(gateway: Deployment, stream: bool
     row = await gateway.row_of(answer.request_id)
     assert (row["status"], row["usage_source"]) == ("ok", "reported")
     assert (row["prompt_tokens"], row["completion_tokens"]) == (0, 0)
+    LIED_TO.add(answer.request_id)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +248,26 @@ async def test_usage_that_cannot_be_is_replaced_by_a_count_of_ours_and_says_so(
     if stream:
         assert row["completion_tokens"] == 12
     assert 0 < row["completion_tokens"] < 2000
+    assert row["prompt_tokens"] > 0
+    (tried,) = await attempts(gateway, answer.request_id)
+    doubted = usage in ("negative", "absurd")
+    assert tried["reason"] == (Doubt.IMPOSSIBLE.said if doubted else None)
+
+
+async def test_a_usage_that_disagrees_with_what_came_is_charged_as_told_marked_and_counted(
+    gateway: Deployment,
+) -> None:
+    body = chat("[[tokens=60 delay=1ms usage=few]]", stream=True, max_tokens=60)
+    answer = await gateway.ask("POST", CHAT, body, key=gateway.keys["bulk"])
+    assert answer.status == 200
+    row = await gateway.row_of(answer.request_id)
+    assert (row["status"], row["usage_source"], row["completion_tokens"]) == ("ok", "reported", 20)
+    LIED_TO.add(answer.request_id)
+    (tried,) = await attempts(gateway, answer.request_id)
+    assert tried["reason"] == Doubt.FEW.said
+    found = (await gateway.ask("GET", "/metrics")).body.decode()
+    assert f'weighbridge_usage_doubted_total{{doubt="few",endpoint="{ENDPOINT}"}}' in found
+    assert f'weighbridge_usage_doubted_total{{doubt="impossible",endpoint="{ENDPOINT}"}}' in found
 
 
 @pytest.mark.parametrize("lines", ["crlf", "cr", "mixed"])
@@ -348,7 +372,7 @@ async def test_the_books_balance_after_all_of_this(gateway: Deployment, upstream
         str(row["request_id"])
         for row in rows
         if row["usage_source"] in ("counted", "estimated")
-        or (row["status"] == "ok" and not row["completion_tokens"])
+        or str(row["request_id"]) in LIED_TO
         or (str(row["request_id"]) not in reached and not row["cost_nano_usd"] and row["status"] == "error")
     }
     found = reconcile(
