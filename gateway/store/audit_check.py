@@ -134,6 +134,8 @@ class _Chain:
             if row.position != position:
                 return f"seals refusals of which number {position} is missing"
             if row.content is None or row.salt is None:
+                if row.at is not None or any(row._mapping[name] is not None for name in _REFUSAL):
+                    return f"seals refusals of which number {position} is shown and was erased"
                 continue
             if salted(bytes(row.salt), row.content) != digest:
                 return f"seals refusals of which number {position} is not the one recorded"

@@ -113,6 +113,35 @@ async def test_erasing_a_refusal_leaves_its_digest_and_a_chain_that_holds(
     assert (verdict.problem, verdict.erased) == (None, erased + 1)
 
 
+async def test_what_is_shown_of_a_refusal_follows_from_its_content_whatever_is_written(
+    pool: AsyncEngine, owner_url: str, database: asyncpg.Connection, spool: SpoolWriter
+) -> None:
+    await RefusalSeals(pool, KEY).seal({spool.worker_id: [refusal(1), refusal(2)]})
+    spool.close()
+    last = "seal::text = (SELECT object_id FROM gateway.audit_entries ORDER BY number DESC LIMIT 1)"
+    first, second = (f"{last} AND position = {position}" for position in (1, 2))
+    owner = await asyncpg.connect(owner_url)
+    shown = await owner.fetch(f"SELECT * FROM gateway.audit_refusals WHERE {last} ORDER BY position")
+    await owner.execute(f"UPDATE gateway.audit_refusals SET code = 'not_found', at = now() WHERE {first}")
+    assert await owner.fetch(f"SELECT * FROM gateway.audit_refusals WHERE {last} ORDER BY position") == shown
+    await owner.execute(f"UPDATE gateway.audit_refusals SET salt = NULL, content = NULL WHERE {second}")
+    assert (await verified(pool)).problem is None
+    for place, forged, word in (
+        (first, "code = 'not_found'", "shown otherwise"),
+        (second, "code = 'not_found'", "shown and was erased"),
+    ):
+        # Who takes the trigger away is found by the check.
+        async with owner.transaction():
+            await owner.execute("ALTER TABLE gateway.audit_refusals DISABLE TRIGGER shown")
+            await owner.execute(f"UPDATE gateway.audit_refusals SET {forged} WHERE {place}")
+            await owner.execute("ALTER TABLE gateway.audit_refusals ENABLE TRIGGER shown")
+        assert word in ((await verified(pool)).problem or "")
+        # The trigger puts it right again.
+        await owner.execute(f"UPDATE gateway.audit_refusals SET code = NULL WHERE {place}")
+    assert (await verified(pool)).problem is None
+    await owner.close()
+
+
 async def test_a_flood_of_refusals_and_changes_at_once_make_one_chain(
     pool: AsyncEngine, database: asyncpg.Connection, spool: SpoolWriter
 ) -> None:

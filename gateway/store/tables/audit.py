@@ -7,8 +7,6 @@ and the chain still holds.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -24,7 +22,6 @@ from sqlalchemy import (
     Text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
-from sqlalchemy.types import TypeEngine
 
 from gateway.store.tables.base import metadata
 
@@ -120,11 +117,6 @@ audit_contents = Table(
 )
 
 
-def _read(name: str, kind: TypeEngine[Any], text: str, comment: str) -> Column[Any]:
-    """A column that is read out of the content and cannot be edited apart from it."""
-    return Column(name, kind, Computed(text, persisted=True), comment=comment)
-
-
 audit_refusals = Table(
     "audit_refusals",
     metadata,
@@ -152,39 +144,35 @@ audit_refusals = Table(
         comment="Random bytes that make the digest say nothing of the content; null: erased.",
     ),
     Column("content", Text, comment="Canonical JSON, as it was digested; null: erased."),
-    _read(
+    # The rest is read out of the content by a trigger, whatever is written here.
+    Column(
         "at",
         DateTime(timezone=True),
-        "to_timestamp(((content)::jsonb ->> 'at_ms')::bigint / 1000.0::double precision)",
-        "When; of a count, when its span began.",
+        comment="When; of a count, when its span began.",
     ),
-    _read(
+    Column(
         "span_ms",
-        BigInteger(),
-        "((content)::jsonb ->> 'span_ms')::bigint",
-        "Milliseconds that `count` counts over; 0 for a single refusal.",
+        BigInteger,
+        comment="Milliseconds that `count` counts over; 0 for a single refusal.",
     ),
-    _read("count", BigInteger(), "((content)::jsonb ->> 'count')::bigint", "How many calls were refused."),
-    _read("plane", Text(), "(content)::jsonb ->> 'plane'", "`data` or `control`."),
-    _read("code", Text(), "(content)::jsonb ->> 'code'", "The rule that refused, as the caller was told."),
-    _read("limit_id", Text(), "(content)::jsonb ->> 'limit_id'", "Limit or budget that had no room."),
-    _read(
+    Column("count", BigInteger, comment="How many calls were refused."),
+    Column("plane", Text, comment="`data` or `control`."),
+    Column("code", Text, comment="The rule that refused, as the caller was told."),
+    Column("limit_id", Text, comment="Limit or budget that had no room."),
+    Column(
         "principal_id",
-        Text(),
-        "(content)::jsonb ->> 'principal_id'",
-        "Who asked; null for a caller that nobody knows.",
+        Text,
+        comment="Who asked; null for a caller that nobody knows.",
     ),
-    _read(
+    Column(
         "asked",
-        Text(),
-        "(content)::jsonb ->> 'asked'",
-        "Endpoint or route that was asked for; null for a count.",
+        Text,
+        comment="Endpoint or route that was asked for; null for a count.",
     ),
-    _read(
+    Column(
         "address",
-        Text(),
-        "(content)::jsonb ->> 'address'",
-        "Where unknown callers called from: an IPv4 address or an IPv6 network of 64 bits.",
+        Text,
+        comment="Where unknown callers called from: an IPv4 address or an IPv6 network of 64 bits.",
     ),
     CheckConstraint("octet_length(digest) = 32", name="digest_is_whole"),
     PrimaryKeyConstraint("seal", "position"),
