@@ -19,7 +19,7 @@ from gateway.events.heads import HeadExport
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.closing import close_weeks
-from gateway.store.payloads import drop_payload_days
+from gateway.store.payloads import drop_payload_days, forget_payloads
 from gateway.store.turns import drop_old_turns
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,14 @@ async def _close(settings: Settings, url: str, key: bytes) -> None:
 
 
 async def _forget(settings: Settings, url: str) -> None:
-    """Drop the days of kept calls that are over, and responses that their endpoint keeps no longer."""
+    """Let go of kept calls whose days are over or that their endpoint keeps no longer, and of responses likewise."""
     engine = database.engine(url, application_name="weighbridge-payloads", size=0)
     try:
         while True:
             try:
-                await drop_payload_days(engine, timedelta(days=settings.payload_keep_days))
+                keep = timedelta(days=settings.payload_keep_days)
+                await drop_payload_days(engine, keep)
+                await forget_payloads(engine, keep)
                 await drop_old_turns(engine)
             except Unavailable:
                 pass

@@ -1,4 +1,7 @@
-"""Retention of kept calls: whole days are dropped as tables, never row by row."""
+"""Retention of kept calls: whole days are dropped as tables; an endpoint's that go earlier, a few rows at a time.
+
+No endpoint's calls stay longer than the deployment keeps days, and none is locked for longer than a batch takes.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,16 @@ from gateway.store.reading import translated
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 500
+# An endpoint that is gone keeps the rule that it had last.
+_SHORTER = text("""
+    SELECT id::text, keep_days FROM (
+        SELECT DISTINCT ON (id) id, (settings -> 'payloads' ->> 'keep_days')::int AS keep_days
+        FROM gateway.endpoints ORDER BY id, from_change DESC
+    ) AS latest WHERE keep_days < :days ORDER BY id
+""")
+_FORGET = text("SELECT gateway.forget_payloads(:endpoint, :before, :at_most)")
+
 
 async def drop_payload_days(engine: AsyncEngine, keep: timedelta, *, now: datetime | None = None) -> int:
     """Drop the days that ended longer than `keep` ago; how many. Raises Unavailable."""
@@ -24,3 +37,22 @@ async def drop_payload_days(engine: AsyncEngine, keep: timedelta, *, now: dateti
     if dropped:
         logger.info("%d days of kept calls before %s are dropped", dropped, before.date())
     return dropped or 0
+
+
+async def forget_payloads(engine: AsyncEngine, keep: timedelta, *, now: datetime | None = None) -> int:
+    """Delete what endpoints keep for less than `keep` and for longer than they say; how many. Raises Unavailable."""
+    moment, forgotten = now or datetime.now(UTC), 0
+    with translated():
+        async with engine.connect() as connection:
+            shorter = (await connection.execute(_SHORTER, {"days": keep.days})).all()
+        for endpoint, days in shorter:
+            given = {"endpoint": endpoint, "before": moment - timedelta(days=days), "at_most": AT_ONCE}
+            gone = AT_ONCE
+            while gone == AT_ONCE:
+                # Each batch is a transaction of its own.
+                async with engine.begin() as connection:
+                    gone = await connection.scalar(_FORGET, given) or 0
+                forgotten += gone
+    if forgotten:
+        logger.info("%d kept calls went before their days, as their endpoints say", forgotten)
+    return forgotten

@@ -17,7 +17,8 @@ from gateway.payloads import storing
 from gateway.payloads.keeping import Keeping, Kept
 from gateway.payloads.storing import PayloadStore
 from gateway.store import database
-from gateway.store.payloads import drop_payload_days
+from gateway.store import payloads as retention
+from gateway.store.payloads import drop_payload_days, forget_payloads
 
 if TYPE_CHECKING:
     from gateway.embedded.postgres import EmbeddedPostgres
@@ -210,3 +211,62 @@ async def test_days_are_dropped_whole_once_they_are_over_for_long_enough(
         "SELECT databricks_request_id AS id FROM calls WHERE databricks_request_id = ANY($1)", ids
     )
     assert {each["id"] for each in rows} == set(ids[2:])
+
+
+async def test_an_endpoints_calls_go_as_early_as_it_says_and_no_other_endpoints(
+    store: PayloadStore,
+    keeping: Keeping,
+    told: list[str],
+    reader: asyncpg.Connection,
+    database_url: str,
+    owner_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # More than one batch is to go.
+    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    owner = await asyncpg.connect(owner_url)
+    change = 1 + (await owner.fetchval("SELECT coalesce(max(number), 0) FROM gateway.configuration_change"))
+    brief, usual, gone, longer = (str(UUID(int=each)) for each in range(1, 5))
+    async with owner.transaction():
+        for number in (change, change + 1):
+            await owner.execute(
+                "INSERT INTO gateway.configuration_change (number, changed_at, touched) VALUES ($1, now(), '{}')",
+                number,
+            )
+        for endpoint, rule, ended in (
+            (brief, '{"payloads": {"enabled": true, "keep_days": 3}}', None),
+            (usual, '{"payloads": {"enabled": true}}', None),
+            # Deleted, and its calls are not kept any longer for it.
+            (gone, '{"payloads": {"enabled": true, "keep_days": 2}}', change + 1),
+            (longer, '{"payloads": {"enabled": true, "keep_days": 90}}', None),
+        ):
+            await owner.execute(
+                "INSERT INTO gateway.endpoints (from_change, valid_from, to_change, valid_to, id, name, task, created_at, settings)"
+                " VALUES ($1, now(), $2, CASE WHEN $2::int8 IS NULL THEN NULL ELSE now() END, $3, $3::uuid::text,"
+                " 'llm/v1/chat', now(), $4)",
+                change, ended, endpoint, rule,
+            )  # fmt: skip
+    await owner.close()
+    now = datetime(2032, 5, 20, 12, tzinfo=UTC)
+    ids = {
+        (endpoint, days): put(keeping, kept(at=now - timedelta(days=days, minutes=1), endpoint_id=endpoint))
+        for endpoint in (brief, usual, gone, longer)
+        for days in (1, 2, 3, 4, 5, 6)
+    }
+    await until(lambda: len(told) == len(ids))
+    engine = database.engine(database_url, size=0)
+    try:
+        assert await forget_payloads(engine, timedelta(days=30), now=now) == 4 + 5
+        assert await forget_payloads(engine, timedelta(days=30), now=now) == 0
+    finally:
+        await engine.dispose()
+    rows = await reader.fetch(
+        "SELECT databricks_request_id AS id FROM calls WHERE databricks_request_id = ANY($1)",
+        list(ids.values()),
+    )
+    left = {place for place, id_ in ids.items() if id_ in {each["id"] for each in rows}}
+    assert left == {
+        *((brief, days) for days in (1, 2)),
+        (gone, 1),
+        *((endpoint, days) for endpoint in (usual, longer) for days in range(1, 7)),
+    }

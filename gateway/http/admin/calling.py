@@ -97,6 +97,12 @@ class EndpointPayloads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_bytes: Annotated[
         int, Meta(ge=0, le=4 << 20, description="What is kept of a request and of an answer, each.")
     ] = _PAYLOADS.max_bytes
+    keep_days: Annotated[
+        Annotated[int, Meta(ge=1, le=3650)] | None,
+        Meta(
+            description="How long, where that is shorter than the deployment keeps kept calls; null: as long."
+        ),
+    ] = None
 
 
 class EndpointCache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

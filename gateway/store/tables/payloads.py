@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Double,
+    Index,
     Integer,
     PrimaryKeyConstraint,
     SmallInteger,
@@ -54,6 +55,7 @@ payloads = Table(
         comment="MAX_REQUEST_SIZE_EXCEEDED, MAX_RESPONSE_SIZE_EXCEEDED: it was cut; REDACTION_FAILED: it was left out.",
     ),
     PrimaryKeyConstraint("request_id"),
+    Index("ix_payloads_endpoint", "endpoint_id", "request_id"),
     postgresql_partition_by="RANGE (request_id)",
     comment="What was asked and answered, of endpoints whose managers have it kept.",
 )
