@@ -39,7 +39,7 @@ async def drain(
     owner: asyncpg.Connection, books: PostgresBooks, spools: Path, rate: int, seconds: float
 ) -> Drained:
     """Run worker and drainer; raises RuntimeError where a request is missing or never arrives."""
-    before = await owner.fetchval("SELECT coalesce(sum(requests), 0)::bigint FROM gateway.usage_day")
+    before = await owner.fetchval("SELECT coalesce(sum(requests), 0)::bigint FROM gateway.usage_day") or 0
     drainer = Drainer(spools, books)
     running = asyncio.create_task(drainer.run())
     worker = await asyncio.create_subprocess_exec(
@@ -65,7 +65,7 @@ async def drain(
     finally:
         drainer.stop()
         await running
-    after = await owner.fetchval("SELECT sum(requests)::bigint FROM gateway.usage_day")
+    after = await owner.fetchval("SELECT sum(requests)::bigint FROM gateway.usage_day") or 0
     if after - before != appended:
         raise RuntimeError(f"{appended} requests were settled, {after - before} were counted")
     return Drained(appended, last - began, last - ended, spent * 1e6 / appended)

@@ -37,7 +37,9 @@ async def fill(
         datetime.fromtimestamp((until_ms - (DAYS + 1) * DAY_MS) / 1000, UTC),
         datetime.fromtimestamp((until_ms + DAY_MS) / 1000, UTC),
     )
-    there = await owner.fetchval("SELECT count(*) FROM gateway.requests")
+    there = await owner.fetchval("SELECT count(*) FROM gateway.requests") or 0
+    if there >= rows:
+        return 0.0
     seen = posted = told = 0
     began = last = time.monotonic()
     batches = traffic.days(rows, until_ms, batch_size)
