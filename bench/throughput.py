@@ -3,6 +3,9 @@
 Three things are told, each beside what was asked: what the engine can do and at how many calls at once; the first
 tokens of a group with a provision while another floods, against those of an idle engine; and how much of the engine
 the others get while that group is idle. Every phase is repeated in turn, so that a busy machine spoils all alike.
+
+A call that comes waits for the step under way, and its prompt is read beside what runs: so the engine is given few seats, for which a
+step is short, and the flood waits in the gateway. Seats beyond what the engine gains from only lengthen its steps.
 """
 
 from __future__ import annotations
@@ -36,9 +39,10 @@ from tests.faults.transcript import Transcript
 from tests.faults.wire import Client, Spec, Target
 from tests.system.deployment import Deployment, Person
 
-CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 ENOUGH = 0.97
 """The slots of the pool are the fewest calls at once that reach so much of the best rate."""
+SPARE = 1
+"""Seats that the engine has beyond the pool's slots: a covered call takes one at once, whatever was lent."""
 WORDS = [
     "expert",
     "router",
@@ -153,14 +157,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 @asynccontextmanager
-async def engine(home: Path, venv: Path) -> AsyncGenerator[str]:
-    """The real engine with the demo model."""
+async def engine(home: Path, venv: Path, seats: int) -> AsyncGenerator[str]:
+    """The real engine with the demo model, which takes so many calls into a step."""
     made = await install(venv, lambda line: say(f"engine: {line}"))
     found = EngineSpec(
         python=made.python,
         socket=home / "engine.sock",
         cache=venv.parent / "engine-cache",
         log=home / "engine.log",
+        extra=("--max-num-seqs", str(seats)),
     )
     process = EngineProcess(found)
     await process.start()
@@ -172,10 +177,10 @@ async def engine(home: Path, venv: Path) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def deployed(home: Path, venv: Path) -> AsyncGenerator[Deployment]:
+async def deployed(home: Path, venv: Path, seats: int) -> AsyncGenerator[Deployment]:
     """A whole gateway of one worker before the engine, with the users `reserved` and `flood`."""
     postgres, redis = EmbeddedPostgres(home), EmbeddedRedis(home)
-    async with engine(home, venv) as url:
+    async with engine(home, venv, seats) as url:
         try:
             await asyncio.gather(postgres.start(), redis.start())
             await upgrade(postgres.url("weighbridge_owner"))
@@ -220,10 +225,12 @@ async def withdraw(gateway: Deployment, paths: Sequence[str]) -> None:
         await gateway.administer("DELETE", path)
 
 
-async def capacity(flooding: Flooding, seconds: float) -> tuple[int, int, list[tuple[int, float]]]:
+async def capacity(
+    flooding: Flooding, seconds: float, seats: int
+) -> tuple[int, int, list[tuple[int, float]]]:
     """Slots and rate of the engine, and the rate at each number of calls at once."""
     rates: list[tuple[int, float]] = []
-    for callers in CONCURRENCIES:
+    for callers in sorted({1, 4, seats // 2, seats - SPARE, seats, 2 * seats}):
         phase = await flooding(seconds, callers)
         rates.append((callers, phase.rate))
         say(
@@ -232,7 +239,7 @@ async def capacity(flooding: Flooding, seconds: float) -> tuple[int, int, list[t
         )
     best = max(rate for _, rate in rates)
     slots = next(callers for callers, rate in rates if rate >= ENOUGH * best)
-    return slots, int(best), rates
+    return min(slots, seats - SPARE), int(best), rates
 
 
 async def measure(gateway: Deployment, options: argparse.Namespace) -> dict[str, Any]:
@@ -248,7 +255,7 @@ async def measure(gateway: Deployment, options: argparse.Namespace) -> dict[str,
 
     await flooding(2, 4)
     say("capacity, as calls at once grow:")
-    slots, rate, rates = await capacity(flooding, options.capacity_seconds)
+    slots, rate, rates = await capacity(flooding, options.capacity_seconds, options.seats)
     slots = options.slots or slots
 
     pause = options.pause
@@ -342,21 +349,24 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of a phase")
     parser.add_argument("--capacity-seconds", type=float, default=8.0)
+    parser.add_argument(
+        "--seats", type=int, default=16, help="calls in one step of the engine: more make each step longer"
+    )
     parser.add_argument("--slots", type=int, default=0, help="of the pool; 0: as measured")
     parser.add_argument("--share", type=float, default=0.9, help="of the capacity that is provisioned")
     parser.add_argument("--callers", type=int, default=1, help="of the group with the provision")
     parser.add_argument("--pause", type=float, default=0.3, help="seconds between its calls, on average")
     parser.add_argument("--words", type=int, default=400)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--flood", type=int, default=160, help="callers of the flood")
+    parser.add_argument("--flood", type=int, default=64, help="callers of the flood")
     parser.add_argument("--flood-words", type=int, default=20)
-    parser.add_argument("--flood-tokens", type=int, default=48)
+    parser.add_argument("--flood-tokens", type=int, default=96)
     parser.add_argument("--venv", type=Path, default=Path("var/engine-venv"))
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="wb-thr-"))
 
     async def run() -> dict[str, Any]:
-        async with deployed(home, options.venv.resolve()) as gateway:
+        async with deployed(home, options.venv.resolve(), options.seats) as gateway:
             return await measure(gateway, options)
 
     try:

@@ -7,7 +7,7 @@ could not hold the weights and one sequence of the context.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from engines.local.cards import CardAtHand
@@ -41,6 +41,8 @@ class Wish:
     """Of each replica."""
     context: int | None = None
     expert_parallel: bool = False
+    seats: int | None = None
+    """Calls in one step: more of them make each step longer, and with it what a new call waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Serving:
 
 
 def read_wish(text: str) -> Wish:
-    """Read words with commas between: `bf16` or `fp8`, `cards=2`, `context=16384`, `expert-parallel`; raises NoRecipe."""
+    """Read words with commas between: `bf16` or `fp8`, `cards=2`, `context=16384`, `seats=16`, `expert-parallel`; raises NoRecipe."""
     wish: dict[str, object] = {}
     for word in (each.strip() for each in text.split(",")):
         name, _, number = word.partition("=")
@@ -69,7 +71,7 @@ def read_wish(text: str) -> Wish:
         elif word == "expert-parallel":
             wish["expert_parallel"] = True
         elif (
-            name in ("cards", "context")
+            name in ("cards", "context", "seats")
             and name not in wish
             and number.isdecimal()
             and 0 < int(number) < 1 << 24
@@ -77,7 +79,7 @@ def read_wish(text: str) -> Wish:
             wish[name] = int(number)
         elif word:
             raise NoRecipe(
-                f"{word!r} is no part of a recipe; it takes bf16 or fp8, cards=2, context=16384, expert-parallel, "
+                f"{word!r} is no part of a recipe; it takes bf16 or fp8, cards=2, context=16384, seats=16, expert-parallel, "
                 "each at most once, with commas between"
             )
     return Wish(**cast("dict[str, object]", wish))  # type: ignore[arg-type]
@@ -87,6 +89,15 @@ def servings(
     model: LocalModel, cards: Sequence[CardAtHand], free_bytes: int, wish: Wish, replicas: int
 ) -> list[Serving]:
     """How each replica is started; raises CannotFit with the arithmetic."""
+    found = _laid_out(model, cards, free_bytes, wish, replicas)
+    if wish.seats is None:
+        return found
+    return [replace(each, options=(*each.options, "--max-num-seqs", str(wish.seats))) for each in found]
+
+
+def _laid_out(
+    model: LocalModel, cards: Sequence[CardAtHand], free_bytes: int, wish: Wish, replicas: int
+) -> list[Serving]:
     if model.ships:
         return [_demonstration(cards, number) for number in range(replicas)]
     if not cards:

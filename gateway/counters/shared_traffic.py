@@ -16,7 +16,7 @@ import msgspec
 from gateway.counters.commands import Commands, pairs
 from gateway.counters.connection import RedisAway
 from gateway.counters.lua import command
-from gateway.routing.gate import GateNews
+from gateway.routing.gate_news import GateNews
 from gateway.routing.traffic import Home, Traffic
 from policies.circuits import PROBE_MS, Circuit, State
 

@@ -11,15 +11,13 @@ from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import msgspec
-
+from gateway.routing.allowances import Allowances
+from gateway.routing.gate_news import SILENT, GateNews
 from gateway.routing.passes import Ask, Pass
 from gateway.routing.places import Places, Share, Waiting
 from policies.throughput import (
     WINDOW_MS,
-    Bucket,
     Lane,
-    Provision,
     Throughput,
     limit_after,
     limit_now,
@@ -30,27 +28,6 @@ from policies.throughput import (
 
 _REPLICAS_MS = 5_000
 """How long replicas count as up after a call that could go to them."""
-
-
-class GateNews(msgspec.Struct, array_like=True):
-    """What one worker says of its gate."""
-
-    covered: int
-    """Covered calls under way."""
-    demand: int
-    """Calls that have a lent slot or wait for one."""
-    late: int
-    """First tokens that missed their target, since the worker began."""
-    timely: int
-    used_ms: int
-    """When a call with a target was last under way, by the clock that workers share; 0: never."""
-    limit: float
-    """On lending while calls with a target are under way; 0: it has none yet."""
-    charged: dict[str, float]
-    """Tokens charged to each provision since the worker began, less what came back."""
-
-
-_SILENT = GateNews(0, 0, 0, 0, 0, 0.0, {})
 
 
 @dataclass(slots=True, eq=False)
@@ -68,9 +45,7 @@ class Gate:
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         self._clock_ms = clock_ms
         self._lent = Places(lambda: clock_ms() / 1000)
-        self._buckets: dict[str, Bucket] = {}
-        self._rates: dict[str, int] = {}
-        self._charged: dict[str, float] = {}
+        self._allowances = Allowances(clock_ms)
         self._hoping: dict[_Hoping, None] = {}
         self._timer: TimerHandle | None = None
         self._throughput: Throughput | None = None
@@ -152,7 +127,7 @@ class Gate:
         if had.provision.first_token_ms is not None:
             self._timed -= 1
             self._used_ms = now
-        self._charge(had.provision, tokens - ask.tokens)
+        self._allowances.charge(had.provision, tokens - ask.tokens)
         self._lent.resize(self._share())
         self._arm()
 
@@ -168,10 +143,7 @@ class Gate:
         if throughput is None or throughput is self._throughput:
             return
         self._throughput = throughput
-        self._rates = {each.id: each.rate for each in throughput.provisions}
-        for gone in self._buckets.keys() - self._rates.keys():
-            del self._buckets[gone]
-            self._charged.pop(gone, None)
+        self._allowances.follow(throughput.provisions)
 
     # what workers tell each other
 
@@ -188,16 +160,17 @@ class Gate:
             self._timely,
             used + ahead_ms,
             self._limit or 0.0,
-            dict(self._charged),
+            dict(self._allowances.charged),
         )
 
     def listen(self, name: str, found: Mapping[str, GateNews | None], ahead_ms: int) -> None:
         """Take in what the others told, and let in whom that allows; without others all is this worker's."""
         self._name, self._workers, self._ahead_ms = name, len(found) + 1, ahead_ms
+        self._allowances.parts = 1
         known, self._others = self._others, {}
         for worker, told in found.items():
             # One that nothing passes through wants nothing yet.
-            news = self._others[worker] = told or _SILENT
+            news = self._others[worker] = told or SILENT
             if news.used_ms > 0:
                 self._used_ms = max(self._used_ms, news.used_ms - ahead_ms)
             before = known.get(worker)
@@ -207,13 +180,15 @@ class Gate:
             self._new_late += news.late - before.late
             self._new_timely += news.timely - before.timely
             for provision, total in news.charged.items():
-                self._spend(provision, total - before.charged.get(provision, 0.0))
+                self._allowances.spend(provision, total - before.charged.get(provision, 0.0))
         self.tick()
 
     def alone(self, workers: int) -> None:
         """Nobody can be heard: an even part of everything is this worker's."""
         self._others.clear()
         self._name, self._workers = None, max(1, workers)
+        # What cannot be shared is divided.
+        self._allowances.parts = self._workers
         self.tick()
 
     def tick(self) -> None:
@@ -276,8 +251,8 @@ class Gate:
 
     def _cover(self, ask: Ask, lane: Lane) -> Pass | None:
         for provision in ask.provisions:
-            if self._bucket(provision).covers:
-                self._charge(provision, ask.tokens)
+            if self._allowances.covers(provision):
+                self._allowances.charge(provision, ask.tokens)
                 self._covered += 1
                 if provision.first_token_ms is not None:
                     self._timed += 1
@@ -289,30 +264,6 @@ class Gate:
     def _lend(self, ask: Ask) -> Pass:
         would = ask.provisions[0] if ask.provisions else None
         return Pass(self, ask, Lane.LENT, would, self._clock_ms())
-
-    def _bucket(self, provision: Provision) -> Bucket:
-        return self._filled(provision.id, provision.rate)
-
-    def _filled(self, provision_id: str, rate: int) -> Bucket:
-        now = self._clock_ms()
-        # What cannot be shared is divided.
-        own = rate if self._name is not None else rate / self._workers
-        found = self._buckets.get(provision_id)
-        filled = self._buckets[provision_id] = (
-            Bucket.full(own, now) if found is None else found.filled(own, now)
-        )
-        return filled
-
-    def _charge(self, provision: Provision, tokens: float) -> None:
-        if provision.id in self._rates:
-            self._charged[provision.id] = self._charged.get(provision.id, 0.0) + tokens
-            self._buckets[provision.id] = self._bucket(provision).charged(tokens)
-
-    def _spend(self, provision_id: str, tokens: float) -> None:
-        """What another worker charged."""
-        rate = self._rates.get(provision_id)
-        if rate is not None and tokens:
-            self._buckets[provision_id] = self._filled(provision_id, rate).charged(tokens)
 
     def _promote(self) -> None:
         """Let those go that their provisions cover by now, the one that waits longest first."""
@@ -336,7 +287,7 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
         due = min(
-            self._bucket(each).covers_in_ms(each.rate)
+            self._allowances.covers_in_ms(each)
             for each in {one.id: one for hoping in self._hoping for one in hoping.ask.provisions}.values()
         )
         self._timer = asyncio.get_running_loop().call_later(due / 1000, self._promote)

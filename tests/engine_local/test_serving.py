@@ -176,6 +176,16 @@ def _small(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(("model", "told"), [(DEMO, ""), (DEMO, H200), (MIXTRAL, H200)])
+def test_how_many_calls_a_step_takes_can_be_said_for_every_model(model: LocalModel, told: str) -> None:
+    (how,) = servings(model, read_cards(told), LITTLE, read_wish("seats=16"), 1)
+    arguments = command(
+        spec_of(model, how, python=Path("p"), socket=Path("/s"), cache=Path("c"), log=Path("l"))
+    )
+    # The last of them holds.
+    assert arguments[::-1][:2] == ["16", "--max-num-seqs"]
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"hidden_size": 64}'])
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
