@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.counters.connection import RedisAway
 from gateway.counters.earlier import EarlierSpend
 from gateway.counters.levels import CounterLevels
+from gateway.counters.rebuild import Sum, counter_of
 from gateway.events.opening import AGAIN_SECONDS, Openings
 from gateway.spool.records import Charge
 from policies.budgets import Budget
@@ -90,6 +91,18 @@ async def test_a_default_takes_over_with_what_was_spent_under_a_budget_that_is_g
     present.remove(own)
     await openings.turn()
     assert await used(redis_url, default, "op_b") == 400
+
+
+async def test_after_a_rebuild_only_what_has_ended_since_is_added(
+    counters: EarlierSpend, redis: Redis, redis_url: str
+) -> None:
+    budget = budget_of(10_000, ScopeKind.USER, subject_id="op_d", period=Calendar(Unit.ONCE))
+    # The sums had 900, of which 300 came from requests that were admitted before the budget was there.
+    fields = counter_of(Sum("op_d", 0, 900), 300)
+    await redis.hset(f"{{wb}}:p:{budget.id}:op_d:0", mapping=dict(fields))
+    assert await counters.add(b"run.1", budget, NOW, [("op_d", 340)]) == 40
+    assert await counters.add(b"run.1", budget, NOW, [("op_d", 340)]) == 0
+    assert await used(redis_url, budget, "op_d") == 940
 
 
 async def test_nothing_is_added_while_the_counters_are_rebuilt(

@@ -345,6 +345,78 @@ def _told(hold: Hold) -> list[Charge]:
     return list(hold.charges)
 
 
+class First:
+    """Draws whoever runs longest."""
+
+    def __init__(self, machine: Interleavings) -> None:
+        self._machine = machine
+
+    def draw(self, among: object) -> tuple[Reservations, Hold]:
+        return self._machine.running[0]
+
+
+Step = tuple[str, dict[str, Any]]
+RESERVE: Step = ("reserve", {"number": 0, "output": 10, "fate": "answered"})
+WIPE: Step = ("redis_is_wiped", {})
+ANOTHER: Step = ("redis_comes_back_as_another_left_it", {})
+FIND_OUT: Step = ("a_worker_finds_out", {"number": 0})
+POST: Step = ("the_drainer_posts", {})
+DIE: Step = ("a_worker_dies", {"number": 0, "cost": 4})
+
+
+def settle(fate: str) -> Step:
+    return "settle", {"cost": 3, "fate": fate}
+
+
+WALKS: dict[str, list[Step]] = {
+    "a settlement that was under way is in the sums": [RESERVE, settle("never sent"), WIPE],
+    "a settlement that was taken is in no sums yet": [RESERVE, settle("answered"), WIPE],
+    "a settlement was taken by what another server remembers": [RESERVE, settle("answer lost"), ANOTHER],
+    "what was admitted here was reported to counters that are lost": [
+        ("reserve", {"number": 0, "output": 10, "fate": "never sent"}),
+        FIND_OUT,
+        WIPE,
+    ],
+    "what was admitted here ended before it was reported": [
+        ("reserve", {"number": 0, "output": 10, "fate": "never sent"}),
+        settle("never sent"),
+        POST,
+        WIPE,
+    ],
+    "a top-up of a later epoch is granted and its answer lost": [
+        RESERVE,
+        WIPE,
+        FIND_OUT,
+        ("top_up", {"output": 20, "fate": "answer lost"}),
+    ],
+    "Redis is wiped while it is filled": [
+        RESERVE,
+        settle("answered"),
+        ("redis_is_wiped_in_the_middle_of_a_rebuild", {}),
+        FIND_OUT,
+    ],
+    "a worker dies whose holds were carried over": [RESERVE, WIPE, FIND_OUT, DIE],
+    "a worker dies and the counters are lost before its requests are ended": [RESERVE, RESERVE, WIPE, DIE],
+}
+
+
+@pytest.mark.parametrize("steps", WALKS.values(), ids=WALKS)
+def test_the_counter_is_the_ledgers_sum_where(steps: list[Step], redis_url: str) -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    Interleavings.loop, Interleavings.url = loop, redis_url
+    machine = Interleavings()
+    try:
+        machine.begin()
+        for name, given in steps:
+            drawn = {"data": First(machine)} if name in ("settle", "top_up") else {}
+            getattr(machine, name)(**drawn, **given)
+        machine.teardown()
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 def test_at_rest_the_counter_is_the_ledgers_sum_whatever_was_lost(redis_url: str) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
