@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -15,8 +16,11 @@ from engines.http1.transport import Http1Transport
 from engines.local.adapter_keeper import AdapterKeeper
 from engines.local.adapters import WEIGHTS
 from engines.local.launch import SHIPPED_ADAPTERS, EngineSpec
-from gateway.adapter_notes import read_standings, write_standings
+from gateway.adapter_notes import FOLDER, read_standings, write_standings
+from gateway.cli.adapters import upload
+from gateway.cli.reach import AdminApi
 from gateway.seed import SQL_ENDPOINT
+from gateway.settings import Settings
 from tests.system.asking import Answer
 from tests.system.deployment import ENDPOINT, Deployment, chat
 
@@ -45,7 +49,7 @@ def made_of_the_shipped_one(folder: Path, *, layer: str = "q_proj") -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def adapters(homes: Path, engine: EngineSpec) -> AsyncIterator[Path]:
     """The folder that the running engine's adapters follow, as `weighbridge engine` keeps them."""
-    folder, run_dir = homes / "adapters", homes / "gateway" / "run"
+    folder, run_dir = homes / "gateway" / FOLDER, homes / "gateway" / "run"
     folder.mkdir(parents=True)
     transport = Http1Transport(engine.url)
     keeper = AdapterKeeper(
@@ -90,10 +94,21 @@ async def ask(gateway: Deployment, model: str, key: str, question: str = QUESTIO
     return await gateway.ask("POST", CHAT, chat(question, model=model, max_tokens=80, temperature=0), key=key)
 
 
+def admin_api(gateway: Deployment, folder: Path) -> AdminApi:
+    """The gateway's admin API as the command line reaches it; the key is left in the folder."""
+    key = folder / "key"
+    key.write_text(gateway.admin_key)
+    port = str(urlsplit(gateway.url).port)
+    return AdminApi(Settings.from_env({"WEIGHBRIDGE_HOME": str(gateway.home), "WEIGHBRIDGE_PORT": port}), key)
+
+
 async def test_each_answers_as_itself_for_those_who_may_at_its_own_price(
-    gateway: Deployment, adapters: Path
+    gateway: Deployment, adapters: Path, tmp_path: Path
 ) -> None:
-    made_of_the_shipped_one(adapters / SECOND)
+    source = made_of_the_shipped_one(tmp_path / SECOND)
+    told = await asyncio.to_thread(upload, admin_api(gateway, tmp_path), source, None)
+    assert "rank 32" in told
+    assert (adapters / SECOND / WEIGHTS).exists()
     await standing(gateway, SECOND, loaded=True)
     await gateway.administer(
         "POST",

@@ -168,7 +168,8 @@ class Deployment:
             workers=self._count,
             database_url=self._database_url,
             redis_url=self._redis_url,
-            engine="none",
+            # The real one is on a socket, and keeps its adapters below this home.
+            engine="vllm" if self._engine_url.startswith("unix:") else "none",
             engine_url=self._engine_url,
             # Providers of the tests are on this machine.
             provider_hosts=frozenset({"127.0.0.1"}),
