@@ -3,6 +3,7 @@ PYTHON ?= python3
 MINUTES ?= 5
 ROWS ?= 10000000
 ARGS ?=
+BEGAN := $(shell date +%s)
 RUN := .venv/bin/weighbridge
 PY := PYTHONPATH=. .venv/bin/python
 
@@ -26,7 +27,8 @@ demo: setup-dev ## Beside a running gateway: three clients and the ledger rows t
 	@$(PY) -m scripts.demo
 
 test: setup-dev ## All tests; ARGS="tests/policies -x" for some
-	@$(PY) -m pytest -n auto --maxprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(if $(ARGS),,$(PY) -m tests.set_up $(BEGAN))
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup-dev ## Format, lint, types, import contracts
 	@$(PY) -m ruff format --check .

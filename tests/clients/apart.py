@@ -22,6 +22,7 @@ from tests.system.deployment import ENDPOINT, ROOT, Deployment
 
 SECONDS = 240.0
 MAKING_SECONDS = 240
+JAVASCRIPT = ROOT / "tests" / "clients" / "javascript"
 _FOREIGN = ("OPENAI", "ANTHROPIC", "LANGCHAIN", "LANGSMITH", "LITELLM", "NODE_")
 
 
@@ -55,6 +56,23 @@ def made(name: str, locks: Sequence[Path], command: Sequence[str], tool: str) ->
             raise CannotBeMade((ran.stderr or ran.stdout).strip()[-300:] or "it gave no reason")
         (folder / "finished").touch()
     return folder
+
+
+def frameworks() -> Path:
+    """The Python of the environment that is made from locks/clients.txt; raises CannotBeMade."""
+    # The environment of the tests has no pip of its own; its Python's fills this one, as scripts/bootstrap.py does.
+    making = '"$0" -m venv --without-pip venv && "$0" -m pip --python venv/bin/python install -q --require-hashes -r clients.txt'
+    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folder = made("clients", [ROOT / "locks" / "clients.txt"], ["sh", "-c", making, str(python)], str(python))
+    return folder / "venv" / "bin" / "python"
+
+
+def javascript() -> Path:
+    """A folder with JavaScript's clients installed; raises CannotBeMade."""
+    if shutil.which("node") is None:
+        raise CannotBeMade("node is not on this machine")
+    locks = [JAVASCRIPT / "package-lock.json", JAVASCRIPT / "package.json", JAVASCRIPT / ".npmrc"]
+    return made("javascript", locks, ["npm", "ci", "--no-progress"], "npm")
 
 
 async def run(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.apart import CannotBeMade, made, run
+from tests.clients.apart import CannotBeMade, frameworks, run
 from tests.system.deployment import ROOT, Deployment, Person, limit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,16 +48,10 @@ def people() -> dict[str, Person]:
 @pytest.fixture(scope="module")
 def apart() -> Path:
     """The Python of the environment that is made from locks/clients.txt."""
-    # The environment of the tests has no pip of its own; its Python's fills this one, as scripts/bootstrap.py does.
-    making = '"$0" -m venv --without-pip venv && "$0" -m pip --python venv/bin/python install -q --require-hashes -r clients.txt'
-    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     try:
-        folder = made(
-            "clients", [ROOT / "locks" / "clients.txt"], ["sh", "-c", making, str(python)], str(python)
-        )
+        return frameworks()
     except CannotBeMade as why:
         pytest.skip(f"the environment of these clients cannot be made: {why}")
-    return folder / "venv" / "bin" / "python"
 
 
 async def speak(gateway: Deployment, python: Path | str, program: str) -> Any:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.clients.apart import CannotBeMade, made, run
-from tests.system.deployment import ROOT, Deployment, Person, limit
+from tests.clients.apart import JAVASCRIPT, CannotBeMade, javascript, run
+from tests.system.deployment import Deployment, Person, limit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-HERE = ROOT / "tests" / "clients" / "javascript"
 SAID = " ".join(f"w{n}" for n in range(1, 13))
 FOUND = {"query": "q0", "limit": 0}
 SDK = {
@@ -37,14 +36,11 @@ def people() -> dict[str, Person]:
 @pytest.fixture(scope="module")
 def node() -> Path:
     """A folder with the clients installed and the program beside them."""
-    if shutil.which("node") is None:
-        pytest.skip("node is not on this machine")
-    locks = [HERE / "package-lock.json", HERE / "package.json", HERE / ".npmrc"]
     try:
-        folder = made("javascript", locks, ["npm", "ci", "--no-progress"], "npm")
+        folder = javascript()
     except CannotBeMade as why:
         pytest.skip(f"the clients cannot be installed: {why}")
-    shutil.copy(HERE / "speaks.mjs", folder)
+    shutil.copy(JAVASCRIPT / "speaks.mjs", folder)
     return folder
 
 
