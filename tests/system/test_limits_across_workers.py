@@ -34,7 +34,7 @@ TOKENS = 20_000
 SEEDS = (1, 2, 3)
 Between = Callable[[float], Awaitable[None]]
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.alone]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @dataclass(slots=True)
@@ -201,14 +201,17 @@ async def test_in_no_window_is_more_reserved_than_the_limit(crew: Crew, redis_ur
     await with_every_seed(bursts_never_exceed, crew, redis_url)
 
 
+@pytest.mark.alone
 async def test_four_fifths_of_the_limit_offered_evenly_are_admitted(crew: Crew, redis_url: str) -> None:
     await with_every_seed(even_load_is_admitted, crew, redis_url)
 
 
+@pytest.mark.alone
 async def test_at_three_times_the_limit_nine_tenths_of_it_are_really_used(crew: Crew, redis_url: str) -> None:
     await with_every_seed(overload_is_put_to_use, crew, redis_url)
 
 
+@pytest.mark.alone
 async def test_with_redis_stopped_each_mode_does_what_it_says(crew: Crew, stores_home: Path) -> None:
     for told in await asyncio.gather(*(without_redis(crew, stores_home, mode) for mode in Mode)):
         print(told)
