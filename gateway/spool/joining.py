@@ -117,8 +117,11 @@ def request_row(
     intent = entry.intent
     fresh = read = write = output = reasoning = cost = calls = 0
     source = "none"
+    last: AttemptRow | None = None
     for row in rows:
         calls += row.outcome not in _NOT_CALLED
+        if row.outcome != "excluded":
+            last = row
         if row.borne:
             fresh += row.fresh_input
             read += row.cache_read
@@ -128,7 +131,6 @@ def request_row(
             cost += row.cost_nano_usd
             if _CERTAINTY.get(row.usage_source, 3) > _CERTAINTY.get(source, 3):
                 source = row.usage_source
-    last = next((row for row in reversed(rows) if row.outcome != "excluded"), None)
     return RequestRow(
         intent.request_id,
         intent.admitted_at_ms,
@@ -247,8 +249,8 @@ def _charged(entry: Entry, prompt: int, completion: int, cost: int) -> str:
             reserved[place] = reserved.get(place, 0) + each.fixed
     return _json.encode(
         [
-            Charged(*place[:3], amount, used.get(place[2], amount), place[3])
-            for place, amount in reserved.items()
+            Charged(limit, subject, metric, amount, used.get(metric, amount), period)
+            for (limit, subject, metric, period), amount in reserved.items()
         ]
     ).decode()
 
