@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anthropic
+import anthropic.types
 import openai
 import openai.types.responses
 import pytest
@@ -200,6 +202,40 @@ async def test_the_engines_own_responses_pass_where_its_entity_says_that_it_spea
             own.usage.input_tokens,
             own.usage.output_tokens,
         )
+
+
+async def test_a_message_says_and_counts_what_the_engines_own_does(
+    gateway: Deployment, direct: aiohttp.ClientSession
+) -> None:
+    asked: dict[str, Any] = {
+        "messages": [{"role": "user", "content": QUESTIONS[1]}],
+        "max_tokens": 40,
+        "temperature": 0,
+    }
+    async with direct.post("/v1/messages", json=asked | {"model": "mixtral-demo"}) as answer:
+        own = anthropic.types.Message.model_validate(await answer.json())
+    async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key=gateway.demo_key) as client:
+        plain = await client.messages.create(model=ENDPOINT, extra_body={"temperature": 0}, **less(asked))
+        async with client.messages.stream(
+            model=ENDPOINT, extra_body={"temperature": 0}, **less(asked)
+        ) as stream:
+            streamed = await stream.get_final_message()
+        counted = await client.messages.count_tokens(model=ENDPOINT, messages=asked["messages"])
+    (wanted,) = own.content
+    for each in (plain, streamed):
+        (said,) = each.content
+        assert said.to_dict()["text"] == wanted.to_dict()["text"]
+        assert (each.stop_reason, each.model) == (own.stop_reason, "mixtral-demo")
+        assert (each.usage.input_tokens, each.usage.output_tokens) == (
+            own.usage.input_tokens,
+            own.usage.output_tokens,
+        )
+    assert counted.input_tokens == own.usage.input_tokens
+
+
+def less(asked: dict[str, Any]) -> dict[str, Any]:
+    """What Anthropic's client takes as it is."""
+    return {name: value for name, value in asked.items() if name != "temperature"}
 
 
 async def test_the_announcements_code_prints_an_answer(
