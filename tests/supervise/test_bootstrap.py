@@ -6,7 +6,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,15 +41,6 @@ def test_it_makes_an_environment_whose_command_runs_from_anywhere(checkout: Path
     link.symlink_to(checkout / ".venv" / "bin" / "weighbridge")
     told = subprocess.run([link, "up", "a b"], capture_output=True, text=True, cwd="/")
     assert told.stdout == "gateway up a b\n"
-
-
-@pytest.mark.alone
-def test_a_finished_environment_costs_next_to_nothing_and_says_nothing(checkout: Path) -> None:
-    bootstrap(checkout)
-    began = time.monotonic()
-    again = bootstrap(checkout)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert time.monotonic() - began < 1.5
 
 
 def test_the_development_environment_serves_the_gateway_too(checkout: Path) -> None:

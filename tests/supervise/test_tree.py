@@ -6,9 +6,6 @@ import json
 import os
 import signal
 import socket
-import time
-
-import pytest
 
 from gateway.embedded.process import alive
 from tests.supervise.terminal import Instance, wait_for
@@ -57,23 +54,6 @@ def test_a_second_start_keeps_the_data(instance: Instance) -> None:
     instance.until_up()
     assert (instance.home / "postgres" / "PG_VERSION").resolve().stat().st_ino == before
     assert "PostgreSQL: starting" in instance.screen
-
-
-@pytest.mark.alone
-def test_a_killed_worker_is_back_within_a_second_and_no_connection_is_refused(light: Instance) -> None:
-    light.launch()
-    light.until_up()
-    victim = light.children["worker-1"]["pid"]
-    os.kill(victim, signal.SIGKILL)
-    began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", light.port)):
-        pass
-    wait_for(lambda: light.children.get("worker-1", {}).get("pid") not in (None, victim))
-    assert time.monotonic() - began < 1.0
-    assert {light.answers() for _ in range(20)} <= {
-        str(light.children[name]["pid"]) for name in ("worker-0", "worker-1")
-    }
-    assert "worker-1 ended (signal 9); starting it again" in light.screen
 
 
 def test_killed_stores_come_back_by_themselves(instance: Instance) -> None:
