@@ -209,10 +209,6 @@ _DATA = ("/v1/", "/responses/", "/serving-endpoints/", "/openai/")
 """Where paths of the data plane begin."""
 
 
-_DATA = ("/v1/", "/responses/", "/serving-endpoints/", "/openai/")
-"""Where paths of the data plane begin."""
-
-
 def noting_refusals(control: ControlPlane) -> Callable[[Exception, Scope], None]:
     """A hook that leaves a trail of requests to the control plane that were refused."""
 
