@@ -14,11 +14,11 @@ import hiredis
 import msgspec
 
 from gateway.counters.connection import RedisAway
+from gateway.counters.errands import Errand, Settlement
 from gateway.counters.frames import Entry, hold_of
 from gateway.counters.hold import Hold
 from gateway.counters.link import Link
 from gateway.counters.lua import command
-from gateway.counters.outbox import Errand, Settlement
 from gateway.counters.plan import CLAIM, CONCURRENCY, PERIOD
 from gateway.spool.records import Charge
 

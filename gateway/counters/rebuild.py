@@ -18,10 +18,10 @@ import msgspec
 
 from gateway.counters.commands import Commands
 from gateway.counters.connection import RedisAway
+from gateway.counters.errands import SHORTEST_REBUILT_MS
 from gateway.counters.keys import Keys
 from gateway.counters.link import Link
 from gateway.counters.lua import Script, command
-from gateway.counters.outbox import SHORTEST_REBUILT_MS
 from gateway.errors import Unavailable
 from policies.budgets import Budget
 from policies.catalog import Snapshot

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gateway.counters.errands import Inquiry, Settlement, Void
 from gateway.counters.frames import GRANTED, grant_of
 from gateway.counters.hold import Hold, charge_of
-from gateway.counters.outbox import Inquiry, Outbox, Settlement, Void
+from gateway.counters.outbox import Outbox
 from gateway.counters.plan import Plan
 from gateway.spool.records import Charge
 

@@ -21,6 +21,7 @@ from gateway.counters.address import RedisAddress
 from gateway.counters.corrections import corrections
 from gateway.counters.degraded import LocalCounters
 from gateway.counters.epochs import adopt_holds, cut_of
+from gateway.counters.errands import Report
 from gateway.counters.fallback import Fallback
 from gateway.counters.frames import (
     ASK,
@@ -38,7 +39,7 @@ from gateway.counters.frames import (
 from gateway.counters.hold import Hold
 from gateway.counters.keys import Keys
 from gateway.counters.link import FirstStart, Link, Opener, Standing
-from gateway.counters.outbox import Outbox, Report
+from gateway.counters.outbox import Outbox
 from gateway.counters.plan import charged_group, compile_plan, narrowed
 from gateway.counters.plans import Plans, group_named
 from gateway.counters.releases import Releases, claim_charge

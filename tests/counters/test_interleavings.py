@@ -32,8 +32,6 @@ from policies.windows import Calendar, Unit, edges
 from tests.counters.conftest import World, endpoint_of
 from tests.counters.stores import serials
 
-pytestmark = pytest.mark.alone
-
 BUDGET = Budget("purse", ScopeKind.DEPLOYMENT, Calendar(Unit.ONCE), 10**12)
 FATES = ("answered", "answered", "late", "answer lost", "never sent")
 
@@ -132,9 +130,9 @@ class Wire:
 
     def _answer_lost(self) -> None:
         connection = self.connection
-        connection.data_received = lambda data: self._cut()
+        connection.data_received = self._cut
 
-    def _cut(self) -> None:
+    def _cut(self, data: bytes) -> None:
         self.connection.__dict__.pop("data_received", None)
         self.connection.drop()
 
@@ -344,8 +342,8 @@ class Interleavings(RuleBasedStateMachine):
                     entering = worker.link._entering
                     if not worker.link.usable and (entering is None or entering.done()):
                         worker.link.lost()
-                held = await self.redis.get(worker.link.keys.epoch)
-                if held is not None and held.decode() == worker.link.epoch:
+                held: Any = await self.redis.get(worker.link.keys.epoch)
+                if held == worker.link.epoch.encode():
                     return
 
 
