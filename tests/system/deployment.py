@@ -169,7 +169,7 @@ class Deployment:
             database_url=self._database_url,
             redis_url=self._redis_url,
             # The real one is on a socket, and keeps its adapters below this home.
-            engine="vllm" if self._engine_url.startswith("unix:") else "none",
+            engine="vllm" if (self._engine_url or "").startswith("unix:") else "none",
             engine_url=self._engine_url,
             # Providers of the tests are on this machine.
             provider_hosts=frozenset({"127.0.0.1"}),
