@@ -152,7 +152,8 @@ class Bucket:
 
     def covers_in_ms(self, rate: int) -> int:
         """When it will cover a call, if nothing is charged until then."""
-        return 0 if self.covers else int(-self.tokens * 1000 / rate) + 1
+        # Floats may fall short of a whole millisecond by a little, and of covering with it.
+        return 0 if self.covers else int(-self.tokens * 1000 / rate + 1e-6) + 1
 
 
 def unreserved(slots: int, reserved: int, capacity: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policies.throughput import (
@@ -64,6 +64,7 @@ CALLS = st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 5_000)), min_si
 
 
 @given(rate=st.integers(1, 1_000), calls=CALLS)
+@example(rate=245, calls=[(0, 2286), (0, 4182), (0, 113)])
 def test_demand_that_never_ceases_gets_its_rate_and_no_more_than_that_and_a_burst(
     rate: int, calls: list[tuple[int, int]]
 ) -> None:
