@@ -25,10 +25,15 @@ from tests.faults.reconcile import Discrepancy, report
 from tests.faults.upstream import Upstream
 from tests.system.deployment import Deployment
 from tests.system.kills import Campaign
+from tests.system.test_verify import verified
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(0)]
 
 ROUND_KILLS = 10
+RATE = 100
+"""Calls a second."""
+LONG_SECONDS = 60.0
+"""The first outage: PostgreSQL is gone, not frozen."""
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +66,13 @@ def module_redis(redis: EmbeddedRedis) -> str:
     return redis.url()
 
 
-async def outage(rng: random.Random, postgres: EmbeddedPostgres, redis: EmbeddedRedis) -> str:
-    """Stop or freeze one store for a few seconds."""
+async def outage(rng: random.Random, postgres: EmbeddedPostgres, redis: EmbeddedRedis, *, first: bool) -> str:
+    """PostgreSQL stopped for a minute at first, later either store stopped or frozen for a few seconds."""
+    if first:
+        await postgres.stop()
+        await asyncio.sleep(LONG_SECONDS)
+        await postgres.start()
+        return f"PostgreSQL stopped for {LONG_SECONDS:.0f} s"
     store, name = rng.choice([(postgres, "PostgreSQL"), (redis, "Redis")])
     seconds = rng.uniform(1.0, 6.0)
     if rng.random() < 0.5:
@@ -110,7 +120,7 @@ async def test_nothing_is_missing_or_doubled_however_long_it_goes_on(
 
     say(f"seed {seed}")
     while kills < wanted if wanted else time.monotonic() - began < minutes * 60:
-        campaign = Campaign(gateway, upstream, seed=rng.randrange(2**31), rate=40)
+        campaign = Campaign(gateway, upstream, seed=rng.randrange(2**31), rate=RATE)
         async with campaign.load():
             while campaign.kills < ROUND_KILLS:
                 if rng.random() < 0.4:
@@ -118,7 +128,7 @@ async def test_nothing_is_missing_or_doubled_however_long_it_goes_on(
                 else:
                     await campaign.kill_at_random()
             if rounds % 2:
-                outages.append(await outage(rng, postgres, redis))
+                outages.append(await outage(rng, postgres, redis, first=not outages))
         await gateway.ready()
         found += await campaign.findings()
         rounds += 1
@@ -131,3 +141,4 @@ async def test_nothing_is_missing_or_doubled_however_long_it_goes_on(
         upstream.journal.forget()
         upstream.received.clear()
     assert not found, f"seed {seed}: {report(found)}"
+    assert (told := await verified(gateway))["exit"] == 0, told
