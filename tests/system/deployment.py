@@ -379,7 +379,8 @@ class Deployment:
     def intents(self) -> set[bytes]:
         """Every request id that any worker, dead or alive, has put on record."""
         found: set[bytes] = set()
-        for path in (self.home / "spool").glob("*/*.seg"):
+        # A folder that begins with a dot is a spool in the making, and has its name in a moment.
+        for path in (self.home / "spool").glob("[!.]*/*.seg"):
             data = path.read_bytes()
             for number, (payload, _) in enumerate(payloads(data, len(MAGIC))):
                 if number == 0:

@@ -194,7 +194,8 @@ async def test_a_hundred_mebibytes_in_one_event_cost_no_more_memory_than_an_even
     else:
         # A whole answer may have less than that.
         assert answer.status == 502
-    assert peak_memory(worker) - before < 40 << 20
+    # An event may have 8 MiB, a whole answer more; both are copied while they are read, and none is a hundred.
+    assert peak_memory(worker) - before < 72 << 20
     assert (await gateway.row_of(answer.request_id))["status"] == "error"
 
 
