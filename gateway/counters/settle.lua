@@ -1,8 +1,9 @@
 -- Correct what a request was charged to what it used, where it was charged; ends the request.
 -- KEYS: epoch, the worker's holds, the counters of the entries, memory of the request
 -- ARGV: epoch, worker, '0' to settle, '1' to void, '2' to ask, '3' to settle where no hold was kept,
---   '4' to settle only what is still held, '5' to report: no hold was kept, and it is remembered for a day; entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and
---   4, an idempotency claim: delta 1 marks it done, 0 frees it
+--   '4' to settle only what is still held, '5' to report: no hold was kept, and it is remembered for a day;
+--   entries <Bi8i8i8: kind, position, window, delta; kinds as in reserve.lua and 4, an idempotency claim: delta 1 marks
+--   it done, 0 frees it
 -- void: nobody knows whether the request was admitted. Where it was, the reply is the grant and nothing changes;
 --   where not, it is marked as void, so that a reservation that is still under way cannot take effect.
 -- ask: the same without the mark: the latest grant, if it is remembered.
