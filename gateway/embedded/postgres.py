@@ -10,12 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import signal
-import stat
-import subprocess
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,14 +18,8 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from gateway.embedded.account import (
-    POSTGRES_ID,
-    Account,
-    named_account,
-    own_name,
-    popen_options,
-    service_account,
-)
+from gateway.embedded.account import POSTGRES_ID, Account, service_account
+from gateway.embedded.cluster import SUPERUSER, configure, initialise, server_environment
 from gateway.embedded.errors import EmbeddedError
 from gateway.embedded.lock import HomeLock
 from gateway.embedded.places import private_folder, socket_folder
@@ -39,7 +28,6 @@ from gateway.embedded.programs import postgres_programs
 from gateway.store import ai_query
 from gateway.store.ai_query import CALLER
 
-SUPERUSER = "postgres"
 OWNER = "weighbridge_owner"
 APPLICATION = "weighbridge_app"
 DEMO = "demo"
@@ -48,38 +36,6 @@ DATABASE = "system"
 _DEFAULT_PORT = 5432
 _LONGEST_SOCKET_NAME = len(".s.PGSQL.65535.lock")
 _NAME_BYTES = 63
-_SHM = Path("/dev/shm")  # noqa: S108 - only looked at
-
-_SETTINGS: Mapping[str, str] = {
-    "max_connections": "80",
-    "superuser_reserved_connections": "3",
-    "shared_buffers": "128MB",
-    "max_wal_size": "512MB",
-    "wal_compression": "on",
-    # A worker process for reading ahead would cost memory and give a small database nothing.
-    "io_method": "sync",
-    "jit": "off",
-    "max_parallel_workers_per_gather": "0",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    "lc_messages": "C",
-    "log_line_prefix": "%m [%p] %q%u@%d ",
-    # A statement or its detail may hold a secret or a prompt: neither is ever logged.
-    "log_statement": "none",
-    "log_min_error_statement": "panic",
-    "log_error_verbosity": "terse",
-    "idle_in_transaction_session_timeout": "60s",
-}
-_DURABLE: Mapping[str, str] = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-_FAST: Mapping[str, str] = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "autovacuum": "off",
-    "shared_buffers": "32MB",
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-}
 
 
 class EmbeddedPostgres:
@@ -137,10 +93,10 @@ class EmbeddedPostgres:
             programs = await asyncio.to_thread(postgres_programs, self._account)
             data = self._home / "postgres"
             if not (data / "PG_VERSION").exists():
-                await asyncio.to_thread(self._initialise, programs, data)
+                await asyncio.to_thread(initialise, programs, data, self._account, durable=self._durable)
             data = private_folder(data, self._account)
             await self._end_stray_server(data)
-            self._configure(data)
+            configure(data, self._account, durable=self._durable, over_loopback=self._tcp_port is not None)
             self._sockets = socket_folder(
                 self._home / "run", "pg", self._account, longest_name=_LONGEST_SOCKET_NAME
             )
@@ -227,64 +183,6 @@ class EmbeddedPostgres:
     def _port(self) -> int:
         return _DEFAULT_PORT if self._tcp_port is None else self._tcp_port
 
-    def _initialise(self, programs: Path, data: Path) -> None:
-        own_name()
-        # initdb wants a user with a name; the server itself needs none.
-        account = None if self._account is None else named_account()
-        for leftover in self._home.glob("postgres.new*"):
-            _remove(leftover)
-        if data.exists() or data.is_symlink():
-            # No PG_VERSION: what is here was never a database.
-            _remove(data)
-        fresh = private_folder(self._home / "postgres.new", account)
-        command = [
-            programs / "bin" / "initdb", "--pgdata", fresh, "--username", SUPERUSER, "--auth", "peer",
-            "--encoding", "UTF8", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C",
-            "--no-instructions", *([] if self._durable else ["--no-sync"]),
-        ]  # fmt: skip
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            cwd=fresh,
-            env=_environment(),
-            **popen_options(account),
-        )
-        if answer.returncode != 0:
-            last = (answer.stderr.strip().splitlines() or ["initdb gave no reason"])[-1]
-            raise EmbeddedError(f"PostgreSQL could not set up {fresh}: {last}")
-        (self._home / "postgres.new").rename(data)
-
-    def _configure(self, data: Path) -> None:
-        """Write the configuration anew on each start, so that an upgrade of ours reaches old data too."""
-        settings = {**_SETTINGS, **_DURABLE} if self._durable else {**_SETTINGS, **_FAST}
-        settings["dynamic_shared_memory_type"] = _shared_memory()
-        lines = [f"{name} = '{value}'" for name, value in settings.items()]
-        # Calls from SQL come from the server itself, whose user need not be ours, and carry a password.
-        access = [f"local all +{CALLER} scram-sha-256", "local all all peer map=weighbridge"]
-        if self._tcp_port is not None:
-            access += [
-                f"host all {SUPERUSER} all reject",
-                "host all all 127.0.0.1/32 scram-sha-256",
-                "host all all ::1/128 scram-sha-256",
-            ]
-        note = "# Written by Weighbridge on each start."
-        texts = {
-            "postgresql.conf": [
-                f"{note} Own settings: local.conf",
-                *lines,
-                *(["include = 'local.conf'"] if (data / "local.conf").exists() else []),
-            ],
-            "pg_hba.conf": [note, *access],
-            "pg_ident.conf": [note, f'weighbridge "{own_name()}" all'],
-        }
-        for name, text in texts.items():
-            path = data / name
-            path.write_text("\n".join(text) + "\n")
-            if self._account is not None:
-                os.chown(path, self._account.uid, self._account.gid)
-            path.chmod(0o600)
-
     def _spawn(self, programs: Path, data: Path, sockets: Path) -> Child:
         return spawn(
             "postgres",
@@ -299,7 +197,7 @@ class EmbeddedPostgres:
             # SIGINT is PostgreSQL's fast shutdown: sessions end, a checkpoint is written.
             death_signal=signal.SIGINT,
             cwd=data,
-            env=_environment(),
+            env=server_environment(),
             account=self._account,
         )  # fmt: skip
 
@@ -381,23 +279,6 @@ class EmbeddedPostgres:
             return password
 
 
-def _environment() -> dict[str, str]:
-    # PG* variables of the caller's shell must not reach our server.
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LC_ALL": "C",
-        "TMPDIR": tempfile.gettempdir(),
-    }
-
-
-def _shared_memory() -> str:
-    # In a bare root file system /dev/shm may be missing or closed to users without rights.
-    try:
-        return "posix" if _SHM.stat().st_mode & stat.S_IWOTH else "sysv"
-    except OSError:
-        return "sysv"
-
-
 def _identifier(name: str) -> str:
     if not name or "\0" in name or len(name.encode()) > _NAME_BYTES:
         raise ValueError(f"{name!r} is no name for a database object")
@@ -417,11 +298,3 @@ def _serves(pid: int, data: Path) -> bool:
         return Path(f"/proc/{pid}/cwd").resolve() == data.resolve()
     except OSError:
         return False
-
-
-def _remove(path: Path) -> None:
-    target = path.resolve()
-    if path.is_symlink():
-        path.unlink()
-    if target.exists():
-        shutil.rmtree(target)
