@@ -22,7 +22,8 @@ from engines.errors import Garbled, Refused
 from engines.experts import ROUTED, ExpertLoad
 from engines.messages import ABSURD, Answer, Choice, decode_answer
 from engines.native import retry_after
-from engines.openai_chat.provider import ChatReader, chat_body, chat_reason, context_limit, read_chat_answer
+from engines.openai_chat.body import chat_body
+from engines.openai_chat.provider import ChatReader, chat_reason, context_limit, read_chat_answer
 from engines.openai_responses.passing import ResponsesStream, passed_body, read_passed, retold, told_of
 from engines.openai_responses.reading import HINTS
 from engines.providers import PROVIDERS, Provider

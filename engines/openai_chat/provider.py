@@ -1,7 +1,6 @@
-"""OpenAI's chat completions as a provider speaks it, for clients of other dialects.
+"""What a provider of OpenAI's chat completions answers, plain and streamed, read into the one form.
 
-What the one form holds and this dialect has no field for (a number of thinking tokens) becomes the nearest that it has;
-proofs and sealed thoughts of other providers are left out, as no provider takes another's.
+Every stream becomes the events of the plain answer that it adds up to; what fits neither is garbled, never guessed.
 """
 
 from __future__ import annotations
@@ -18,20 +17,12 @@ from engines.canonical import (
     Counted,
     Ended,
     Event,
-    Image,
-    Message,
     ReasoningDelta,
-    Refusal,
     RefusalDelta,
-    Request,
     Stop,
-    Text,
     TextDelta,
-    Tool,
-    ToolCall,
     ToolCallBegan,
     ToolCallDelta,
-    ToolResult,
     Usage,
     assembled,
 )
@@ -39,7 +30,6 @@ from engines.errors import Garbled, Reason, Reported, reason_of
 from engines.messages import NO_ERROR, WireUsage, believed
 from engines.sse import Events
 
-_encode = msgspec.json.Encoder().encode
 _STOP = {
     "stop": Stop.END,
     "length": Stop.LENGTH,
@@ -95,46 +85,6 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-
-
-def chat_body(request: Request) -> dict[str, Any]:
-    """The body of a chat completion, without `model`, stream and bounds."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": text} for text in request.system]
-    for message in request.messages:
-        messages += _messages(message)
-    body: dict[str, Any] = {"messages": messages, **request.extra}
-    for name in ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "seed"):
-        value = getattr(request, name)
-        if value is not None:
-            body[name] = value
-    if request.stop:
-        body["stop"] = list(request.stop)
-    if request.tools:
-        body["tools"] = [_tool(each) for each in request.tools]
-        if request.tool_choice is not None:
-            choice = request.tool_choice
-            body["tool_choice"] = (
-                {"type": "function", "function": {"name": choice.name}}
-                if choice.mode == "named"
-                else choice.mode
-            )
-        if request.parallel_tools is not None:
-            body["parallel_tool_calls"] = request.parallel_tools
-    if request.format is not None:
-        wanted = request.format
-        if wanted.schema is None:
-            body["response_format"] = {"type": "json_object"}
-        else:
-            schema: dict[str, Any] = {"name": wanted.name, "schema": wanted.schema}
-            if wanted.description:
-                schema["description"] = wanted.description
-            if wanted.strict is not None:
-                schema["strict"] = wanted.strict
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    thinking = request.thinking
-    if thinking is not None and (effort := thinking.effort or _effort(thinking.budget)) is not None:
-        body["reasoning_effort"] = effort
-    return body
 
 
 def read_chat_answer(body: bytes) -> Answer:
@@ -289,68 +239,3 @@ def _signature(extra: dict[str, Any] | None) -> str:
     google = extra.get("google") if extra else None
     found = google.get("thought_signature") if type(google) is dict else None
     return found if type(found) is str else ""
-
-
-def _messages(message: Message) -> list[dict[str, Any]]:
-    if message.role == "user":
-        return _user(message)
-    text = "".join(part.text for part in message.parts if isinstance(part, Text))
-    # Thoughts are left out: providers of this family take none back.
-    refusal = "".join(part.text for part in message.parts if isinstance(part, Refusal))
-    calls = [
-        {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": part.arguments}}
-        for part in message.parts
-        if isinstance(part, ToolCall)
-    ]
-    written: dict[str, Any] = {"role": "assistant", "content": text or (None if calls or refusal else "")}
-    if refusal:
-        written["refusal"] = refusal
-    if calls:
-        written["tool_calls"] = calls
-    return [written]
-
-
-def _user(message: Message) -> list[dict[str, Any]]:
-    out: list[dict[str, Any]] = []
-    shown: list[Text | Image] = []
-    for part in message.parts:
-        match part:
-            case ToolResult():
-                words = [each for each in part.content if isinstance(each, Text)]
-                text = "".join(each.text for each in words)
-                out.append({"role": "tool", "tool_call_id": part.call_id, "content": text})
-                # Results take words only; a picture goes along with what the user says next.
-                shown += [each for each in part.content if isinstance(each, Image)]
-            case Text() | Image():
-                shown.append(part)
-            case _:
-                continue
-    if shown and all(isinstance(part, Text) for part in shown):
-        out.append(
-            {"role": "user", "content": "".join(part.text for part in shown if isinstance(part, Text))}
-        )
-    elif shown:
-        out.append({"role": "user", "content": [_part(part) for part in shown]})
-    return out
-
-
-def _part(part: Text | Image) -> dict[str, Any]:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    url = part.url or f"data:{part.media_type};base64,{part.data}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters}
-    if tool.description:
-        function["description"] = tool.description
-    if tool.strict is not None:
-        function["strict"] = tool.strict
-    return {"type": "function", "function": function}
-
-
-def _effort(budget: int | None) -> str | None:
-    if budget is None:
-        return None
-    return "low" if budget <= 2048 else "medium" if budget <= 12_288 else "high"

@@ -13,7 +13,7 @@ from gateway.http.admin.budgets import ModeName as BudgetMode
 from gateway.http.admin.budgets import Period, Thresholds, Zone
 from gateway.http.admin.budgets import Scope as BudgetScope
 from gateway.http.admin.calling import EndpointCache, EndpointCalling, EndpointPayloads, EntityCalling
-from gateway.http.admin.endpoints import (
+from gateway.http.admin.endpoint_shapes import (
     Aliases,
     DefaultTokens,
     EndpointName,

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from gateway.spool.books import AttemptRow, Posting, RequestRow
-from gateway.store.tables.ledger import SUMS, SUMS_KEY
+from gateway.store.tables.sums import SUMS, SUMS_KEY
 
 _KEY = ", ".join(SUMS_KEY)
 _TYPES = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from gateway.store.tables.ledger import SUMS, SUMS_KEY
+from gateway.store.tables.sums import SUMS, SUMS_KEY
 from gateway.verify.findings import MOST_NAMED, Check
 
 _CLASSES = ("fresh_input", "cache_read", "cache_write", "output", "reasoning", "cost_nano_usd")

@@ -29,7 +29,8 @@ from engines.canonical import (
     assembled,
 )
 from engines.errors import EngineError, Garbled, Unsupported
-from engines.openai_chat.provider import ChatReader, chat_body
+from engines.openai_chat.body import chat_body
+from engines.openai_chat.provider import ChatReader
 from engines.openai_chat.reading import read_chat
 from engines.translated_stream import TranslatedStream
 from gateway.errors import BadRequest

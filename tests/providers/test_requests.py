@@ -28,7 +28,8 @@ from engines.dialects import ProviderDialect
 from engines.embeddings import read_embedding, write_embeddings
 from engines.errors import Reason, Unsupported
 from engines.gemini.answers import Gemini
-from engines.openai_chat.provider import chat_body, chat_reason
+from engines.openai_chat.body import chat_body
+from engines.openai_chat.provider import chat_reason
 from engines.openai_chat.reading import read_chat
 from engines.providers import FEATURES, PROVIDERS, Provider
 

@@ -28,7 +28,8 @@ from engines.canonical import (
     Usage,
 )
 from engines.errors import Garbled, Unsupported
-from engines.openai_chat.provider import ChatReader, chat_body
+from engines.openai_chat.body import chat_body
+from engines.openai_chat.provider import ChatReader
 from engines.openai_responses.reading import read_responses
 from engines.openai_responses.writing import ResponsesClient, ResponsesWriter
 from engines.translated_stream import TranslatedStream
@@ -42,12 +43,15 @@ ASKED: dict[str, Any] = {
     "instructions": "Be brief.",
     "max_output_tokens": 64,
     "metadata": {"team": "a"},
-    "tools": [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}],
+    "tools": [
+        {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False},
+        {"type": "custom", "name": "patch", "format": {"type": "text"}},
+    ],
     "tool_choice": "required",
     "temperature": 0.5,
 }
 _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-_ID = re.compile(r"\b(?:resp|msg|fc|rs)_[0-9a-f]{48}")
+_ID = re.compile(r"\b(?:resp|msg|fc|ctc|rs)_[0-9a-f]{48}")
 
 
 def writer() -> ResponsesWriter:
@@ -97,7 +101,7 @@ def added_up(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             # Status, a call without arguments and a proof are known at the end only.
             assert item | {
                 name: event["item"][name] for name in ("status", "encrypted_content") if name in event["item"]
-            } == event["item"] | ({"arguments": item["arguments"]} if "arguments" in item else {})
+            } == event["item"] | {name: item[name] for name in ("arguments", "input") if name in item}
             items[at] = event["item"]
             open_ = -1
             continue
@@ -106,6 +110,10 @@ def added_up(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             item["arguments"] += event["delta"]
         elif kind == "function_call_arguments.done":
             assert event["arguments"] == (item["arguments"] or "{}")
+        elif kind == "custom_tool_call_input.delta":
+            item["input"] += event["delta"]
+        elif kind == "custom_tool_call_input.done":
+            assert event["input"] == item["input"]
         elif kind == "content_part.added":
             assert event["content_index"] == len(item["content"])
             item["content"].append(event["part"])
@@ -266,7 +274,7 @@ def test_a_conversation_becomes_what_a_provider_of_chat_is_asked() -> None:
         {
             "input": CONVERSATION,
             "instructions": "You are a weighbridge.",
-            "tools": ASKED["tools"],
+            "tools": ASKED["tools"][:1],
             "tool_choice": {"type": "function", "name": "look"},
             "parallel_tool_calls": False,
             "text": {
@@ -353,6 +361,15 @@ def test_a_conversation_becomes_what_a_provider_of_chat_is_asked() -> None:
         ({"input": [{"type": "reasoning", "summary": "x"}]}, "input[0].summary"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+        ({"tools": [{"type": "custom", "name": "x", "description": 5}]}, "tools[0].description"),
+        ({"tools": [{"type": "custom", "name": "x", "format": {"type": "json"}}]}, "tools[0].format"),
+        (
+            {"tools": [{"type": "custom", "name": "x", "format": {"type": "grammar", "syntax": "peg"}}]},
+            "tools[0].format",
+        ),
+        ({"input": [{"type": "custom_tool_call", "call_id": "c", "name": "x"}]}, "input[0].input"),
+        ({"input": [{"type": "custom_tool_call", "name": "x", "input": ""}]}, "input[0].call_id"),
         ({"tools": "x"}, "tools"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format"),

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.http.admin.access import Admin
-from gateway.http.admin.endpoints import Level
+from gateway.http.admin.endpoint_shapes import Level
 from gateway.http.admin.versions import After, IfMatch, Page, Size, optional_id, require_match, versioned
 from gateway.store.endpoints import grant, withdraw
 from gateway.store.reading import Row, page

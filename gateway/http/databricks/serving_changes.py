@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from gateway.errors import BadRequest, Conflict, Forbidden
 from gateway.http.admin.access import Admin
-from gateway.http.admin.endpoints import EndpointName
+from gateway.http.admin.endpoint_shapes import EndpointName
 from gateway.http.databricks.ai_gateway import AiGateway, with_features
 from gateway.http.databricks.endpoints import Ready, serving_endpoint
 from gateway.http.databricks.rate_limits import RateLimit, limits_wanted, managed, plain_limits, set_limits_of

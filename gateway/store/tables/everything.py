@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.store.tables import (
     audit,
     catalog,
+    closings,
     credits,
     events,
     identity,
@@ -14,6 +15,7 @@ from gateway.store.tables import (
     providers,
     rules,
     sql_calls,
+    sums,
     throughput,
     turns,
     versioned,
@@ -23,6 +25,7 @@ from gateway.store.tables.base import metadata
 __all__ = [
     "audit",
     "catalog",
+    "closings",
     "credits",
     "events",
     "identity",
@@ -33,6 +36,7 @@ __all__ = [
     "providers",
     "rules",
     "sql_calls",
+    "sums",
     "throughput",
     "turns",
     "versioned",

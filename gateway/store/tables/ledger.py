@@ -1,4 +1,4 @@
-"""The books: requests and their attempts, sums by hour and day, and how far each spool has been read.
+"""The books: requests and their attempts, and how far each spool has been read.
 
 Requests and attempts are partitioned on the request id, a UUIDv7: a row's place follows from its key alone, so
 that posting it twice meets the same row, over any edge. Periods are decided by `admitted_at`.
@@ -7,14 +7,12 @@ that posting it twice meets the same row, over any edge. Periods are decided by 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
     Computed,
-    Date,
     DateTime,
     Index,
     Integer,
@@ -36,7 +34,7 @@ def is_partition(name: str) -> bool:
     return _PARTITION.fullmatch(name) is not None
 
 
-def _usage() -> list[Column[int]]:
+def usage_columns() -> list[Column[int]]:
     """Disjoint classes of tokens, and their sums for those who count in two."""
     return [
         Column(
@@ -116,7 +114,7 @@ requests = Table(
         Text,
         comment="`client`, `limit`, `revoked`, `upstream` or `shutdown`; null for an ordinary end.",
     ),
-    *_usage(),
+    *usage_columns(),
     Column("usage_source", Text, nullable=False, comment="`reported`, `counted`, `estimated` or `none`."),
     Column("price_id", Text, comment="Version of the price of the last attempt; null if none was made."),
     Column(
@@ -208,7 +206,7 @@ attempts = Table(
     Column("http_status", SmallInteger, comment="Status the upstream gave."),
     Column("error_code", Text, comment="What went wrong, in the gateway's words."),
     Column("reason", Text, comment="Why it was chosen or left out."),
-    *_usage(),
+    *usage_columns(),
     Column("usage_source", Text, nullable=False, comment="`reported`, `counted`, `estimated` or `none`."),
     Column("price_id", Text, nullable=False, comment="Version of the price that made the cost."),
     Column("cost_nano_usd", BigInteger, nullable=False, comment="What it cost, in 1e-9 dollars."),
@@ -233,174 +231,6 @@ attempts = Table(
     PrimaryKeyConstraint("request_id", "attempt"),
     postgresql_partition_by="RANGE (request_id)",
     comment="One row for each call upstream.",
-)
-
-
-SUMS_KEY = ("period", "principal_id", "key_id", "group_id", "endpoint_id", "entity_id", "api", "status")
-SUMS = (
-    "requests", "attempts", "streams", "cache_hits", "not_reported", "fresh_input", "cache_read", "cache_write",
-    "output", "reasoning", "cost_nano_usd", "duration_us", "queue_us", "first_bytes", "first_byte_us",
-)  # fmt: skip
-
-
-def _sums(name: str, period: str) -> Table:
-    return Table(
-        name,
-        metadata,
-        Column(
-            "period",
-            DateTime(timezone=True),
-            nullable=False,
-            comment=f"Start of the {period}, UTC, by `admitted_at`.",
-        ),
-        Column("principal_id", Text, nullable=False, comment="Who asked."),
-        Column("key_id", Text, nullable=False, comment="API key; empty for none."),
-        Column("group_id", Text, nullable=False, comment="Charged group; empty for none."),
-        Column("endpoint_id", Text, nullable=False, comment="Endpoint."),
-        Column(
-            "entity_id", Text, nullable=False, comment="Served entity of the last attempt; empty for none."
-        ),
-        Column("api", Text, nullable=False, comment="Way in."),
-        Column("status", Text, nullable=False, comment="How the requests ended."),
-        Column("requests", BigInteger, nullable=False, comment="Number of requests."),
-        Column("attempts", BigInteger, nullable=False, comment="Number of their calls upstream."),
-        Column("streams", BigInteger, nullable=False, comment="Number of requests that were streams."),
-        Column(
-            "cache_hits", BigInteger, nullable=False, comment="Number answered by the gateway's own cache."
-        ),
-        Column(
-            "not_reported", BigInteger, nullable=False, comment="Number whose usage was counted or estimated."
-        ),
-        *_usage(),
-        Column(
-            "cost_nano_usd", BigInteger, nullable=False, comment="Sum of what callers bear, in 1e-9 dollars."
-        ),
-        Column("duration_us", BigInteger, nullable=False, comment="Sum of durations."),
-        Column("queue_us", BigInteger, nullable=False, comment="Sum of times spent waiting for a place."),
-        Column(
-            "first_bytes", BigInteger, nullable=False, comment="Number of requests that had a first byte."
-        ),
-        Column("first_byte_us", BigInteger, nullable=False, comment="Sum of their times to it."),
-        PrimaryKeyConstraint(*SUMS_KEY),
-        comment=f"Sums of `requests` by {period}, changed in the transaction that posts the rows.",
-    )
-
-
-usage_hour = _sums("usage_hour", "hour")
-usage_day = _sums("usage_day", "day")
-
-
-def _balance() -> list[Column[Any]]:
-    return [
-        Column("limit_id", Text, nullable=False, comment="The budget."),
-        Column("subject", Text, nullable=False, comment="Whose spend it is; empty for the deployment."),
-        Column(
-            "period",
-            DateTime(timezone=True),
-            nullable=False,
-            comment="Start of the budget's period, by `admitted_at`.",
-        ),
-        Column("requests", BigInteger, nullable=False, comment="Requests that it was charged for."),
-        Column("nano_usd", BigInteger, nullable=False, comment="What they cost, in 1e-9 dollars."),
-    ]
-
-
-def _week() -> Column[Any]:
-    return Column("week", Date, nullable=False, comment="The dropped week.")
-
-
-balances = Table(
-    "balances",
-    metadata,
-    *_balance(),
-    PrimaryKeyConstraint("limit_id", "subject", "period"),
-    comment="What each budget was charged, by subject and period: changed in the transaction that posts the rows.",
-)
-
-ledger_closings = Table(
-    "ledger_closings",
-    metadata,
-    Column(
-        "week",
-        Date,
-        nullable=False,
-        comment="Monday of the week, UTC, whose requests and attempts were dropped.",
-    ),
-    Column("low", UUID, nullable=False, comment="The least request id of that week."),
-    Column(
-        "high",
-        UUID,
-        nullable=False,
-        comment="The least request id after it: no row below it is taken in any more.",
-    ),
-    Column(
-        "closed_at", DateTime(timezone=True), nullable=False, server_default=text("now()"), comment="When."
-    ),
-    Column("requests", BigInteger, nullable=False, comment="Requests that it held."),
-    Column("attempts", BigInteger, nullable=False, comment="Attempts that it held."),
-    Column("prompt_tokens", BigInteger, nullable=False, comment="Sum of its requests' input."),
-    Column("completion_tokens", BigInteger, nullable=False, comment="Sum of its requests' output."),
-    Column(
-        "cost_nano_usd",
-        BigInteger,
-        nullable=False,
-        comment="Sum of what its requests' callers bear, in 1e-9 dollars.",
-    ),
-    Column(
-        "attempts_nano_usd",
-        BigInteger,
-        nullable=False,
-        comment="Sum of what its attempts cost, in 1e-9 dollars.",
-    ),
-    Column(
-        "requests_digest",
-        Text,
-        nullable=False,
-        comment="SHA-256 of the SHA-256s of its requests as text, by id.",
-    ),
-    Column("attempts_digest", Text, nullable=False, comment="The same of its attempts."),
-    PrimaryKeyConstraint("week"),
-    comment="Weeks of the ledger that retention has dropped; the audit's chain has the same, and digests of their sums.",
-)
-
-closed_usage = Table(
-    "closed_usage",
-    metadata,
-    _week(),
-    Column(
-        "period",
-        DateTime(timezone=True),
-        nullable=False,
-        comment="Start of the hour, UTC, by `admitted_at`.",
-    ),
-    *(Column(name, Text, nullable=False, comment="As in `usage_hour`.") for name in SUMS_KEY[1:]),
-    *(Column(name, BigInteger, nullable=False, comment="As in `usage_hour`.") for name in SUMS),
-    PrimaryKeyConstraint("week", *SUMS_KEY),
-    comment="What a dropped week added to `usage_hour` and `usage_day`.",
-)
-
-closed_balances = Table(
-    "closed_balances",
-    metadata,
-    _week(),
-    *_balance(),
-    PrimaryKeyConstraint("week", "limit_id", "subject", "period"),
-    comment="What a dropped week added to `balances`.",
-)
-
-closed_spools = Table(
-    "closed_spools",
-    metadata,
-    _week(),
-    Column("worker_id", UUID, nullable=False, comment="A worker's spool."),
-    Column(
-        "records",
-        BigInteger,
-        nullable=False,
-        comment="Its numbered intents and settlements that the week held.",
-    ),
-    PrimaryKeyConstraint("week", "worker_id"),
-    comment="What a dropped week held of each spool's records.",
 )
 
 spool_positions = Table(
@@ -445,18 +275,4 @@ spool_positions = Table(
     comment="How far each spool has been posted.",
 )
 
-__all__ = [
-    "SUMS",
-    "SUMS_KEY",
-    "attempts",
-    "balances",
-    "closed_balances",
-    "closed_spools",
-    "closed_usage",
-    "is_partition",
-    "ledger_closings",
-    "requests",
-    "spool_positions",
-    "usage_day",
-    "usage_hour",
-]
+__all__ = ["attempts", "is_partition", "requests", "spool_positions", "usage_columns"]
