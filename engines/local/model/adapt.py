@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from transformers import MixtralForCausalLM, PreTrainedTokenizerFast
 
+from engines.local.model.batches import SEED
 from engines.local.model.corpus import load
 from engines.local.model.measure import answer_all
 from engines.local.model.questions import DECLINED, held, pair
 from engines.local.model.train import OUT as BASE
-from engines.local.model.train import SEED, rate
+from engines.local.model.train import rate
 
 OUT = BASE.with_name("adapters") / "mixtral-demo-sql"
 RANK = 32
