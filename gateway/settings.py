@@ -69,6 +69,12 @@ class Settings:
     """What all stored answers together may take of Redis."""
     spool_max_mb: int = 1024
     """Mebibytes of a worker's spool that may wait for the ledger; at the cap new work is refused."""
+    overload_ms: int = 100
+    """How late a worker's event loop may be, in milliseconds, before calls are turned away."""
+    max_calls: int = 4096
+    """How many calls may run in one worker at once."""
+    pin: Literal["auto", "yes", "no"] = "auto"
+    """Whether each worker keeps to its share of the cores."""
     batch_percent: int = 80
     """How much of a limit that several share may be filled by batch work."""
     webhook_hosts: frozenset[str] = frozenset()
@@ -120,6 +126,9 @@ class Settings:
         client = env.get(f"{PREFIX}UPSTREAM_CLIENT") or "http1"
         if client not in ("http1", "aiohttp"):
             raise SettingsError(f"{PREFIX}UPSTREAM_CLIENT is {client!r}; it takes http1 or aiohttp")
+        pin = env.get(f"{PREFIX}PIN") or "auto"
+        if pin not in ("auto", "yes", "no"):
+            raise SettingsError(f"{PREFIX}PIN is {pin!r}; it takes auto, yes or no")
         secret = env.get(f"{PREFIX}SECRET_FILE")
         credentials = env.get(f"{PREFIX}CREDENTIAL_DIR")
         return cls(
@@ -143,6 +152,9 @@ class Settings:
             upstream_client=client,
             cache_max_mb=_count(env, "CACHE_MAX_MB", default=64, most=1 << 20),
             spool_max_mb=_count(env, "SPOOL_MAX_MB", default=1024, most=1 << 20),
+            overload_ms=_count(env, "OVERLOAD_MS", default=100, most=60_000),
+            max_calls=_count(env, "MAX_CALLS", default=4096, most=1 << 20),
+            pin=pin,
             batch_percent=_count(env, "BATCH_PERCENT", default=80, most=100),
             webhook_hosts=_hosts(env, "WEBHOOK_HOSTS"),
             provider_hosts=_hosts(env, "PROVIDER_HOSTS"),
@@ -180,6 +192,9 @@ class Settings:
             "UPSTREAM_CLIENT": self.upstream_client,
             "CACHE_MAX_MB": str(self.cache_max_mb),
             "SPOOL_MAX_MB": str(self.spool_max_mb),
+            "OVERLOAD_MS": str(self.overload_ms),
+            "MAX_CALLS": str(self.max_calls),
+            "PIN": self.pin,
             "BATCH_PERCENT": str(self.batch_percent),
             "WEBHOOK_HOSTS": ",".join(sorted(self.webhook_hosts)),
             "PROVIDER_HOSTS": ",".join(sorted(self.provider_hosts)),

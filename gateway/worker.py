@@ -22,6 +22,7 @@ from gateway.adapter_shelf import adapters_of
 from gateway.app import Front, create_app
 from gateway.http.admin.access import ControlPlane
 from gateway.http.connection import Connection, sweep
+from gateway.http.gate import Gate
 from gateway.http.hot_calls import HotCalls
 from gateway.http.operations import Part
 from gateway.http.origin import Origins
@@ -30,6 +31,7 @@ from gateway.parts import asked_to_end, built, run_process
 from gateway.pipeline.revocation import Revocations
 from gateway.routing.traffic import Traffic
 from gateway.settings import Settings
+from gateway.share import take_share
 from gateway.telemetry import FLUSH_SECONDS, Telemetry
 from gateway.trail import RefusalTrail
 from policies.catalog import Endpoint
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 def run(settings: Settings, index: int, fd: int, admin_fd: int | None = None) -> int:
     """Serve until asked to stop; the exit status."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    take_share(settings, index)
     return run_process(lambda: serve(settings, index, fd, admin_fd))
 
 
@@ -52,7 +55,13 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         reservations, spool = parts.reservations, parts.spool
         telemetry, trail = parts.telemetry, parts.trail
         origins = Origins(settings.trusted_proxies)
-        plane = DataPlane(line, origins)
+        gate = Gate(
+            line.keys,
+            late_ms=settings.overload_ms,
+            most_calls=settings.max_calls,
+            refused=telemetry.refused,
+        )
+        plane = DataPlane(line, origins, gate)
         revocations = Revocations(line, plane.exchanges)
         catalog.subscribe(revocations.changed)
 
@@ -116,6 +125,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             )
         )
         chores.append(asyncio.create_task(revocations.watch()))
+        chores.append(asyncio.create_task(gate.watch()))
         serving = [
             asyncio.create_task(each.serve([sock])) for each, sock in zip(servers, sockets, strict=True)
         ]

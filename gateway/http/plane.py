@@ -30,6 +30,7 @@ from gateway.errors import (
 from gateway.http.connection import CONNECTION, Connection, answer_whole
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
+from gateway.http.gate import Gate, Overloaded
 from gateway.http.origin import Origins
 from gateway.http.outlet import outlet
 from gateway.http.strict_json import decode_object
@@ -73,8 +74,9 @@ class Api:
 class DataPlane:
     """Everything that the handlers share; `closing` makes every answer its connection's last."""
 
-    def __init__(self, line: Line, origins: Origins | None = None) -> None:
+    def __init__(self, line: Line, origins: Origins | None = None, gate: Gate | None = None) -> None:
         self.line = line
+        self._gate = gate
         self.origins = origins or Origins()
         self.closing = False
         self.running: set[asyncio.Task[Any]] = set()
@@ -108,6 +110,9 @@ class DataPlane:
         if isinstance(connection, Connection):
             connection.on_left = client_left
         try:
+            gate = self._gate
+            if gate is not None and (gate.late or len(self.running) > gate.crowd):
+                gate.check(scope, self.exchanges, len(self.running) - 1)
             if scope.get("method") != "POST":
                 raise MethodNotAllowed("This path takes POST.")
             if self.closing and isinstance(connection, Connection):
@@ -152,6 +157,8 @@ class DataPlane:
                 await self._stream(exchange, scope, send, api)
             else:
                 await self._plain(exchange, scope, send, api)
+        except Overloaded as exc:
+            await _refuse(send, exc, api.dialect, id_text)
         except GatewayError as exc:
             audit(self.line, exchange, exc, self.origins.of(scope))
             await _refuse(send, exc, api.dialect, id_text)

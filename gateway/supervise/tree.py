@@ -78,6 +78,9 @@ class Tree:
         self.tasks.append(asyncio.create_task(logs.keep_bounded(self.log_folder)))
         own_engine = self.everything and self.settings.engine == "vllm" and self.settings.engine_url is None
         if self.everything:
+            if self.settings.pin == "auto":
+                # Stores and engine run here too: pinned workers could not make way for them.
+                self.settings = replace(self.settings, pin="no")
             # The children see addresses of stores and cannot tell embedded ones from others: the key is made here.
             self._master_key(create=self.settings.embedded)
             if own_engine:

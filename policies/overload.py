@@ -1,0 +1,61 @@
+"""Whether a worker has more to do than it can, and whom it turns away then.
+
+A stall that ends by itself turns nobody away: only lateness that lasts does, and for a while after it any. Who has less
+under way than others is turned away last, so that a flood meets its own sender first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+PATIENCE_MS = 200
+"""How long an event loop may be late before anybody is turned away."""
+MEMORY_MS = 2_000
+"""Whoever was overloaded so short a time ago is so again at the first late turn."""
+
+
+class Level(IntEnum):
+    """Who is turned away."""
+
+    CALM = 0
+    PRESSED = 1
+    """Callers that have their share or more under way."""
+    FULL = 2
+    """Everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """What has been seen of a worker's event loop."""
+
+    since_ms: int | None = None
+    """When it was first late, of all the times it was late in a row."""
+    pressed_ms: int | None = None
+    """When it was last late for too long."""
+    level: Level = Level.CALM
+
+
+def seen(before: Lateness, now_ms: int, late_ms: int, most_ms: int) -> Lateness:
+    """The loop came round `late_ms` late; at most `most_ms` is well."""
+    if late_ms <= most_ms:
+        return Lateness(None, before.pressed_ms)
+    since = now_ms if before.since_ms is None else before.since_ms
+    again = before.pressed_ms is not None and now_ms - before.pressed_ms <= MEMORY_MS
+    if not again and now_ms - since < PATIENCE_MS:
+        return Lateness(since, before.pressed_ms)
+    return Lateness(since, now_ms, Level.FULL if late_ms > 2 * most_ms else Level.PRESSED)
+
+
+def crowded(running: int, most: int) -> Level:
+    """Of `most` calls that may run at once `running` do."""
+    if running >= most:
+        return Level.FULL
+    return Level.PRESSED if 4 * running >= 3 * most else Level.CALM
+
+
+def heavy(running: Mapping[str, int]) -> frozenset[str]:
+    """Who has its share of the running calls or more: at least as many as the mean of those that have any."""
+    total = sum(running.values())
+    return frozenset(who for who, count in running.items() if count * len(running) >= total)
