@@ -24,6 +24,7 @@ from engines.canonical import (
     Usage,
 )
 from engines.errors import Garbled
+from engines.openai_responses.custom_tools import InputReader, names
 from engines.openai_responses.sealed import closed
 from engines.openai_responses.under_way import wire_usage
 
@@ -35,6 +36,8 @@ _INCOMPLETE = {
     Stop.FILTER: "content_filter",
     Stop.REFUSAL: "content_filter",
 }
+_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+"""Items that are calls of tools, and where what the model wrote of one stands."""
 _ECHOED = {
     "instructions": None,
     "max_output_tokens": None,
@@ -55,7 +58,8 @@ class Assembly:
     """One answer under way."""
 
     __slots__ = (
-        "_asked", "_call", "_id", "_item", "_model", "_now", "_output", "_part", "_said", "_stop", "_usage", "began",
+        "_asked", "_call", "_custom", "_id", "_input", "_item", "_model", "_now", "_output", "_part", "_said", "_stop",
+        "_usage", "began",
     )  # fmt: skip
 
     def __init__(self, asked: Mapping[str, Any], *, model: str, now: int) -> None:
@@ -71,6 +75,10 @@ class Assembly:
         self._said: list[str] = []
         """What was said of the part, or of the item that has none, and is not in it yet."""
         self._call = -1
+        self._custom = names(asked.get("tools"))
+        """Tools whose calls are told as a text, not as arguments."""
+        self._input: InputReader | None = None
+        """What reads that text out of the arguments of the call that is open."""
         self._stop = Stop.END
         self._usage: Usage | None = None
         self.began = False
@@ -201,16 +209,28 @@ class Assembly:
     def _called(self, out: list[Told], event: ToolCallBegan) -> None:
         self._over(out)
         self._call = event.index
+        if event.name in self._custom:
+            self._input = InputReader()
+            call = {"type": "custom_tool_call", "call_id": event.id, "name": event.name, "input": ""}
+            self._added(out, call, "ctc")
+            return
         call = {"type": "function_call", "call_id": event.id, "name": event.name, "arguments": ""}
         self._added(out, call, "fc")
 
     def _argue(self, out: list[Told], event: ToolCallDelta) -> None:
         item = self._item
-        if item is None or item["type"] != "function_call" or event.index != self._call:
+        if item is None or item["type"] not in _CALLS or event.index != self._call:
             raise Garbled("arguments of a call that is over")
-        if event.arguments:
+        if self._input is not None:
+            self._input_told(out, self._input.feed(event.arguments))
+        elif event.arguments:
             self._said.append(event.arguments)
             out.append(self._of_item("response.function_call_arguments.delta") | {"delta": event.arguments})
+
+    def _input_told(self, out: list[Told], more: str) -> None:
+        if more:
+            self._said.append(more)
+            out.append(self._of_item("response.custom_tool_call_input.delta") | {"delta": more})
 
     def _added(self, out: list[Told], item: Told, prefix: str) -> Told:
         item = {"id": f"{prefix}_{secrets.token_hex(24)}", "status": "in_progress", **item}
@@ -237,7 +257,7 @@ class Assembly:
         if self._part is not None:
             self._part["refusal" if self._part["type"] == "refusal" else "text"] += said
         elif self._item is not None:
-            self._item["arguments"] += said
+            self._item[_CALLS[self._item["type"]]] += said
 
     def _part_over(self, out: list[Told]) -> None:
         part = self._part
@@ -260,6 +280,9 @@ class Assembly:
         if item is None:
             return
         self._part_over(out)
+        if self._input is not None:
+            self._input_told(out, self._input.end())
+            self._input = None
         self._put_together()
         item["status"] = status
         if item["type"] == "function_call":
@@ -268,6 +291,8 @@ class Assembly:
                 self._of_item("response.function_call_arguments.done")
                 | {"name": item["name"], "arguments": item["arguments"]}
             )
+        elif item["type"] == "custom_tool_call":
+            out.append(self._of_item("response.custom_tool_call_input.done") | {"input": item["input"]})
         out.append({"type": "response.output_item.done", "output_index": len(self._output) - 1, "item": item})
         self._item = None
 

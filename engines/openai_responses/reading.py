@@ -28,6 +28,7 @@ from engines.canonical import (
 )
 from engines.errors import Unsupported
 from engines.openai_chat.reading import read_image
+from engines.openai_responses import custom_tools
 from engines.openai_responses.sealed import opened
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -164,7 +165,17 @@ def read_item(item: Mapping[str, Any], where: str) -> Message:
             return Message(role, _content(item.get("content"), f"{where}.content"))
         case "function_call":
             return Message("assistant", (_call(item, where),))
-        case "function_call_output":
+        case "custom_tool_call":
+            given = item.get("input")
+            if type(given) is not str:
+                raise Unsupported(f"{where}.input", "it is a text")
+            call = ToolCall(
+                _named(item, "call_id", where),
+                _named(item, "name", where),
+                custom_tools.arguments_of(given),
+            )
+            return Message("assistant", (call,))
+        case "function_call_output" | "custom_tool_call_output":
             call_id = _named(item, "call_id", where)
             content = _content(item.get("output"), f"{where}.output")
             if not all(isinstance(part, (Text, Image)) for part in content):
@@ -247,9 +258,13 @@ def _tools(given: Any) -> tuple[Tool, ...]:
 
 def _tool(given: Any, where: str) -> Tool:
     tool = cast("dict[str, Any]", given if type(given) is dict else {})
-    if tool.get("type") != "function":
+    kind = tool.get("type")
+    if kind == "custom":
+        described = custom_tools.described(tool, where)
+        return Tool(_named(tool, "name", where), described, custom_tools.PARAMETERS)
+    if kind != "function":
         raise Unsupported(
-            where, f"only function tools are offered, and {str(tool.get('type'))[:64]!r} is none"
+            where, f"only function and custom tools are offered, and {str(kind)[:64]!r} is neither"
         )
     parameters = tool.get("parameters")
     if parameters is not None and type(parameters) is not dict:
@@ -271,9 +286,9 @@ def _choice(given: Any) -> ToolChoice | None:
     if given in ("auto", "none", "required"):
         return ToolChoice(given)
     named = cast("dict[str, Any]", given if type(given) is dict else {})
-    if named.get("type") == "function" and type(named.get("name")) is str:
+    if named.get("type") in ("function", "custom") and type(named.get("name")) is str:
         return ToolChoice("named", named["name"])
-    raise Unsupported("tool_choice", "it is auto, none, required, or names one function")
+    raise Unsupported("tool_choice", "it is auto, none, required, or names one tool")
 
 
 def _format(given: Any) -> Format | None:

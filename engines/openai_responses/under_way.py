@@ -132,6 +132,9 @@ class UnderWay:
             item["arguments"] = said or "{}"
             told = {"name": item.get("name"), "arguments": item["arguments"]}
             out.append(self._frame({"type": "response.function_call_arguments.done", **where, **told}))
+        elif item.get("type") == "custom_tool_call":
+            item["input"] = said
+            out.append(self._frame({"type": "response.custom_tool_call_input.done", **where, "input": said}))
         item["status"] = "incomplete"
         out.append(self._frame({"type": "response.output_item.done", "output_index": at, "item": item}))
         self._over[at] = msgspec.Raw(_encode(item))

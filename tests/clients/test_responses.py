@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -161,6 +162,35 @@ async def test_a_tool_can_be_forced(client: Callable[..., Any]) -> None:
         for choice in ("required", {"type": "function", "name": "look"}):
             answer = await ours.responses.create(model=ENDPOINT, input=ASK, tools=TOOLS, tool_choice=choice)
             assert [each.name for each in answer.output] == ["look"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_custom_tool_is_called_with_a_text_and_its_result_goes_back(
+    client: Callable[..., Any], upstream: Upstream, stream: bool
+) -> None:
+    grammar = {"type": "grammar", "syntax": "regex", "definition": r"\*\*\*.*"}
+    tools: list[Any] = [
+        {"type": "custom", "name": "apply_patch", "description": "Edits.", "format": grammar}
+    ]
+    asked: dict[str, Any] = {"tools": tools, "tool_choice": {"type": "custom", "name": "apply_patch"}}
+    first = [{"role": "user", "content": ASK}]
+    async with client() as ours:
+        if stream:
+            events = await events_of(ours, input=first, **asked)
+            (call,) = events[-1].response.output
+            said = [each.delta for each in events if each.type == "response.custom_tool_call_input.delta"]
+            assert "".join(said) == call.input
+        else:
+            (call,) = (await ours.responses.create(model=ENDPOINT, input=first, **asked)).output
+        assert (call.type, call.name) == ("custom_tool_call", "apply_patch")
+        assert call.input.startswith("{"), "the engine's stand-in writes its own arguments: told as written"
+        result = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Done!"}
+        more = [*first, call.model_dump(), result, {"role": "user", "content": ASK}]
+        assert (await ours.responses.create(model=ENDPOINT, input=more, tools=tools)).output_text == SAID
+    sent = json.loads(upstream.received[-1].body)
+    assert sent["tools"][0]["function"]["parameters"]["required"] == ["input"]
+    told = next(each for each in sent["messages"] if each.get("tool_calls"))
+    assert json.loads(told["tool_calls"][0]["function"]["arguments"]) == {"input": call.input}
 
 
 class Shape(BaseModel):

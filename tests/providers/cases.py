@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from engines.canonical import Answer, Reasoning, Refusal, Stop, Text, ToolCall, Usage
 
 MODEL = "model-1"
 COUNT = Usage(fresh=11, output=7)
+PATCH = '*** Begin Patch\n+say("Grüße", 世界 \\u{1F600}) \U0001f600\n\t*** End Patch\n'
+"""What a custom tool is called with: no JSON, but it has to travel in it."""
 WEATHER = '{"city":"Zürich","days":3}'
 
 CASES = {
@@ -24,6 +28,7 @@ CASES = {
         Stop.TOOLS,
         COUNT,
     ),
+    "custom tool": Answer((ToolCall("call_1", "patch", json.dumps({"input": PATCH})),), Stop.TOOLS, COUNT),
     "reasoning": Answer(
         (Reasoning("First this, then that.", "c2lnbmF0dXJl"), Text("Forty-two.")),
         Stop.END,

@@ -30,6 +30,8 @@ SCHEMA = {
 }
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 TOOLS = ("weather", "clock")
+CUSTOM = "custom tool call"
+"""The situation that only Responses have a word for."""
 
 
 @dataclass
@@ -193,6 +195,9 @@ def _ask_response(situation: str) -> dict[str, Any]:
             {"type": "function", "name": name, "parameters": PARAMETERS, "strict": False} for name in TOOLS
         ]
         body["tool_choice"] = "required"
+    if situation == CUSTOM:
+        grammar = {"type": "grammar", "syntax": "lark", "definition": 'start: "*** Begin Patch" /.*/'}
+        body["tools"].append({"type": "custom", "name": "patch", "description": "Edits.", "format": grammar})
     if situation == "structured output":
         named = {"type": "json_schema", "name": "person", "schema": SCHEMA, "strict": True}
         body["text"] = {"format": named}
@@ -207,6 +212,8 @@ def _of_response(told: dict[str, Any]) -> Seen:
     for item in told["output"]:
         if item["type"] == "function_call":
             seen.calls.append((item["call_id"], item["name"], json.loads(item["arguments"])))
+        elif item["type"] == "custom_tool_call":
+            seen.calls.append((item["call_id"], item["name"], {"input": item["input"]}))
         elif item["type"] == "message":
             for part in item["content"]:
                 seen.text += part.get("text", "")
@@ -231,11 +238,14 @@ def _response_stream(data: bytes) -> Seen:
             seen.text += event["delta"]
         elif name == "response.refusal.delta":
             seen.refusal += event["delta"]
-        elif name == "response.output_item.added" and event["item"]["type"] == "function_call":
-            calls[event["item"]["id"]] = [event["item"]["call_id"], event["item"]["name"], ""]
-        elif name == "response.function_call_arguments.delta":
+        elif name == "response.output_item.added" and event["item"]["type"].endswith("_call"):
+            item = event["item"]
+            calls[item["id"]] = [item["call_id"], item["name"], "", item["type"]]
+        elif name in ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta"):
             calls[event["item_id"]][2] += event["delta"]
-    seen.calls = [(held[0], held[1], json.loads(held[2] or "{}")) for held in calls.values()]
+    for call_id, called, written, kind in calls.values():
+        said = {"input": written} if kind == "custom_tool_call" else json.loads(written or "{}")
+        seen.calls.append((call_id, called, said))
     whole = _of_response(told[-1][1]["response"])
     seen.end, seen.prompt, seen.completion = whole.end, whole.prompt, whole.completion
     assert seen == whole

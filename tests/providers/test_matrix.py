@@ -36,7 +36,7 @@ from gateway.pipeline.failures import translated
 from gateway.providers.adapters import engine_of
 from tests.providers import wires, wires_responses
 from tests.providers.cases import CASES, MODEL
-from tests.providers.dialects import DIALECTS, SCHEMA, TOOLS, Dialect, Seen
+from tests.providers.dialects import CUSTOM, DIALECTS, SCHEMA, TOOLS, Dialect, Seen
 from tests.providers.stub import _embedded
 from tests.providers.test_codecs import PROVIDERS as CODECS
 from tests.providers.test_codecs import Provider
@@ -65,6 +65,7 @@ SITUATIONS = {
     "text": "text",
     "tool call": "tool",
     "parallel tool calls": "tools at once",
+    CUSTOM: "custom tool",
     "structured output": "structured",
     "refusal": "declined",
     "length stop": "length",
@@ -80,6 +81,11 @@ def speaks(dialect: str, provider: str) -> bool:
     return provider != OF_RESPONSES or dialect == RESPONSES
 
 
+def has_word_for(dialect: str, situation: str) -> bool:
+    """Whether clients of that dialect can bring the situation about."""
+    return dialect == RESPONSES or situation != CUSTOM
+
+
 def engine(provider: str, transport: Any) -> Adapter:
     """The adapter that the gateway builds for it."""
     return engine_of(KINDS[KIND[provider]], transport, responses=provider == OF_RESPONSES)
@@ -90,7 +96,7 @@ CELLS = [
     for dialect in DIALECTS
     for provider in PROVIDERS
     for situation in SITUATIONS
-    if speaks(dialect, provider)
+    if speaks(dialect, provider) and has_word_for(dialect, situation)
 ]
 FAILURES = {
     OF_RESPONSES: wires.sse(
@@ -106,7 +112,7 @@ FAILURES = {
     "cohere": wires.sse(("", {"type": "message-end", "delta": {"finish_reason": "ERROR"}})),
 }
 """How each provider says in the middle of its stream that it failed."""
-_MADE_UP = re.compile(rb'(?:chatcmpl-|resp_|msg_|fc_|rs_)[0-9a-f-]{16,}|"created(?:_at)?":\d+')
+_MADE_UP = re.compile(rb'(?:chatcmpl-|resp_|msg_|fc_|ctc_|rs_)[0-9a-f-]{16,}|"created(?:_at)?":\d+')
 NOT_TOLD, REFUSED = "—", "refused"
 
 
@@ -268,6 +274,9 @@ def _asked_well(asked: list[Any], situation: str) -> None:
         if "tool" in situation:
             assert all(f'"{name}"' in written for name in TOOLS)
             assert any(f'"{word}"' in written.lower() for word in ("required", "any"))
+        if situation == CUSTOM:
+            assert '"patch"' in written
+            assert "*** Begin Patch" in written
         if situation == "structured output":
             assert all(f'"{name}"' in written for name in SCHEMA["required"])
             assert "schema" in written.lower()
@@ -408,7 +417,8 @@ def page() -> str:
     """The whole of docs/dialects.md."""
     lines = [_INTRODUCTION]
     for dialect in DIALECTS:
-        shown = ("text", "length stop") if dialect == COMPLETIONS else SITUATIONS
+        words = [each for each in SITUATIONS if has_word_for(dialect, each)]
+        shown = ("text", "length stop") if dialect == COMPLETIONS else words
         lines += [f"## {dialect}", ""]
         lines += _table(
             "answered by",
@@ -437,9 +447,10 @@ adds up to the plain answer, however what arrives is cut into pieces, and ends w
 - **refused**: 400 `unsupported_field`, before anything is sent.
 - **—**: the dialect or the provider has no word for it. A model of Cohere's refuses in plain text.
 
-A parallel tool call is a text and three calls in one answer. A failure is told in the client's dialect and never in the
-provider's words. What each provider can be asked is in [providers.md](providers.md), how clients are pointed here in
-[clients.md](clients.md).
+A parallel tool call is a text and three calls in one answer. A custom tool (`apply_patch` of a coding agent) takes a text in
+place of arguments: providers that know functions only are asked for a function of one text, whose grammar is told to the model
+and enforced by nobody. A failure is told in the client's dialect and never in the provider's words. What each provider can be
+asked is in [providers.md](providers.md), how clients are pointed here in [clients.md](clients.md).
 """
 
 

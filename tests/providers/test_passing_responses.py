@@ -77,7 +77,7 @@ def test_what_says_nothing_yet_waits_for_what_does_so_that_the_call_can_go_elsew
     assert stream.feed(frames[2]) == b"".join(frames[:3])
 
 
-@pytest.mark.parametrize("case", ["text", "tools at once", "reasoning", "declined"])
+@pytest.mark.parametrize("case", ["text", "tools at once", "custom tool", "reasoning", "declined"])
 def test_output_stops_before_the_limit_and_goes_on_where_it_stopped(case: str) -> None:
     data = wires_responses.responses_stream(CASES[case])
     stream = ResponsesStream({}, limit=0, most=None)
@@ -89,7 +89,7 @@ def test_output_stops_before_the_limit_and_goes_on_where_it_stopped(case: str) -
     assert out + stream.terminal() == data
 
 
-@pytest.mark.parametrize("case", ["text", "tools at once", "reasoning", "declined"])
+@pytest.mark.parametrize("case", ["text", "tools at once", "custom tool", "reasoning", "declined"])
 def test_a_stream_that_the_gateway_ends_is_a_response_that_its_provider_might_have_ended(case: str) -> None:
     data = wires_responses.responses_stream(CASES[case])
     whole = ResponsesStream({}, limit=10_000, most=None)

@@ -6,6 +6,7 @@ event against; the order of events follows OpenAI's page "Streaming API response
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from engines.canonical import Answer, Reasoning, Refusal, Stop, Text, ToolCall, Usage
@@ -53,6 +54,11 @@ def _items(answer: Answer) -> list[dict[str, Any]]:
                 items.append(
                     {"id": f"rs_{at}", "type": "reasoning", "summary": summary, "encrypted_content": SEALED}
                 )
+            case ToolCall(name="patch"):
+                items.append(
+                    {"id": f"ctc_{at}", "type": "custom_tool_call", "status": "completed", "call_id": part.id,
+                     "name": part.name, "input": json.loads(part.arguments)["input"]}
+                )  # fmt: skip
             case ToolCall():
                 items.append(
                     {"id": f"fc_{at}", "type": "function_call", "status": "completed", "arguments": part.arguments,
@@ -96,6 +102,11 @@ def responses_events(answer: Answer) -> list[dict[str, Any]]:
                 out.append({"type": "response.function_call_arguments.delta", **where, "delta": piece})
             done = {"name": item["name"], "arguments": item["arguments"]}
             out.append({"type": "response.function_call_arguments.done", **where, **done})
+        elif item["type"] == "custom_tool_call":
+            out.append({**added, "item": {**item, "status": "in_progress", "input": ""}})
+            for piece in pieces(item["input"]):
+                out.append({"type": "response.custom_tool_call_input.delta", **where, "delta": piece})
+            out.append({"type": "response.custom_tool_call_input.done", **where, "input": item["input"]})
         elif item["type"] == "reasoning":
             out.append({**added, "item": {**item, "summary": []}})
             out += _of_part(item["summary"][0], {**where, "summary_index": 0}, "reasoning_summary_")
