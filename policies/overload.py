@@ -16,6 +16,10 @@ MEMORY_MS = 2_000
 """Whoever was overloaded so short a time ago is so again at the first late turn."""
 
 
+FEW = 32
+"""So few calls do not make an event loop late: other work on the machine does, and turning them away would not help."""
+
+
 class Level(IntEnum):
     """Who is turned away."""
 
@@ -53,6 +57,11 @@ def crowded(running: int, most: int) -> Level:
     if running >= most:
         return Level.FULL
     return Level.PRESSED if 4 * running >= 3 * most else Level.CALM
+
+
+def overloaded(late: Level, running: int, most: int) -> Level:
+    """What a worker's lateness and the calls that run in it come to."""
+    return max(late if running >= FEW else Level.CALM, crowded(running, most))
 
 
 def heavy(running: Mapping[str, int]) -> frozenset[str]:

@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, Unavailable
 from gateway.http.credentials import read_credential
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Keys
-from policies.overload import Lateness, Level, crowded, heavy, seen
+from policies.overload import Lateness, Level, heavy, overloaded, seen
 
 TICK_SECONDS = 0.02
 WEIGHED_SECONDS = 0.1
@@ -68,7 +68,7 @@ class Gate:
 
     def check(self, scope: Scope, running: Mapping[Any, Exchange], count: int) -> None:
         """Raises Overloaded for a call that is not to be begun; `count` calls run, `running` those whose caller is known."""
-        level = max(self.late, crowded(count, self._most))
+        level = overloaded(self.late, count, self._most)
         if level is Level.CALM or (level is Level.PRESSED and self._is_light(scope, running.values())):
             return
         self._turned += 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.overload import MEMORY_MS, PATIENCE_MS, Lateness, Level, crowded, heavy, seen
+from policies.overload import FEW, MEMORY_MS, PATIENCE_MS, Lateness, Level, crowded, heavy, overloaded, seen
 
 MOST = 100
 LATE, TOO_LATE = MOST + 1, 2 * MOST + 1
@@ -65,6 +65,13 @@ def test_a_timely_turn_is_always_calm_and_a_refusing_one_was_late(late: list[int
 )
 def test_a_quarter_of_the_room_is_kept_for_those_who_have_little(running: int, level: int) -> None:
     assert crowded(running, 100) == level
+
+
+@pytest.mark.parametrize("late", Level)
+def test_a_late_worker_with_few_calls_is_on_a_busy_machine_and_turns_nobody_away(late: Level) -> None:
+    assert overloaded(late, FEW - 1, 4096) is Level.CALM
+    assert overloaded(late, FEW, 4096) is late
+    assert overloaded(late, 8, 8) is Level.FULL
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(1, 1000), min_size=1, max_size=30))
