@@ -1,13 +1,16 @@
-"""MLflow's and Databricks' own clients make, change, split, roll back and delete endpoints of two workers, unchanged."""
+"""MLflow's and Databricks' own clients make, change, split, roll back and delete endpoints, unchanged, and all of four workers see it.
+
+How soon is measured by `make soak` (tests/soak/test_endpoint_changes.py); here a slow machine is given ten seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from databricks.sdk import WorkspaceClient
 from databricks.sdk import errors as databricks_errors
 from databricks.sdk.service.serving import (
@@ -28,7 +31,8 @@ from mlflow.deployments import get_deploy_client
 from requests import HTTPError
 
 from tests.faults.upstream import Upstream
-from tests.system.deployment import Deployment, chat
+from tests.system.deployment import Deployment
+from tests.system.each_worker import Kept, answered_by, each_worker, refused_with, someone, until_each
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,36 +42,29 @@ LOCAL = {"name": "ours", "entity_name": "mixtral-demo"}
 
 @pytest.fixture(scope="module")
 def workers() -> int:
-    """What one worker changed, the other must know."""
-    return 2
+    """What one worker changed, the others must know."""
+    return 4
 
 
 async def in_thread(call: Callable[[], Any]) -> Any:
     return await asyncio.to_thread(call)
 
 
-async def until_every_worker(gateway: Deployment, name: str, status: int, model: str | None = None) -> float:
-    """Seconds until calls on many fresh connections are all answered with this status, by this model."""
-    began = time.monotonic()
-    while True:
-        at = time.monotonic()
-        answers = await asyncio.gather(
-            *(
-                gateway.ask(
-                    "POST", "/v1/chat/completions", chat("[[tokens=1]]", model=name), key=gateway.admin_key
-                )
-                for _ in range(12)
-            )
-        )
-        if all(
-            each.status == status and (model is None or each.json()["model"] == model) for each in answers
-        ):
-            return at - began
-        assert at - began < 10, answers
+@pytest_asyncio.fixture(loop_scope="module")
+async def all_workers(gateway: Deployment) -> AsyncIterator[list[Kept]]:
+    """A connection to each worker."""
+    async with each_worker(gateway) as connections:
+        yield connections
 
 
-async def test_mlflow_manages_endpoints(gateway: Deployment, upstream: Upstream, as_user: Any) -> None:
+async def test_mlflow_manages_endpoints(
+    gateway: Deployment, upstream: Upstream, as_user: Any, all_workers: list[Kept]
+) -> None:
     as_user(key=gateway.admin_key)
+
+    async def seen_by_all(holds: Any) -> float:
+        return await until_each(all_workers, holds, gateway.admin_key, "made-by-mlflow")
+
     client = get_deploy_client("databricks")
     theirs = {
         "name": "theirs",
@@ -102,7 +99,7 @@ async def test_mlflow_manages_endpoints(gateway: Deployment, upstream: Upstream,
         return made
 
     await in_thread(make)
-    seen = await until_every_worker(gateway, "made-by-mlflow", 200, "their-model")
+    seen = await seen_by_all(answered_by("their-model"))
     sent = upstream.received[-1]
     assert sent.headers["authorization"] == f"Bearer {SECRET}"
     assert SECRET.encode() not in sent.body
@@ -120,7 +117,7 @@ async def test_mlflow_manages_endpoints(gateway: Deployment, upstream: Upstream,
         assert features["usage_tracking_config"] == {"enabled": True}
 
     await in_thread(change)
-    changed = await until_every_worker(gateway, "made-by-mlflow", 200, "mixtral-demo")
+    changed = await seen_by_all(answered_by("mixtral-demo"))
 
     def end() -> None:
         with pytest.raises(HTTPError) as caught:
@@ -133,14 +130,20 @@ async def test_mlflow_manages_endpoints(gateway: Deployment, upstream: Upstream,
         assert caught.value.response.status_code == 404
 
     await in_thread(end)
-    gone = await until_every_worker(gateway, "made-by-mlflow", 404)
+    gone = await seen_by_all(refused_with(404))
     print(
         f"every worker saw it after {seen:.2f} s, its change after {changed:.2f} s, its end after {gone:.2f} s"
     )
 
 
-async def test_databricks_sdk_manages_endpoints(gateway: Deployment, as_user: Any) -> None:
+async def test_databricks_sdk_manages_endpoints(
+    gateway: Deployment, as_user: Any, all_workers: list[Kept]
+) -> None:
     as_user(key=gateway.admin_key)
+
+    async def seen_by_all(holds: Any, **more: str) -> float:
+        return await until_each(all_workers, holds, gateway.admin_key, "made-by-sdk", **more)
+
     workspace = WorkspaceClient()
     serving = workspace.serving_endpoints
     ours = ServedEntityInput(name="ours", entity_name="mixtral-demo")
@@ -202,7 +205,10 @@ async def test_databricks_sdk_manages_endpoints(gateway: Deployment, as_user: An
         return made.id
 
     endpoint_id = await in_thread(use)
-    await until_every_worker(gateway, "made-by-sdk", 200)
+    # Whom the split gives to the second entity it gives to it at every worker.
+    second = answered_by("mixtral-demo@tokens=2")
+    moved = await someone(all_workers[0], second, gateway.admin_key, "made-by-sdk")
+    split = await seen_by_all(second, sticky=moved)
     answer = await gateway.ask(
         "POST",
         f"/admin/v1/endpoints/{endpoint_id}/rollback",
@@ -213,7 +219,7 @@ async def test_databricks_sdk_manages_endpoints(gateway: Deployment, as_user: An
     assert answer.status == 200, answer
     back = answer.json()
     assert (back["config_version"], [each["name"] for each in back["served_entities"]]) == (3, ["ours"])
-    await until_every_worker(gateway, "made-by-sdk", 200, "mixtral-demo")
+    back_again = await seen_by_all(answered_by("mixtral-demo"), sticky=moved)
 
     def others() -> None:
         demo = WorkspaceClient(host=gateway.url, token=gateway.demo_key, auth_type="pat").serving_endpoints
@@ -231,4 +237,7 @@ async def test_databricks_sdk_manages_endpoints(gateway: Deployment, as_user: An
             serving.get("made-by-sdk")
 
     await in_thread(others)
-    await until_every_worker(gateway, "made-by-sdk", 404)
+    gone = await seen_by_all(refused_with(404))
+    print(
+        f"all workers saw the split after {split:.2f} s, the roll-back after {back_again:.2f} s, the end after {gone:.2f} s"
+    )
