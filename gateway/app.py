@@ -1,4 +1,4 @@
-"""create_app: the only place where the HTTP front is put together from parts that were built elsewhere."""
+"""create_app: the only place where the control plane's front is put together from parts that were built elsewhere."""
 
 from __future__ import annotations
 
@@ -20,17 +20,12 @@ from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound,
 from gateway.http.admin.access import ControlPlane, Guard, noting_refusals, provide_admin, request_ids
 from gateway.http.admin.once import replay
 from gateway.http.admin.routes import admin_routes
-from gateway.http.anthropic.messages import anthropic_routes
 from gateway.http.console.pages import console_routes
 from gateway.http.databricks.endpoints import Ready
-from gateway.http.databricks.invocations import invocation_routes
 from gateway.http.databricks.routes import databricks_routes
 from gateway.http.errors import dialect_of, rendered
-from gateway.http.openai.azure import azure_routes
-from gateway.http.openai.chat import openai_routes
 from gateway.http.openai.kept import response_routes
 from gateway.http.openai.models import model_routes
-from gateway.http.operations import Part, operation_routes
 from gateway.http.plane import MAX_BODY, DataPlane
 from gateway.http.schema import describe_calls, describe_changes
 from gateway.pipeline.turns import Turns
@@ -41,13 +36,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What the listeners serve."""
+    """What the application serves."""
 
     plane: DataPlane
     control: ControlPlane
     ready: Ready
-    parts: Callable[[], list[Part]]
-    metrics: Callable[[], bytes]
     turns: Turns | None = None
     """Where responses are kept; None: none is."""
 
@@ -61,8 +54,9 @@ class _App(Litestar):
 
 
 def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litestar:
-    """The application of one listener: the data plane with its playground, the admin API, or both."""
-    routes: list[Any] = [*operation_routes(front.parts, front.metrics)]
+    """What a listener serves beside calls of models and operators' pages: the playground and what goes with the data
+    plane, the admin API, or both."""
+    routes: list[Any] = []
     if data:
 
         def guarded(path: str) -> Router:
@@ -75,10 +69,6 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
             )
 
         routes += [
-            *openai_routes(front.plane),
-            *azure_routes(front.plane),
-            *anthropic_routes(front.plane),
-            *invocation_routes(front.plane),
             model_routes(guarded("/v1")),
             response_routes(guarded("/"), front.turns),
             *databricks_routes(front.control, front.ready),

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import hmac
+import importlib
 import logging
 import random
 import signal
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -47,12 +48,15 @@ from gateway.spool.writer import SpoolWriter
 from gateway.store import database
 from gateway.store.callers import Callers
 from gateway.store.catalog import FollowedCatalog
-from gateway.store.changes import Configuration
 from gateway.store.keys import StoredKeys
 from gateway.store.sums import PostgresSums
 from gateway.store.turns import StoredTurns
 from gateway.telemetry import Telemetry
 from gateway.trail import RefusalTrail
+from policies.tokens import Identity, Issuer
+
+if TYPE_CHECKING:
+    from gateway.store.changes import Configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ class Parts:
     spool: SpoolWriter
     catalog: FollowedCatalog
     callers: Callers
-    configuration: Configuration
+    configuration: Callable[[], Configuration]
+    """Changes the configuration; made when it is first asked for, as few processes do."""
     reservations: Reservations
     engines: EngineWatch
     levels: CounterLevels
@@ -87,15 +92,29 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
     async with contextlib.AsyncExitStack() as parts:
         spool = SpoolWriter(settings.spool_dir, cap_bytes=settings.spool_max_mb << 20)
         parts.callback(spool.close)
-        engine = database.engine(settings.database_url, application_name=f"weighbridge-{name}", size=4)
-        parts.push_async_callback(engine.dispose)
+        connections = database.Connections(settings.database_url, application_name=f"weighbridge-{name}")
+        parts.push_async_callback(connections.close)
         catalog = FollowedCatalog(settings.database_url)
-        keys = StoredKeys(engine, peppers, catalog)
-        configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
+        keys = StoredKeys(connections, peppers, catalog)
+        chain_key, database_url = master.derive(Purpose.AUDIT_CHAIN), settings.database_url
+
+        @functools.cache
+        def configuration() -> Configuration:
+            # SQLAlchemy, and all that can be changed: 30 MB that a process which only serves calls has no use for.
+            from gateway.store.changes import Configuration
+
+            engine = database.engine(database_url, application_name=f"weighbridge-{name}", size=4)
+            parts.push_async_callback(engine.dispose)
+            return Configuration(engine, chain_key)
+
+        async def arrive(issuer: Issuer, identity: Identity) -> None:
+            arrivals = await asyncio.to_thread(importlib.import_module, "gateway.store.arrivals")
+            await arrivals.arrive(configuration(), issuer, identity)
+
         sealing = Sealing(master.derive_all(Purpose.CREDENTIALS))
         sessions = Sessions(master.derive_all(Purpose.SESSIONS), time.time)
         verifier = TokenVerifier(sealing, fetch=fetch, clock=time.time, monotonic=time.monotonic)
-        callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
+        callers = Callers(keys, verifier, sessions, catalog, arrive, clock=time.time)
         await catalog.start()
         parts.push_async_callback(catalog.stop)
         keys.start()
@@ -169,7 +188,7 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         payloads = PayloadStore(settings.database_url, kept)
         payloads.start()
         parts.push_async_callback(payloads.close)
-        turns = StoredTurns(engine, Sealing(master.derive_all(Purpose.KEPT_RESPONSES)))
+        turns = StoredTurns(connections, Sealing(master.derive_all(Purpose.KEPT_RESPONSES)))
         parts.push_async_callback(turns.close)
         line = Line(
             keys=callers,

@@ -19,8 +19,7 @@ from gateway.events.heads import HeadExport
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.closing import close_weeks
-from gateway.store.payloads import drop_payload_days, forget_payloads
-from gateway.store.turns import drop_old_turns
+from gateway.store.payloads import drop_old_turns, drop_payload_days, forget_payloads
 
 logger = logging.getLogger(__name__)
 

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import logging
 import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from engines.experts import ExpertLoad
 from gateway.adapter_shelf import adapters_of
-from gateway.app import Front, create_app
-from gateway.http.admin.access import ControlPlane
 from gateway.http.connection import Connection, sweep
+from gateway.http.entrance import Entrance
 from gateway.http.gate import Gate
-from gateway.http.hot_calls import HotCalls
-from gateway.http.operations import Part
+from gateway.http.operations import Operations, Part
 from gateway.http.origin import Origins
 from gateway.http.plane import DataPlane
-from gateway.parts import asked_to_end, built, run_process
+from gateway.parts import Parts, asked_to_end, built, run_process
 from gateway.pipeline.revocation import Revocations
 from gateway.routing.traffic import Traffic
 from gateway.settings import Settings
@@ -35,6 +35,11 @@ from gateway.share import take_share
 from gateway.telemetry import FLUSH_SECONDS, Telemetry
 from gateway.trail import RefusalTrail
 from policies.catalog import Endpoint
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+    from gateway.app import Front
 
 DRAIN_SECONDS = 30.0
 log = logging.getLogger(__name__)
@@ -54,14 +59,13 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         line, catalog, engines = parts.line, parts.catalog, parts.engines
         reservations, spool = parts.reservations, parts.spool
         telemetry, trail = parts.telemetry, parts.trail
-        origins = Origins(settings.trusted_proxies)
         gate = Gate(
             line.keys,
             late_ms=settings.overload_ms,
             most_calls=settings.max_calls,
             refused=telemetry.refused,
         )
-        plane = DataPlane(line, origins, gate)
+        plane = DataPlane(line, Origins(settings.trusted_proxies), gate)
         revocations = Revocations(line, plane.exchanges)
         catalog.subscribe(revocations.changed)
 
@@ -87,31 +91,23 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 ),
             ]
 
-        front = Front(
-            plane,
-            ControlPlane(
-                parts.callers,
-                catalog,
-                parts.configuration,
-                parts.peppers,
-                parts.sealing,
-                parts.sessions,
-                parts.levels,
-                settings.webhook_hosts,
-                provider_hosts=settings.provider_hosts,
-                origins=origins,
-                trail=trail,
-                adapters=adapters_of(settings),
-            ),
-            ready,
-            health,
-            lambda: telemetry.page() + _verified(settings.home),
-            line.turns,
-        )
-        servers = [_server(HotCalls(create_app(front, admin=admin_fd is None), plane))]
+        @functools.cache
+        def front() -> Front:
+            return _front(settings, parts, plane, ready)
+
+        def opened(*, data: bool = True, admin: bool = True) -> _Server:
+            def rest() -> Litestar:
+                from gateway.app import create_app
+
+                return create_app(front(), data=data, admin=admin)
+
+            return _server(Entrance(plane, operations, rest, data=data))
+
+        operations = Operations(health, lambda: telemetry.page() + _verified(settings.home))
+        servers = [opened(admin=admin_fd is None)]
         sockets = [socket.socket(fileno=fd)]
         if admin_fd is not None:
-            servers.append(_server(create_app(front, data=False)))
+            servers.append(opened(data=False))
             sockets.append(socket.socket(fileno=admin_fd))
         # What was built lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -145,6 +141,28 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             each.cancel()
         trail.tick(last=True)
         telemetry.flush()
+
+
+def _front(settings: Settings, parts: Parts, plane: DataPlane, ready: Callable[[Endpoint], bool]) -> Front:
+    """What the control plane works with; imported with it, by the first request for it."""
+    from gateway.app import Front
+    from gateway.http.admin.access import ControlPlane
+
+    control = ControlPlane(
+        parts.callers,
+        parts.catalog,
+        parts.configuration(),
+        parts.peppers,
+        parts.sealing,
+        parts.sessions,
+        parts.levels,
+        settings.webhook_hosts,
+        provider_hosts=settings.provider_hosts,
+        origins=plane.origins,
+        trail=parts.trail,
+        adapters=adapters_of(settings),
+    )
+    return Front(plane, control, ready, parts.line.turns)
 
 
 def _verified(home: Path) -> bytes:

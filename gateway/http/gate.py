@@ -10,15 +10,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from litestar.types import Scope
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import GatewayError, Unavailable
 from gateway.http.credentials import read_credential
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Keys
 from policies.overload import Lateness, Level, heavy, overloaded, seen
+
+if TYPE_CHECKING:
+    from litestar.types import Scope
 
 TICK_SECONDS = 0.02
 WEIGHED_SECONDS = 0.1

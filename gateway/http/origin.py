@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from litestar.types import Scope
+if TYPE_CHECKING:
+    from litestar.types import Scope
+
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -7,11 +7,14 @@ connection says when it has enough. ASGI serves where another server, or a reque
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from litestar.types import Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.http.connection import Headers, begin_chunked, cycle_of
+
+if TYPE_CHECKING:
+    from litestar.types import Scope, Send
 
 Head = Callable[[], Headers]
 """The headers of the answer, asked for when its first frame is there."""

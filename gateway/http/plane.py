@@ -14,15 +14,12 @@ import time
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-from litestar.types import Receive, Scope, Send
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.errors import (
     BadRequest,
     GatewayError,
     MethodNotAllowed,
-    NotFound,
     TooLarge,
     Unauthenticated,
     UnsupportedMedia,
@@ -43,6 +40,9 @@ from gateway.pipeline.line import Line
 from gateway.pipeline.ports import Outlet
 from gateway.pipeline.revocation import REVOKED
 from policies.caching import ANYTHING, HIT, Wish, wish_of
+
+if TYPE_CHECKING:
+    from litestar.types import Receive, Scope, Send
 
 MAX_BODY = 4 << 20
 _JSON = (b"content-type", b"application/json")
@@ -181,13 +181,6 @@ class DataPlane:
             self.exchanges.pop(task, None)
             if isinstance(connection, Connection):
                 connection.on_left = None
-
-    async def nothing_here(self, scope: Scope, send: Send, dialect: Dialect) -> None:
-        """Answer a path below a mount that leads nowhere."""
-        error = NotFound(
-            f"There is nothing at {scope['raw_path'].decode('latin-1')[:200]}; the API's description is at /openapi."
-        )
-        await _refuse(send, error, dialect, self.new_id()[1])
 
     async def _plain(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
         body = await api.carry(self.line, exchange)

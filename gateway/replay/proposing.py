@@ -9,8 +9,8 @@ import asyncio
 
 from gateway.declarative.apply import Declaration, applied
 from gateway.security.sealing import Sealing
-from gateway.store.catalog import IN_SNAPSHOT
 from gateway.store.changes import Actor, Configuration
+from gateway.store.history import TABLES_IN_SNAPSHOT
 from gateway.store.reading import rows
 from gateway.store.snapshot import ConfigurationRows, build
 from policies.catalog import Snapshot
@@ -32,7 +32,7 @@ async def proposed(configuration: Configuration, sealing: Sealing, declaration: 
             at = change.at
             loaded = ConfigurationRows(
                 version=change.number,
-                **{name: await rows(change.connection, table) for name, table in IN_SNAPSHOT.items()},
+                **{name: await rows(change.connection, table) for name, table in TABLES_IN_SNAPSHOT.items()},
             )
             raise _Enough
     except _Enough:

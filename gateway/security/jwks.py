@@ -1,4 +1,4 @@
-"""Public keys of issuers: read strictly, fetched from one fixed address, and kept while that address is away.
+"""Public keys of issuers: fetched from one fixed address, and kept while that address is away.
 
 At most one fetch in 30 s, whatever clients ask for; a key is no longer used 5 minutes after it left the published set,
 unless the set cannot be fetched: then the last good one holds, for a day.
@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jwt
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
-
 from gateway.errors import Unavailable
-from policies.tokens import ALGORITHMS, Family
+from policies.tokens import Family
 
 KID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 MAX_DOCUMENT = 1 << 20
@@ -34,9 +26,7 @@ REFRESH_SECONDS = 30.0
 _AGEING_SECONDS = 170.0
 _STALE_SECONDS = 220.0
 _LAST_GOOD_SECONDS = 86_400.0
-_MAX_KEYS = 100
 _WAITING_AT_MOST = 256
-_CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 log = logging.getLogger(__name__)
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -58,53 +48,12 @@ KeySet = Mapping[str, VerifyingKey]
 """By `kid`; empty text for a key that has none."""
 
 
-def read_key_set(document: bytes | str, family: Family) -> KeySet:
-    """The usable keys of a JWK set: of the family, public, long enough, named once. Raises JwksError for no set."""
-    try:
-        found = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise JwksError("it is no JSON") from error
-    listed = found.get("keys") if isinstance(found, dict) else None
-    if not isinstance(listed, list) or len(listed) > _MAX_KEYS:
-        raise JwksError(f"it is no JWK set of up to {_MAX_KEYS} keys")
-    usable: dict[str, VerifyingKey] = {}
-    twice: set[str] = set()
-    for each in listed:
-        read = _read_key(each, family) if isinstance(each, dict) else None
-        if read is None:
-            continue
-        kid, key = read
-        if kid in usable:
-            twice.add(kid)
-        usable[kid] = key
-    # Of two keys with one name nobody can say which is meant.
-    return {kid: key for kid, key in usable.items() if kid not in twice}
-
-
 def pick(keys: KeySet, kid: str | None) -> VerifyingKey | None:
     """The key that a token names; without a name, or among keys without names, only where there is no choice."""
     if kid is not None and kid in keys:
         return keys[kid]
     only = next(iter(keys.items())) if len(keys) == 1 else None
     return only[1] if only is not None and (kid is None or only[0] == "") else None
-
-
-def key_set_of_pem(pem: str) -> dict[str, Any]:
-    """A JWK set of one public key in PEM; raises JwksError for anything else, a private key above all."""
-    try:
-        key = load_pem_public_key(pem.encode())
-    except (ValueError, TypeError, UnicodeEncodeError) as error:
-        raise JwksError("it is no public key in PEM (BEGIN PUBLIC KEY)") from error
-    except Exception as error:
-        # What the library says of a key of an unknown kind.
-        raise JwksError("it is a key of a kind that is not taken") from error
-    if isinstance(key, RSAPublicKey):
-        return {"keys": [RSAAlgorithm.to_jwk(key, as_dict=True)]}
-    if isinstance(key, EllipticCurvePublicKey):
-        return {"keys": [ECAlgorithm.to_jwk(key, as_dict=True)]}
-    if isinstance(key, Ed25519PublicKey):
-        return {"keys": [OKPAlgorithm.to_jwk(key, as_dict=True)]}
-    raise JwksError("it is a key of a kind that is not taken")
 
 
 async def fetch(address: str) -> bytes:
@@ -197,6 +146,8 @@ class PublishedKeys:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
                 document = await self._fetch(self._address)
+            from gateway.security.key_sets import read_key_set
+
             self._keys = read_key_set(document, self._family)
             self._fetched_at = began
         except (JwksError, TimeoutError) as error:
@@ -205,44 +156,3 @@ class PublishedKeys:
             )
         finally:
             self._under_way = None
-
-
-def _read_key(jwk: dict[str, Any], family: Family) -> tuple[str, VerifyingKey] | None:
-    kid = jwk.get("kid")
-    if kid is not None and (not isinstance(kid, str) or KID.fullmatch(kid) is None):
-        return None
-    operations = jwk.get("key_ops")
-    if jwk.get("use") not in (None, "sig") or (isinstance(operations, list) and "verify" not in operations):
-        return None
-    # A private key that was published is nobody's secret any more; a symmetric one never was.
-    if "d" in jwk or "k" in jwk:
-        return None
-    algorithms = _algorithms(jwk, family)
-    if not algorithms:
-        return None
-    try:
-        key: Any = jwt.PyJWK.from_dict(jwk, algorithm=min(algorithms)).key
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    if isinstance(key, RSAPublicKey) and not (
-        2048 <= key.key_size <= 8192 and 3 <= key.public_numbers().e < 1 << 32
-    ):
-        return None
-    return kid or "", VerifyingKey(algorithms, key)
-
-
-def _algorithms(jwk: dict[str, Any], family: Family) -> frozenset[str]:
-    """What the key may verify within its family: its own `alg`, and for a curve the one that is made for it."""
-    match family, jwk.get("kty"), jwk.get("crv"):
-        case Family.RS, "RSA", _:
-            fitting = ALGORITHMS[family]
-        case Family.ES, "EC", curve if curve in _CURVES:
-            fitting = frozenset({_CURVES[curve]})
-        case Family.EDDSA, "OKP", "Ed25519":
-            fitting = ALGORITHMS[family]
-        case _:
-            return frozenset()
-    stated = jwk.get("alg")
-    if stated is None or (family is Family.EDDSA and stated == "Ed25519"):
-        return fitting
-    return fitting & {stated} if isinstance(stated, str) else frozenset()

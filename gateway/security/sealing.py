@@ -1,6 +1,7 @@
 """Secrets that must be read again are kept sealed: AES-256-GCM under a key of their own, derived from the master key.
 
 What was sealed for one object opens for no other; a version of the master key that is gone takes its secrets with it.
+The cipher's library is imported with the first secret: 8 MB for which many workers have no use.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from gateway.security.derivation import derived
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _SALT = 16
 _NONCE = 12
@@ -48,6 +50,8 @@ class Sealing:
             raise SealError(
                 f"it was sealed under version {version} of the master key, which the file does not hold"
             )
+        from cryptography.exceptions import InvalidTag
+
         salt, rest = sealed[_HEAD : _HEAD + _SALT], sealed[_HEAD + _SALT :]
         try:
             return self._cipher(version, salt).decrypt(rest[:_NONCE], rest[_NONCE:], subject.encode())
@@ -55,4 +59,6 @@ class Sealing:
             raise SealError("it was changed, or sealed for something else") from error
 
     def _cipher(self, version: int, salt: bytes) -> AESGCM:
-        return AESGCM(HKDF(SHA256(), 32, salt, b"weighbridge sealed secret").derive(self.by_version[version]))
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        return AESGCM(derived(self.by_version[version], salt, b"weighbridge sealed secret"))

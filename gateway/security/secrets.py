@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from gateway.security.derivation import derived
 
 MINIMUM_BYTES = 32
 _DISTINCT_BYTES = 12
@@ -57,9 +56,8 @@ class MasterKey:
 
     def derive(self, purpose: Purpose, *, version: int | None = None) -> bytes:
         """32 bytes for one purpose; KeyError for a version that the file no longer holds."""
-        return HKDF(SHA256(), 32, _SALT, purpose.value.encode()).derive(
-            self.versions[self.newest if version is None else version]
-        )
+        key = self.versions[self.newest if version is None else version]
+        return derived(key, _SALT, purpose.value.encode())
 
     def derive_all(self, purpose: Purpose) -> dict[int, bytes]:
         """The key for one purpose under every version, for what was made with an older one."""

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import jwt
-
 from gateway.errors import Unauthenticated
 from gateway.security.tokens import Peeked, checked_algorithm, verified_claims
 
@@ -43,6 +41,8 @@ class Sessions:
 
     def issue(self, key_id: str, principal_id: str, *, at_most: int | None = None) -> tuple[str, int]:
         """A token and when it ends, in Unix seconds: never later than `at_most`."""
+        import jwt
+
         now = int(self.clock())
         ends = now + SECONDS if at_most is None else min(now + SECONDS, at_most)
         version = max(self.by_version)

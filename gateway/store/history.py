@@ -18,10 +18,16 @@ from gateway.errors import BadRequest, NotFound
 from gateway.store.catalog import IN_SNAPSHOT
 from gateway.store.reading import Row
 from gateway.store.snapshot import Built, ConfigurationRows, build
+from gateway.store.tables import catalog, identity, providers, rules, throughput
 from gateway.store.tables.versioned import configuration_change
 from policies.catalog import Snapshot
 
 _KEPT = 4
+_OWNERS = (catalog, identity, providers, rules, throughput)
+TABLES_IN_SNAPSHOT: dict[str, Table] = {
+    name: next(getattr(each, name) for each in _OWNERS if hasattr(each, name)) for name in IN_SNAPSHOT
+}
+"""What a snapshot is made of, for SQLAlchemy."""
 
 
 @dataclass(slots=True)
@@ -59,7 +65,10 @@ class History:
         if loaded is None:
             loaded = ConfigurationRows(
                 version=number,
-                **{name: await rows_of(connection, table, number) for name, table in IN_SNAPSHOT.items()},
+                **{
+                    name: await rows_of(connection, table, number)
+                    for name, table in TABLES_IN_SNAPSHOT.items()
+                },
             )
             self._rows[number] = loaded
             if len(self._rows) > _KEPT:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.errors import BadRequest
-from gateway.security.jwks import JwksError, key_set_of_pem, read_key_set
+from gateway.security.jwks import JwksError
+from gateway.security.key_sets import key_set_of_pem, read_key_set
 from gateway.security.sealing import Sealing
 from gateway.security.tokens import shared_secret_problem
 from gateway.store.changes import Change

@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
 from gateway.errors import GatewayError
-from gateway.store.reading import translated
-from gateway.store.tables.identity import api_key_uses
+from gateway.store.database import Connections, reached
 
 _SECONDS = 60.0
 _GOODBYE_SECONDS = 2.0
+_WRITE = """
+    INSERT INTO gateway.api_key_uses AS known (key_id, last_used_at) SELECT unnest($1::uuid[]), $2
+    ON CONFLICT (key_id) DO UPDATE SET last_used_at = greatest(known.last_used_at, excluded.last_used_at)
+"""
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +27,9 @@ log = logging.getLogger(__name__)
 class KeyUses:
     """The keys used since they were last written; `fresh` stays the same set."""
 
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
+    def __init__(self, connections: Connections, clock: Callable[[], float]) -> None:
         self.fresh: set[str] = set()
-        self._engine = engine
+        self._connections = connections
         self._clock = clock
         self._writer: asyncio.Task[None] | None = None
 
@@ -58,18 +57,9 @@ class KeyUses:
         self.fresh.clear()
         at = datetime.fromtimestamp(int(self._clock()), UTC)
         try:
-            with translated():
-                async with self._engine.begin() as connection:
-                    for some in _batches(used):
-                        statement = insert(api_key_uses).values(
-                            [{"key_id": each, "last_used_at": at} for each in some]
-                        )
-                        latest = func.greatest(api_key_uses.c.last_used_at, statement.excluded.last_used_at)
-                        await connection.execute(
-                            statement.on_conflict_do_update(
-                                index_elements=["key_id"], set_={"last_used_at": latest}
-                            )
-                        )
+            with reached():
+                async with self._connections.begun() as connection:
+                    await connection.execute(_WRITE, used, at)
         except BaseException:
             self.fresh.update(used)
             raise
@@ -81,15 +71,3 @@ class KeyUses:
                 await self.write()
             except GatewayError:
                 log.info("When keys were last used could not be written yet; it is kept.")
-
-
-async def last_uses(connection: AsyncConnection, ids: list[str]) -> Mapping[str, datetime]:
-    """When each of these keys was last used, for those that were."""
-    found = await connection.execute(select(api_key_uses).where(api_key_uses.c.key_id.in_(ids)))
-    return {row.key_id: row.last_used_at for row in found}
-
-
-def _batches(ids: list[str], size: int = 1000) -> Iterator[list[str]]:
-    """A statement takes 32,767 parameters at most."""
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]

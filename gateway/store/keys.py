@@ -15,16 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from gateway.errors import Unauthenticated, Unavailable
 from gateway.security import keys
 from gateway.security.keys import Peppers
 from gateway.store.catalog import FollowedCatalog
+from gateway.store.database import Connections, reached
 from gateway.store.key_uses import KeyUses
-from gateway.store.reading import translated
-from gateway.store.tables.identity import api_keys
 from policies.catalog import Snapshot
 from policies.principal import Caller
 
@@ -34,6 +30,13 @@ _WAITING_AT_MOST = 512
 _REMEMBERED_AT_MOST = 20_000
 _LOOKUP_SECONDS = 3.0
 _NEVER = float("inf")
+_ROW = """
+    SELECT id::text, principal_id::text, endpoints::text[], planes, priority, counts_as::text, expires_at, revoked_at,
+           digest, pepper_version
+      FROM gateway.api_keys WHERE to_change IS NULL
+"""
+_BY_ID_PART = f"{_ROW} AND id_part = $1"
+_BY_ID = f"{_ROW} AND id = $1::uuid"
 
 
 @dataclass(slots=True)
@@ -56,13 +59,13 @@ class StoredKeys:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        connections: Connections,
         peppers: Peppers,
         catalog: FollowedCatalog,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._engine = engine
+        self._connections = connections
         self._peppers = peppers
         self._catalog = catalog
         self._clock = clock
@@ -71,7 +74,7 @@ class StoredKeys:
         self._under_way: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._turns = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self._changes = 0
-        self.uses = KeyUses(engine, clock)
+        self.uses = KeyUses(connections, clock)
         self._note = self.uses.fresh.add
         catalog.subscribe(self._changed)
 
@@ -199,7 +202,7 @@ class StoredKeys:
         while True:
             seen = self._changes
             # The wait for a turn counts too: a frozen database must not hold callers longer than one that is gone.
-            with translated():
+            with reached():
                 async with asyncio.timeout(_LOOKUP_SECONDS), self._turns:
                     row = await look_up()
             found = judge(row)
@@ -220,37 +223,36 @@ class StoredKeys:
         self._refused[fingerprint] = self._clock() + NEGATIVE_SECONDS
 
     async def _look_up(self, id_part: str) -> Any:
-        return await self._row(api_keys.c.id_part == id_part)
+        return await self._row(_BY_ID_PART, id_part)
 
     async def _look_up_id(self, key_id: str) -> Any:
-        return await self._row(api_keys.c.id == key_id)
+        return await self._row(_BY_ID, key_id)
 
-    async def _row(self, condition: ColumnElement[bool]) -> Any:
-        query = select(api_keys).where(api_keys.c.to_change.is_(None), condition)
-        async with self._engine.connect() as connection:
-            return (await connection.execute(query)).one_or_none()
+    async def _row(self, query: str, sought: str) -> Any:
+        async with self._connections.begun() as connection:
+            return await connection.fetchrow(query, sought)
 
     def _judge(self, credential: str, row: Any) -> _Known | None:
         if row is None:
             keys.matches(credential, None, None, self._peppers)
             return None
-        if not keys.matches(credential, row.digest, row.pepper_version, self._peppers):
+        if not keys.matches(credential, row["digest"], row["pepper_version"], self._peppers):
             return None
         return self._judge_row(row)
 
     def _judge_row(self, row: Any) -> _Known | None:
         if row is None:
             return None
-        ends = min(_timestamp(row.expires_at), _timestamp(row.revoked_at))
+        ends = min(_timestamp(row["expires_at"]), _timestamp(row["revoked_at"]))
         if self._clock() >= ends:
             return None
         return _Known(
-            key_id=row.id,
-            principal_id=row.principal_id,
-            endpoints=None if row.endpoints is None else _one(frozenset(row.endpoints)),
-            planes=_one(frozenset(row.planes)),
-            batch=row.priority == "batch",
-            counts_as=row.counts_as,
+            key_id=row["id"],
+            principal_id=row["principal_id"],
+            endpoints=None if row["endpoints"] is None else _one(frozenset(row["endpoints"])),
+            planes=_one(frozenset(row["planes"])),
+            batch=row["priority"] == "batch",
+            counts_as=row["counts_as"],
             expires_at=ends,
             snapshot=None,
             caller=None,

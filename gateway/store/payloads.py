@@ -1,4 +1,5 @@
-"""Retention of kept calls: whole days are dropped as tables; an endpoint's that go earlier, a few rows at a time.
+"""Retention of kept calls: whole days are dropped as tables; an endpoint's that go earlier, a few rows at a time. Of
+kept responses likewise, by their endpoint's hours.
 
 No endpoint's calls stay longer than the deployment keeps days, and none is locked for longer than a batch takes.
 """
@@ -22,6 +23,11 @@ _SHORTER = text("""
         SELECT DISTINCT ON (id) id, (settings -> 'payloads' ->> 'keep_days')::int AS keep_days
         FROM gateway.endpoints ORDER BY id, from_change DESC
     ) AS latest WHERE keep_days < :days ORDER BY id
+""")
+_EXPIRE = text("""
+    DELETE FROM gateway.kept_responses r WHERE r.kept_at <= now() - make_interval(hours => coalesce(
+        (SELECT (e.settings -> 'rules' ->> 'keep_responses_hours')::int FROM gateway.endpoints e
+          WHERE e.id = r.endpoint_id AND e.to_change IS NULL), 0))
 """)
 _FORGET = text("SELECT gateway.forget_payloads(:endpoint, :before, :at_most)")
 
@@ -56,3 +62,10 @@ async def forget_payloads(engine: AsyncEngine, keep: timedelta, *, now: datetime
     if forgotten:
         logger.info("%d kept calls went before their days, as their endpoints say", forgotten)
     return forgotten
+
+
+async def drop_old_turns(engine: AsyncEngine) -> int:
+    """Delete responses that their endpoint keeps no longer, or that no endpoint keeps; how many. Raises Unavailable."""
+    with translated():
+        async with engine.begin() as connection:
+            return (await connection.execute(_EXPIRE)).rowcount

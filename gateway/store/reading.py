@@ -16,11 +16,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import BadRequest, Conflict, NotFound, Unavailable
-from gateway.store.database import AWAY
-from gateway.store.tables.providers import provider_secrets
+from gateway.store.database import AWAY, UNREACHABLE
 
 Row = Mapping[str, Any]
-_UNREACHABLE = "The configuration cannot be reached now: PostgreSQL is away. Try again in a moment."
 
 
 @contextmanager
@@ -41,10 +39,10 @@ def translated() -> Generator[None]:
             or isinstance(cause, AWAY)
             or isinstance(error.orig, AWAY)
         ):
-            raise Unavailable(_UNREACHABLE) from error
+            raise Unavailable(UNREACHABLE) from error
         raise
     except (*AWAY, PoolTimeout, TimeoutError) as error:
-        raise Unavailable(_UNREACHABLE) from error
+        raise Unavailable(UNREACHABLE) from error
 
 
 async def current(connection: AsyncConnection, table: Table, object_id: str, kind: str) -> Row:
@@ -60,13 +58,6 @@ async def rows(connection: AsyncConnection, table: Table, *conditions: Any) -> l
     found = await connection.execute(
         select(table).where(table.c.to_change.is_(None), *conditions).order_by(table.c.id)
     )
-    return [dict(each._mapping) for each in found]
-
-
-async def secrets_of(connection: AsyncConnection) -> list[Row]:
-    """The sealed credentials of all providers, the newest version of each first."""
-    c = provider_secrets.c
-    found = await connection.execute(select(provider_secrets).order_by(c.provider_id, c.version.desc()))
     return [dict(each._mapping) for each in found]
 
 

@@ -5,34 +5,17 @@ Each answer is one statement, so that what is posted meanwhile is in all of it o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.store.uncounted import SUBJECTS, instant, uncounted_by
 from policies.budgets import Budget
 from policies.limits import ScopeKind
 from policies.windows import FOREVER_MS
 
 _HOUR_MS = 3_600_000
-# Keys of one line count together; a key that is no part of one is not in that index at all.
-LINE_OF_KEY = (
-    "coalesce((SELECT line.counts_as::text FROM gateway.api_keys AS line WHERE line.id::text = key_id"
-    " AND line.to_change IS NULL AND line.counts_as IS NOT NULL), key_id)"
-)
-SUBJECTS = {
-    ScopeKind.ENDPOINT: "endpoint_id",
-    ScopeKind.USER: "principal_id",
-    ScopeKind.USER_DEFAULT: "principal_id",
-    ScopeKind.SERVICE_PRINCIPAL: "principal_id",
-    ScopeKind.GROUP: "group_id",
-    ScopeKind.GROUP_DEFAULT: "group_id",
-    ScopeKind.KEY: LINE_OF_KEY,
-    ScopeKind.DEPLOYMENT: "''",
-}
 
 
 class Spend(NamedTuple):
@@ -61,10 +44,10 @@ async def spent(
     column = SUBJECTS[budget.scope]
     start, end = period
     given: dict[str, object] = {
-        "start": _instant(start),
-        "end": _instant(end),
-        "first": _instant(min(-(-start // _HOUR_MS) * _HOUR_MS, end)),
-        "last": _instant(end // _HOUR_MS * _HOUR_MS),
+        "start": instant(start),
+        "end": instant(end),
+        "first": instant(min(-(-start // _HOUR_MS) * _HOUR_MS, end)),
+        "last": instant(end // _HOUR_MS * _HOUR_MS),
         "at_least": at_least,
         "size": size,
     }
@@ -121,31 +104,10 @@ async def uncounted(connection: AsyncConnection, budget: Budget, period: tuple[i
     return [Spend(*row) for row in await connection.execute(text(statement), given)]
 
 
-def uncounted_by(budget: Budget, period: tuple[int, int], given: Callable[[object], str]) -> str:
-    """The statement for the same; `given` names each of its values in the way of whoever executes it."""
-    column = SUBJECTS[budget.scope]
-    where = "true" if budget.scope is ScopeKind.DEPLOYMENT else f"{column} <> ''"
-    if budget.subject_id is not None:
-        where += f" AND {column} = {given(budget.subject_id)}"
-    if budget.endpoint_id is not None:
-        where += f" AND endpoint_id = {given(budget.endpoint_id)}"
-    start, end, charged = (
-        given(_instant(period[0])),
-        given(_instant(period[1])),
-        given(json.dumps([{"limit": budget.id}])),
-    )
-    return (
-        f"SELECT {column} AS subject, sum(cost_nano_usd)::bigint FROM gateway.requests WHERE {where}"  # noqa: S608 - own names
-        f" AND request_id >= gateway.uuid7_floor(greatest(CAST({start} AS timestamptz) - interval '1 day', to_timestamp(0)))"
-        f" AND admitted_at >= {start} AND admitted_at < {end} AND degraded IS NULL AND cost_nano_usd > 0"
-        f" AND NOT charges @> CAST({charged} AS jsonb) GROUP BY 1 ORDER BY 1"
-    )
-
-
 async def credited(connection: AsyncConnection, budget: Budget, period: tuple[int, int]) -> list[Spend]:
     """What credits and charges of a period add to the spend of a budget, subject by subject."""
     column = SUBJECTS[budget.scope]
-    given: dict[str, object] = {"start": _instant(period[0]), "end": _instant(period[1])}
+    given: dict[str, object] = {"start": instant(period[0]), "end": instant(period[1])}
     where = "true" if budget.scope is ScopeKind.DEPLOYMENT else f"{column} <> ''"
     if budget.subject_id is not None:
         where += f" AND {column} = :subject"
@@ -158,7 +120,3 @@ async def credited(connection: AsyncConnection, budget: Budget, period: tuple[in
         " AND counts_at >= :start AND counts_at < :end GROUP BY 1 ORDER BY 1"
     )
     return [Spend(*row) for row in await connection.execute(text(statement), given)]
-
-
-def _instant(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

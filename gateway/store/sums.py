@@ -17,7 +17,7 @@ import asyncpg
 
 from gateway.counters.rebuild import LedgerAway, LedgerSums, LedgerView, Question, Sum
 from gateway.store.database import FAILED, connect
-from gateway.store.spend import SUBJECTS, uncounted_by
+from gateway.store.uncounted import SUBJECTS, uncounted_by
 from policies.budgets import Budget
 from policies.limits import Metric, ScopeKind
 from policies.windows import edges

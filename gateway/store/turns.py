@@ -16,15 +16,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
 import msgspec
-from sqlalchemy import TextClause, text
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.errors import NotFound, Unavailable
 from gateway.pipeline.turns import Owner, Turn
 from gateway.security.sealing import SealError, Sealing
-from gateway.store.database import AWAY
+from gateway.store.database import FAILED, Connections
 
 MOST_WAITING = 64 << 20
 """Bytes that may wait to be written."""
@@ -36,32 +34,24 @@ _PATIENCE_SECONDS = 2.0
 _READERS = 2
 """Connections of the pool that look-ups may take: keys are looked up there too."""
 _ID = re.compile(r"resp_([0-9a-f]{32})", re.ASCII)
-_INSERT = text("""
+_INSERT = """
     INSERT INTO gateway.kept_responses (id, previous_id, principal_id, endpoint_id, kept_at, content_sealed)
-    VALUES (:id, :previous_id, :principal_id, :endpoint_id, to_timestamp(:at_ms / 1000.0), :content_sealed)
-    ON CONFLICT (id) DO NOTHING
-""")
+    VALUES ($1, $2, $3, $4, to_timestamp($5::bigint / 1000.0), $6) ON CONFLICT (id) DO NOTHING
+"""
 _COLUMNS = "id, previous_id, principal_id, endpoint_id, content_sealed, (extract(epoch FROM kept_at) * 1000)::bigint AS at_ms"
-_CONVERSATION = text(f"""
+_CONVERSATION = f"""
     WITH RECURSIVE conversation AS (
         SELECT r.*, 1 AS place FROM gateway.kept_responses r
-         WHERE id = :id AND principal_id = :principal_id AND endpoint_id = :endpoint_id
-           AND kept_at > to_timestamp(:since_ms / 1000.0)
+         WHERE id = $1 AND principal_id = $2 AND endpoint_id = $3
+           AND kept_at > to_timestamp($4::bigint / 1000.0)
         UNION ALL
         SELECT r.*, c.place + 1 FROM conversation c JOIN gateway.kept_responses r ON r.id = c.previous_id
-         WHERE r.principal_id = :principal_id AND r.endpoint_id = :endpoint_id
-           AND r.kept_at > to_timestamp(:since_ms / 1000.0) AND c.place < 10000
+         WHERE r.principal_id = $2 AND r.endpoint_id = $3
+           AND r.kept_at > to_timestamp($4::bigint / 1000.0) AND c.place < 10000
     ) SELECT {_COLUMNS} FROM conversation ORDER BY place
-""")  # noqa: S608
-_ONE = text(
-    f"SELECT {_COLUMNS} FROM gateway.kept_responses WHERE id = :id AND principal_id = :principal_id"  # noqa: S608
-)
-_FORGET = text("DELETE FROM gateway.kept_responses WHERE id = :id AND principal_id = :principal_id")
-_EXPIRE = text("""
-    DELETE FROM gateway.kept_responses r WHERE r.kept_at <= now() - make_interval(hours => coalesce(
-        (SELECT (e.settings -> 'rules' ->> 'keep_responses_hours')::int FROM gateway.endpoints e
-          WHERE e.id = r.endpoint_id AND e.to_change IS NULL), 0))
-""")
+"""  # noqa: S608
+_ONE = f"SELECT {_COLUMNS} FROM gateway.kept_responses WHERE id = $1 AND principal_id = $2"  # noqa: S608
+_FORGET = "DELETE FROM gateway.kept_responses WHERE id = $1 AND principal_id = $2"
 log = logging.getLogger(__name__)
 
 
@@ -74,9 +64,9 @@ class StoredTurns:
     """The port `Turns` of one process."""
 
     def __init__(
-        self, engine: AsyncEngine, sealing: Sealing, *, wall_ms: Callable[[], int] | None = None
+        self, connections: Connections, sealing: Sealing, *, wall_ms: Callable[[], int] | None = None
     ) -> None:
-        self._engine = engine
+        self._connections = connections
         self._sealing = sealing
         self._wall_ms = wall_ms or (lambda: time.time_ns() // 1_000_000)
         self._waiting: dict[str, _Waiting] = {}
@@ -126,7 +116,7 @@ class StoredTurns:
             if waiting.turn.principal_id != principal_id:
                 raise NotFound(f"There is no response {turn_id[:64]!r} of yours.")
             return waiting.turn
-        rows = await self._found(_ONE, turn_id, principal_id=principal_id)
+        rows = await self._found(_ONE, turn_id, principal_id)
         if not rows:
             raise NotFound(f"There is no response {turn_id[:64]!r} of yours.")
         return rows[0]
@@ -138,7 +128,7 @@ class StoredTurns:
         if not await self._until(lambda: turn.id not in self._waiting, _PATIENCE_SECONDS):
             raise _away()
         async with self._reading() as connection:
-            await connection.execute(_FORGET, {"id": _uuid(turn_id), "principal_id": principal_id})
+            await connection.execute(_FORGET, _uuid(turn_id), principal_id)
 
     async def close(self) -> None:
         """Write what waits, for a while."""
@@ -159,14 +149,10 @@ class StoredTurns:
     async def _earlier(self, owner: Owner, turn_id: str) -> list[Turn]:
         """From that turn back, the last one first."""
         return await self._found(
-            _CONVERSATION,
-            turn_id,
-            principal_id=owner.principal_id,
-            endpoint_id=owner.endpoint_id,
-            since_ms=owner.since_ms,
+            _CONVERSATION, turn_id, owner.principal_id, owner.endpoint_id, owner.since_ms
         )
 
-    async def _found(self, statement: TextClause, turn_id: str, **given: Any) -> list[Turn]:
+    async def _found(self, statement: str, turn_id: str, *given: Any) -> list[Turn]:
         """What a look-up finds; of a young turn, what it finds once whoever made it has written it."""
         identity = _uuid(turn_id)
         if identity is None:
@@ -175,7 +161,7 @@ class StoredTurns:
         pause = 0.01
         while True:
             async with self._reading() as connection:
-                rows = (await connection.execute(statement, {"id": identity, **given})).mappings().all()
+                rows = await connection.fetch(statement, identity, *given)
             if rows:
                 # Megabytes, at worst: not in the event loop's time.
                 return await asyncio.to_thread(self._all_opened, rows)
@@ -186,11 +172,11 @@ class StoredTurns:
             pause = min(0.2, pause * 2)
 
     @contextlib.asynccontextmanager
-    async def _reading(self) -> AsyncGenerator[AsyncConnection]:
+    async def _reading(self) -> AsyncGenerator[asyncpg.Connection]:
         try:
-            async with self._readers, self._engine.begin() as connection:
+            async with self._readers, self._connections.begun() as connection:
                 yield connection
-        except (SQLAlchemyError, *AWAY) as exc:
+        except FAILED as exc:
             raise _away() from exc
 
     async def _write(self) -> None:
@@ -201,9 +187,9 @@ class StoredTurns:
                 batch = list(self._waiting.values())[:_AT_ONCE]
                 try:
                     rows = await asyncio.to_thread(self._rows, batch)
-                    async with self._engine.begin() as connection:
-                        await connection.execute(_INSERT, rows)
-                except (SQLAlchemyError, *AWAY) as exc:
+                    async with self._connections.begun() as connection:
+                        await connection.executemany(_INSERT, rows)
+                except FAILED as exc:
                     self._complain(type(exc).__name__)
                     await asyncio.sleep(_AGAIN_SECONDS)
                     continue
@@ -221,18 +207,18 @@ class StoredTurns:
             log.warning("Responses wait to be kept, or are not kept: %s.", why)
             self._complained = True
 
-    def _rows(self, batch: Sequence[_Waiting]) -> list[dict[str, Any]]:
+    def _rows(self, batch: Sequence[_Waiting]) -> list[tuple[Any, ...]]:
         return [self._row(each.turn, zlib.compress(each.content, 1)) for each in batch]
 
-    def _row(self, turn: Turn, packed: bytes) -> dict[str, Any]:
-        return {
-            "id": _uuid(turn.id),
-            "previous_id": None if turn.previous is None else _uuid(turn.previous),
-            "principal_id": turn.principal_id,
-            "endpoint_id": turn.endpoint_id,
-            "at_ms": turn.at_ms,
-            "content_sealed": self._sealing.seal(packed, _subject(turn.id, turn.principal_id)),
-        }
+    def _row(self, turn: Turn, packed: bytes) -> tuple[Any, ...]:
+        return (
+            _uuid(turn.id),
+            None if turn.previous is None else _uuid(turn.previous),
+            turn.principal_id,
+            turn.endpoint_id,
+            turn.at_ms,
+            self._sealing.seal(packed, _subject(turn.id, turn.principal_id)),
+        )
 
     def _all_opened(self, rows: Sequence[Mapping[Any, Any]]) -> list[Turn]:
         return [self._opened(row) for row in rows]
@@ -253,15 +239,6 @@ class StoredTurns:
             asked=content["asked"],
             response=content["response"],
         )
-
-
-async def drop_old_turns(engine: AsyncEngine) -> int:
-    """Delete what its endpoint keeps no longer, and what no endpoint keeps; how many."""
-    try:
-        async with engine.begin() as connection:
-            return (await connection.execute(_EXPIRE)).rowcount
-    except (SQLAlchemyError, *AWAY) as exc:
-        raise _away() from exc
 
 
 def _uuid(turn_id: str) -> UUID | None:

@@ -23,12 +23,15 @@ import msgspec
 
 IMPORTED = (
     "gateway.__main__",
+    "gateway.app",
     "gateway.drain",
     "gateway.seed",
     "gateway.sqlcalls.process",
+    "gateway.store.arrivals",
     "gateway.store.migrate",
     "gateway.worker",
 )
+"""What a worker imports when it is first asked for it is among it: it takes no time then, and no room of its own."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 LARGEST_MESSAGE = 1 << 20
 MOST_DESCRIPTORS = 8

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.counters.keys import Keys
-from gateway.store.spend import SUBJECTS
+from gateway.store.uncounted import SUBJECTS
 from gateway.verify.findings import Check
 from policies.budgets import Budget
 from policies.limits import ScopeKind

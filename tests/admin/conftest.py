@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,8 @@ from gateway.app import Front, create_app
 from gateway.counters.levels import CounterLevels
 from gateway.embedded.redis import EmbeddedRedis
 from gateway.http.admin.access import ControlPlane
+from gateway.http.entrance import Entrance
+from gateway.http.operations import Operations
 from gateway.http.plane import DataPlane
 from gateway.security.jwks import fetch
 from gateway.security.keys import Peppers
@@ -36,6 +39,7 @@ from gateway.seed import ENDPOINT, seed
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.api_keys import NewKey, create_key
+from gateway.store.arrivals import arrive
 from gateway.store.callers import Callers
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Configuration
@@ -91,13 +95,14 @@ async def shared_deployment(
     peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
     engine = database.engine(database_url, size=4)
     catalog = FollowedCatalog(database_url)
-    keys = StoredKeys(engine, peppers, catalog)
+    connections = database.Connections(database_url)
+    keys = StoredKeys(connections, peppers, catalog)
     chain_key = master.derive(Purpose.AUDIT_CHAIN)
     configuration = Configuration(engine, chain_key)
     sealing = Sealing(master.derive_all(Purpose.CREDENTIALS))
     sessions = Sessions(master.derive_all(Purpose.SESSIONS), time.time)
     verifier = TokenVerifier(sealing, fetch=fetch, clock=time.time, monotonic=time.monotonic)
-    callers = Callers(keys, verifier, sessions, catalog, configuration, clock=time.time)
+    callers = Callers(keys, verifier, sessions, catalog, partial(arrive, configuration), clock=time.time)
     levels = CounterLevels(redis_server.url())
     control = ControlPlane(
         callers,
@@ -110,7 +115,9 @@ async def shared_deployment(
         frozenset({"127.0.0.1"}),
         adapters=AdapterShelf(tmp_path, local_model(None)),
     )
-    app = create_app(Front(DataPlane(_no_line()), control, lambda _: True, list, lambda: b""))
+    plane = DataPlane(_no_line())
+    app = create_app(Front(plane, control, lambda _: True))
+    entrance = Entrance(plane, Operations(list, lambda: b""), lambda: app)
     made = {
         "admin": (tmp_path / "admin.key").read_text().strip(),
         "demo": (tmp_path / "demo.key").read_text().strip(),
@@ -123,12 +130,15 @@ async def shared_deployment(
             found = [auditor]
         made["auditor"] = (await create_key(change, peppers, NewKey(found[0]["id"])))[1]
     await catalog.start()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(entrance), base_url="http://gateway"
+    ) as client:
         yield Deployment(app, configuration, catalog, peppers, chain_key, client, tmp_path, control, made)
     await verifier.close()
     await levels.close()
     await keys.stop()
     await catalog.stop()
+    await connections.close()
     await engine.dispose()
 
 

@@ -7,8 +7,9 @@ from uuid import UUID
 
 import pytest
 from litestar.handlers import HTTPRouteHandler
-from litestar.routes import ASGIRoute, HTTPRoute
+from litestar.routes import HTTPRoute
 
+from gateway.http.entrance import CALLS
 from policies.administration import OF_EVERYONE, Permission
 from policies.principal import Role
 
@@ -22,10 +23,16 @@ PUBLIC = {
     "/playground",
 }
 PUBLIC_BELOW = ("/openapi", "/console/")
+CALLS_BY_NAME = (
+    "/serving-endpoints/x/invocations",
+    "/endpoints/x/invocations",
+    "/openai/deployments/x/chat/completions",
+    "/openai/v1/embeddings",
+)
 UNKNOWN = str(UUID(int=7 << 76 | 2 << 62))
 
 
-def _filled(route: HTTPRoute | ASGIRoute) -> str:
+def _filled(route: HTTPRoute) -> str:
     return "/" + "/".join(
         part if isinstance(part, str) else (UNKNOWN if part.type is UUID else "x")
         for part in route.path_components
@@ -48,22 +55,49 @@ def _guarded(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
 
 
 async def test_no_route_answers_without_a_credential(deployment: Any) -> None:
-    asked = 0
-    for route in deployment.app.routes:
-        if _is_public(route.path):
-            continue
-        methods = sorted(route.methods - {"OPTIONS", "HEAD"}) if isinstance(route, HTTPRoute) else ["POST"]
-        for method in methods:
-            path = _filled(route)
-            if isinstance(route, ASGIRoute) and route.route_handler.is_mount:
-                path += "/v1/embeddings" if path.startswith("/openai") else "/x/invocations"
-            answer = await deployment.ask(
-                method, path, None, json={} if method in ("POST", "PUT", "PATCH") else None
-            )
-            assert answer.status_code == 401, f"{method} {path} answered {answer.status_code} to nobody"
-            assert answer.headers["x-request-id"]
-            asked += 1
-    assert asked > 40
+    asked = [
+        (method, _filled(route))
+        for route in deployment.app.routes
+        if not _is_public(route.path)
+        for method in sorted(route.methods - {"OPTIONS", "HEAD"})
+    ]
+    assert len(asked) > 40
+    for method, path in [*asked, *(("POST", path) for path in (*CALLS, *CALLS_BY_NAME))]:
+        body = {} if method in ("POST", "PUT", "PATCH") else None
+        answer = await deployment.ask(method, path, None, json=body)
+        assert answer.status_code == 401, f"{method} {path} answered {answer.status_code} to nobody"
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", [*CALLS, "/v1//embeddings/", *CALLS_BY_NAME])
+async def test_a_path_that_reaches_a_model_takes_post_alone(deployment: Any, path: str) -> None:
+    answer = await deployment.ask("PUT", path, json={})
+    assert answer.status_code in (400, 405)
+    assert "POST" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/nothing",
+        "/openai",
+        "/openai/deployments/x/nothing",
+        "/serving-endpoints/x/nothing",
+        "/endpoints/x",
+    ],
+)
+async def test_a_path_to_nothing_says_so_in_its_own_dialect(deployment: Any, path: str) -> None:
+    answer = await deployment.ask("POST", path, json={})
+    assert (answer.status_code, "There is nothing at" in answer.text) == (404, True)
+    assert ("error_code" in answer.json()) == (not path.startswith(("/v1", "/openai")))
+    assert answer.headers["x-request-id"]
+
+
+async def test_operators_pages_are_for_everybody(deployment: Any) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/.well-known/databricks-config"):
+        answer = await deployment.ask("GET", path, None)
+        assert (answer.status_code, bool(answer.headers["x-request-id"])) == (200, True)
+    assert answer.json()["oidc_endpoint"] == "http://gateway/oidc"
 
 
 async def test_every_guarded_route_names_a_permission_and_holds_to_it(deployment: Any) -> None:

@@ -36,7 +36,7 @@ def watched(deployment: Deployment) -> Noted:
     control = ControlPlane(
         known.keys, known.catalog, known.configuration, known.peppers, known.sealing, known.sessions, trail=noted
     )  # fmt: skip
-    app = create_app(Front(DataPlane(_no_line()), control, lambda _: True, list, lambda: b""))
+    app = create_app(Front(DataPlane(_no_line()), control, lambda _: True))
     deployment.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")  # type: ignore[arg-type]
     return noted
 

@@ -16,7 +16,8 @@ from gateway.http.openai.kept import BASES
 from gateway.pipeline.turns import Owner, Turn
 from gateway.security.sealing import Sealing
 from gateway.store import database
-from gateway.store.turns import StoredTurns, drop_old_turns
+from gateway.store.payloads import drop_old_turns
+from gateway.store.turns import StoredTurns
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, Person
 
@@ -339,8 +340,8 @@ async def written(gateway: Deployment, response_id: str) -> str:
 
 
 async def test_with_postgresql_away_what_waits_is_found_and_the_rest_is_unavailable() -> None:
-    engine = database.engine("postgresql://nobody@127.0.0.1:1/none", size=1)
-    turns = StoredTurns(engine, Sealing({1: b"k" * 32}))
+    connections = database.Connections("postgresql://nobody@127.0.0.1:1/none", size=1)
+    turns = StoredTurns(connections, Sealing({1: b"k" * 32}))
     now = time.time_ns() // 1_000_000
     first = f"resp_{now << 80:032x}"
     second = f"resp_{(now << 80) + 1:032x}"
@@ -369,4 +370,4 @@ async def test_with_postgresql_away_what_waits_is_found_and_the_rest_is_unavaila
     finally:
         assert turns._writer is not None
         turns._writer.cancel()
-        await engine.dispose()
+        await connections.close()

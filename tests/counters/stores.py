@@ -19,10 +19,10 @@ from gateway.counters.hold import Hold
 from gateway.counters.reservations import Reservations
 from gateway.store import database
 from gateway.store.budgets import create_budget, update_budget
-from gateway.store.catalog import IN_SNAPSHOT
 from gateway.store.changes import Actor, Configuration
 from gateway.store.database import connect
 from gateway.store.endpoints import EntitySpec, add_price, create_endpoint, withdraw
+from gateway.store.history import TABLES_IN_SNAPSHOT
 from gateway.store.ledger import PostgresBooks
 from gateway.store.principals import create_group, create_principal, remove_member
 from gateway.store.reading import Row, rows
@@ -170,7 +170,7 @@ class Stores:
     async def load(self) -> None:
         """Read the configuration as workers do."""
         async with self.configuration.reading() as connection:
-            tables = {name: await rows(connection, table) for name, table in IN_SNAPSHOT.items()}
+            tables = {name: await rows(connection, table) for name, table in TABLES_IN_SNAPSHOT.items()}
         self.snapshot = build(ConfigurationRows(version=next(serials), **tables), datetime.now(UTC)).snapshot
 
     async def clear(self) -> None:

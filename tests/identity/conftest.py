@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.security.sealing import Sealing
 from gateway.security.sessions import Sessions
 from gateway.security.tokens import TokenVerifier
 from gateway.store import database
+from gateway.store.arrivals import arrive
 from gateway.store.callers import Callers
 from gateway.store.catalog import FollowedCatalog
 from gateway.store.changes import Actor, Configuration
@@ -80,27 +82,34 @@ def published() -> Published:
 
 @pytest.fixture
 async def workers(database_url: str, published: Published) -> AsyncIterator[Callable[[], Awaitable[Worker]]]:
-    made: list[tuple[Worker, StoredKeys, TokenVerifier, Any]] = []
+    made: list[tuple[Worker, StoredKeys, TokenVerifier, Any, Any]] = []
 
     async def make() -> Worker:
         catalog = FollowedCatalog(database_url)
         engine = database.engine(database_url, size=4)
-        keys = StoredKeys(engine, PEPPERS, catalog)
+        connections = database.Connections(database_url)
+        keys = StoredKeys(connections, PEPPERS, catalog)
         verifier = TokenVerifier(SEALING, fetch=published.fetch, clock=time.time, monotonic=time.monotonic)
         sessions = Sessions({1: b"t" * 32}, time.time)
         callers = Callers(
-            keys, verifier, sessions, catalog, Configuration(engine, b"c" * 32), clock=time.time
+            keys,
+            verifier,
+            sessions,
+            catalog,
+            partial(arrive, Configuration(engine, b"c" * 32)),
+            clock=time.time,
         )
         await catalog.start()
         worker = Worker(callers, catalog, sessions)
-        made.append((worker, keys, verifier, engine))
+        made.append((worker, keys, verifier, engine, connections))
         return worker
 
     yield make
-    for worker, keys, verifier, engine in made:
+    for worker, keys, verifier, engine, connections in made:
         await verifier.close()
         await keys.stop()
         await worker.catalog.stop()
+        await connections.close()
         await engine.dispose()
 
 

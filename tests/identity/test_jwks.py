@@ -18,10 +18,9 @@ from gateway.security.jwks import (
     JwksError,
     PublishedKeys,
     fetch,
-    key_set_of_pem,
     pick,
-    read_key_set,
 )
+from gateway.security.key_sets import key_set_of_pem, read_key_set
 from gateway.security.tokens import TokenVerifier, peek
 from policies.tokens import Family, address_problem
 from tests.identity.conftest import SEALING, Clock, Published

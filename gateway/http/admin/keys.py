@@ -24,8 +24,7 @@ from gateway.http.admin.key_shapes import (
     shown_once,
 )
 from gateway.http.admin.versions import After, IfMatch, Page, Size, optional_id, versioned
-from gateway.store.api_keys import NewKey, create_key, revoke_key, rotate_key
-from gateway.store.key_uses import last_uses
+from gateway.store.api_keys import NewKey, create_key, last_uses, revoke_key, rotate_key
 from gateway.store.reading import current, page
 from gateway.store.tables.identity import api_keys
 from policies.administration import Permission

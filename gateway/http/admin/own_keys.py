@@ -28,8 +28,15 @@ from gateway.http.admin.key_shapes import (
     shown_once,
 )
 from gateway.http.admin.versions import After, IfMatch, Page, Size, optional_id, require_match, versioned
-from gateway.store.api_keys import NewKey, create_key, line_of, require_room, revoke_key, rotate_key
-from gateway.store.key_uses import last_uses
+from gateway.store.api_keys import (
+    NewKey,
+    create_key,
+    last_uses,
+    line_of,
+    require_room,
+    revoke_key,
+    rotate_key,
+)
 from gateway.store.reading import Row, current, page, rows
 from gateway.store.tables.identity import api_keys
 from policies.administration import Permission

@@ -5,13 +5,9 @@ A count walks the same line as a call, so that nobody learns of a model who may 
 
 from __future__ import annotations
 
-from litestar import asgi
-from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
-
 from gateway.http.anthropic.requests import read_count, read_message
 from gateway.http.errors import Dialect
-from gateway.http.plane import Api, DataPlane
+from gateway.http.plane import Api
 from gateway.pipeline.counting import count_input
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
@@ -30,17 +26,5 @@ COUNT = Api(
     lambda body, endpoint: read_count(body, model=endpoint),
     _count,
 )
-
-
-def anthropic_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
-    """The two routes."""
-
-    @asgi("/v1/messages", copy_scope=False)
-    async def messages(scope: Scope, receive: Receive, send: Send) -> None:
-        await plane.handle(scope, receive, send, MESSAGES)
-
-    @asgi("/v1/messages/count_tokens", copy_scope=False)
-    async def count_tokens(scope: Scope, receive: Receive, send: Send) -> None:
-        await plane.handle(scope, receive, send, COUNT)
-
-    return [messages, count_tokens]
+CALLS = {"/v1/messages": MESSAGES, "/v1/messages/count_tokens": COUNT}
+"""By path."""

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from litestar import asgi
-from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
-
 from gateway.http.errors import Dialect
 from gateway.http.openai.conversation import responses_api
 from gateway.http.openai.embeddings import read_embedding
 from gateway.http.openai.requests import read_chat, read_completion
-from gateway.http.plane import Api, DataPlane
+from gateway.http.plane import Api
 
 CHAT = Api("azure.chat", Dialect.OPENAI, lambda body, endpoint: read_chat(body, model=endpoint))
 COMPLETIONS = Api(
@@ -35,23 +31,6 @@ _OF_BODY = {
     # What Azure's client asks for its responses: no deployment is in that path.
     b"responses": RESPONSES,
 }
-
-
-def azure_routes(plane: DataPlane) -> list[ASGIRouteHandler]:
-    """Everything below /openai."""
-
-    async def azure(scope: Scope, receive: Receive, send: Send) -> None:
-        api, endpoint = called(scope["raw_path"])
-        if api is None:
-            await plane.nothing_here(scope, send, Dialect.OPENAI)
-        else:
-            await plane.handle(scope, receive, send, api, endpoint)
-
-    # Mounted, and the rest of the path read here: Litestar 2.25 answers 500 on an ASGI route with a path parameter. A
-    # mount reaches no path that begins like another route's, so those below which kept responses are read are named.
-    mounted = asgi("/openai", is_mount=True, copy_scope=False)(azure)
-    named = asgi([f"/openai/{rest.decode()}" for rest in _OF_BODY], copy_scope=False)(azure)
-    return [mounted, named]
 
 
 def called(raw_path: bytes) -> tuple[Api | None, str | None]:
