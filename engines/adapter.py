@@ -54,6 +54,16 @@ class StreamReader(Protocol):
         ...
 
     @property
+    def estimates(self) -> bool:
+        """Whether that is estimated from the text; False where deltas are counted, each of which is a token at least."""
+        ...
+
+    @property
+    def said(self) -> int:
+        """The bytes of the answer's words so far, or a number above."""
+        ...
+
+    @property
     def running(self) -> int:
         """Output tokens so far, by whichever count there is."""
         ...

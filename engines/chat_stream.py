@@ -50,10 +50,13 @@ class ChatStream:
         "finish_reason",
         "limit",
         "model",
+        "received",
         "running",
         "show_running",
         "show_usage",
     )
+
+    estimates = False
 
     def __init__(self, *, show_usage: bool, show_running: bool, limit: int) -> None:
         self.show_usage = show_usage
@@ -66,6 +69,8 @@ class ChatStream:
         """The upstream's own count, the last believable one."""
         self.counted = 0
         """Events with content passed on: the count where the upstream gives none."""
+        self.received = 0
+        """Bytes that arrived."""
         self.running = 0
         """Output tokens so far, by whichever count there is."""
         self.finish_reason: str | None = None
@@ -83,6 +88,7 @@ class ChatStream:
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
+        self.received += len(data)
         if not self._buffer and data.endswith(b"\n\n") and not self.done:
             # One whole event like the last, as a paced stream brings them: nothing to cut.
             passed = self._alike(data[:-2])
@@ -129,6 +135,12 @@ class ChatStream:
         if len(self._buffer) > MAX_EVENT:
             raise Garbled("an event is over 8 MiB")
         return out[0] if len(out) == 1 else b"".join(out)
+
+    @property
+    def said(self) -> int:
+        """At most so many bytes of words were in what arrived: what frames have around them is taken off."""
+        likeness = self._likeness
+        return self.received - (0 if likeness is None else self.counted * likeness.around)
 
     def ended(self) -> None:
         """The upstream closed; raises Garbled unless [DONE] was read (a last event may lack its blank line)."""

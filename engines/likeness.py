@@ -86,6 +86,11 @@ class Likeness:
         read = made.read(line)
         return made if read is not None and read[0] == count.completion else None
 
+    @property
+    def around(self) -> int:
+        """Bytes of a frame that are neither words nor counts, its line end aside."""
+        return len(self._head) + len(self._middle) + len(self._tail)
+
     def read(self, line: bytes) -> tuple[int, int] | None:
         """(completion tokens, where the usage begins) of a line that is alike, None of any other.
 

@@ -13,12 +13,15 @@ from engines.canonical import (
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
+    ToolCallBegan,
     ToolCallDelta,
     Usage,
 )
 from engines.messages import ABSURD, Count
 
 _BYTES_A_TOKEN = 4
+_CALL_BYTES = 512
+"""What a model may write around a call's arguments: its name, and words of a template that nobody sees."""
 
 
 class Tally:
@@ -34,7 +37,9 @@ class Tally:
         "limit",
         "model",
         "running",
+        "said",
     )
+    estimates = True
 
     def __init__(self, *, limit: int, most: int | None) -> None:
         self._most = ABSURD if most is None else most
@@ -44,6 +49,8 @@ class Tally:
         self.count: Count | None = None
         self.counted = 0
         self.running = 0
+        self.said = 0
+        """Bytes of all words, thoughts and calls that were passed on, or a number above."""
         self.finish_reason: str | None = None
         self.model: str | None = None
         self.distrusted = False
@@ -55,10 +62,17 @@ class Tally:
 
     def fits(self, event: Event) -> bool:
         """Count the event; False, and nothing counted, where it would pass the limit."""
-        if type(event) is TextDelta or isinstance(event, (ReasoningDelta, RefusalDelta)):
+        if type(event) is TextDelta or isinstance(event, RefusalDelta):
+            return self._grown(event.text)
+        if isinstance(event, ReasoningDelta):
+            # Of a thought that is not shown there is its proof alone.
+            self.said += len(event.signature) + len(event.redacted)
             return self._grown(event.text)
         if isinstance(event, ToolCallDelta):
             return self._grown(event.arguments)
+        if isinstance(event, ToolCallBegan):
+            self.said += _CALL_BYTES
+            return True
         if isinstance(event, Counted):
             return self._counts(event)
         if isinstance(event, Ended):
@@ -68,16 +82,18 @@ class Tally:
         return True
 
     def _grown(self, text: str) -> bool:
+        size = len(text) if text.isascii() else len(text.encode())
         if self._ahead:
             self.counted += 1
+            self.said += size
             return True
-        size = len(text) if text.isascii() else len(text.encode())
         running = self.running - (-size // _BYTES_A_TOKEN)
         if running > self._most:
             running = max(self._most, self.running)
         if running > self.limit:
             return False
         self.counted += running - self.running
+        self.said += size
         self.running = running
         count = self.count
         if count is not None:

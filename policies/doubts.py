@@ -1,7 +1,8 @@
 """Whether an upstream's count can be true of what was sent and what came back.
 
 There is no tokenizer here: a count is doubted where it cannot be at all, where a token would have to be less than a byte, or
-where far fewer tokens are told than pieces of text came. What is doubted is charged as told, marked and counted.
+where fewer tokens are told than pieces of text came, each of which is one at least. More tokens than pieces are no reason to doubt:
+many providers, and an engine under load, put several into one. What is doubted is charged as told, marked and counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Doubt(StrEnum):
     OUTPUT = "output"
     """More tokens than bytes that came back, thoughts aside."""
     FEW = "few"
-    """Less than half of the output that came back."""
+    """Less than four fifths of the pieces that came back, or half of what their text was taken for."""
 
     @property
     def said(self) -> str:
@@ -38,21 +39,30 @@ _SAID = {
     Doubt.IMPOSSIBLE: "its usage cannot be, and was not believed",
     Doubt.INPUT: "its usage has more input tokens than bytes were sent",
     Doubt.OUTPUT: "its usage has more output tokens than bytes came back",
-    Doubt.FEW: "its usage has less than half of the output that came back",
+    Doubt.FEW: "its usage has far less output than came back",
 }
 
 
 def doubt(
-    *, prompt: int, shown: int, sent_bytes: int, messages: int, pieces: int, answer_bytes: int
+    *,
+    prompt: int,
+    completion: int,
+    reasoning: int,
+    sent_bytes: int,
+    messages: int,
+    pieces: int,
+    estimated: bool,
+    answer_bytes: int,
 ) -> Doubt | None:
-    """What is wrong with a count of `prompt` and `shown` tokens (output but thoughts); None where it may be true.
+    """What is wrong with a count of `prompt` and `completion` tokens, `reasoning` of them thoughts; None where it may be true.
 
-    `pieces` is the output as it was counted here, of a stream; `answer_bytes` the length of a plain answer. 0 where it is not known.
+    `pieces` is the output of a stream as it was counted here, thoughts that were shown included: by its deltas, or `estimated` from
+    its text. `answer_bytes` is how long the answer was at most. 0 where it is not known.
     """
     if prompt > sent_bytes + _MESSAGE * messages + _TEMPLATE:
         return Doubt.INPUT
-    if answer_bytes and shown > answer_bytes:
+    if answer_bytes and completion - reasoning > answer_bytes:
         return Doubt.OUTPUT
-    if pieces > _FEW and 2 * shown < pieces:
+    if pieces > _FEW and (2 * completion < pieces if estimated else 5 * completion < 4 * pieces):
         return Doubt.FEW
     return None

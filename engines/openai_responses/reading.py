@@ -259,6 +259,12 @@ def _tools(given: Any) -> tuple[Tool, ...]:
 def _tool(given: Any, where: str) -> Tool:
     tool = cast("dict[str, Any]", given if type(given) is dict else {})
     kind = tool.get("type")
+    for name in ("defer_loading", "async"):
+        if tool.get(name):
+            raise Unsupported(f"{where}.{name}", "every tool is offered at once and waited for")
+    callers = tool.get("allowed_callers")
+    if callers is not None and (type(callers) is not list or "direct" not in callers):
+        raise Unsupported(f"{where}.allowed_callers", "tools are called by the model itself")
     if kind == "custom":
         described = custom_tools.described(tool, where)
         return Tool(_named(tool, "name", where), described, custom_tools.PARAMETERS)

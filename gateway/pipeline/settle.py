@@ -103,11 +103,13 @@ def _doubt(exchange: Exchange) -> None:
     elif count is not None and exchange.source == "reported":
         exchange.doubt = doubt(
             prompt=count.prompt,
-            shown=count.completion - count.reasoning,
+            completion=count.completion,
+            reasoning=count.reasoning,
             sent_bytes=len(exchange.received) + request.text_bytes + request.token_ids,
             messages=request.messages,
             pieces=0 if reader is None else reader.counted,
-            answer_bytes=exchange.answer_bytes,
+            estimated=reader is not None and reader.estimates,
+            answer_bytes=exchange.answer_bytes if reader is None else reader.said,
         )
     if exchange.doubt is not None:
         said = exchange.doubt.said

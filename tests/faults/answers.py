@@ -41,6 +41,8 @@ def reported_usage(script: Script, prompt: int, completion: int) -> dict[str, An
             completion *= 2
         case "few":
             completion //= 3
+        case "many":
+            completion *= 100
         case _:
             pass
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}

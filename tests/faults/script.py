@@ -29,7 +29,7 @@ Fault = Literal[
     "endless_headers",  # a header block that never ends
     "comments_only",  # comments at the pace of tokens, and nothing else
 ]
-Usage = Literal["true", "missing", "null", "zero", "negative", "absurd", "disagree", "few"]
+Usage = Literal["true", "missing", "null", "zero", "negative", "absurd", "disagree", "few", "many"]
 Lines = Literal["lf", "crlf", "cr", "mixed"]
 Finish = Literal["", "stop", "length", "content_filter"]
 

@@ -16,18 +16,24 @@ from policies.doubts import Doubt, doubt
         ({"prompt": 100 + 64 + 1024}, None),
         ({"prompt": 100 + 64 + 1025}, Doubt.INPUT),
         ({"prompt": 100 + 128 + 1024, "messages": 2}, None),
-        ({"shown": 300, "answer_bytes": 300}, None),
-        ({"shown": 301, "answer_bytes": 300}, Doubt.OUTPUT),
-        ({"shown": 301, "answer_bytes": 0}, None),
-        ({"shown": 7, "pieces": 16}, None),
-        ({"shown": 8, "pieces": 17}, Doubt.FEW),
-        ({"shown": 9, "pieces": 17}, None),
-        ({"shown": 0, "pieces": 400}, Doubt.FEW),
+        ({"completion": 300, "answer_bytes": 300}, None),
+        ({"completion": 301, "answer_bytes": 300}, Doubt.OUTPUT),
+        ({"completion": 900, "reasoning": 600, "answer_bytes": 300}, None),
+        ({"completion": 301, "answer_bytes": 0}, None),
+        ({"completion": 7, "pieces": 16}, None),
+        ({"completion": 80, "pieces": 100}, None),
+        ({"completion": 79, "pieces": 100}, Doubt.FEW),
+        ({"completion": 300, "pieces": 100}, None),
+        ({"completion": 50, "pieces": 100, "estimated": True}, None),
+        ({"completion": 49, "pieces": 100, "estimated": True}, Doubt.FEW),
+        # Thoughts that were shown are among the pieces.
+        ({"completion": 100, "reasoning": 90, "pieces": 100}, None),
+        ({"completion": 0, "pieces": 400}, Doubt.FEW),
     ],
 )
 def test_a_count_is_doubted_from_where_it_cannot_be(told: dict[str, int], wanted: Doubt | None) -> None:
-    usual = {"prompt": 30, "shown": 10, "sent_bytes": 100, "messages": 1, "pieces": 0, "answer_bytes": 0}
-    assert doubt(**(usual | told)) is wanted
+    usual = {"prompt": 30, "completion": 10, "reasoning": 0, "sent_bytes": 100, "messages": 1, "pieces": 0}
+    assert doubt(**({"estimated": False, "answer_bytes": 0} | usual | told)) is wanted
 
 
 @given(
@@ -43,10 +49,12 @@ def test_no_count_of_a_token_for_each_byte_or_less_is_doubted(
     for pieces, answer in ((output, 0), (0, output), (output // 3, 0)):
         found = doubt(
             prompt=size + around,
-            shown=output,
+            completion=output,
+            reasoning=output // 4,
             sent_bytes=size,
             messages=messages,
             pieces=pieces,
+            estimated=False,
             answer_bytes=answer,
         )
         assert found is None

@@ -258,6 +258,7 @@ async def test_a_credential_is_rotated_under_load_without_a_failed_call(
         stub.keys.add("key-one")
     assert len(statuses) > 20
     assert set(statuses) == {200}
+    print(f"{len(statuses)} calls of four callers while the credential was rotated twice: none failed")
     told = {
         each.headers["authorization"]
         for each in stub.calls

@@ -362,6 +362,13 @@ def test_a_conversation_becomes_what_a_provider_of_chat_is_asked() -> None:
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+        ({"tools": [{"type": "custom", "name": "x", "defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"tools": [{"type": "function", "name": "x", "async": True}]}, "tools[0].async"),
+        ({"tools": [{"type": "custom", "name": "x", "allowed_callers": 5}]}, "tools[0].allowed_callers"),
+        (
+            {"tools": [{"type": "function", "name": "x", "allowed_callers": ["programmatic"]}]},
+            "tools[0].allowed_callers",
+        ),
         ({"tools": [{"type": "custom", "name": "x", "description": 5}]}, "tools[0].description"),
         ({"tools": [{"type": "custom", "name": "x", "format": {"type": "json"}}]}, "tools[0].format"),
         (

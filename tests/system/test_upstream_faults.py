@@ -63,7 +63,7 @@ def external(url: str, **calling: int) -> dict:
         ("fail=404", 502, 500),
         ("fail=401", 502, 500),
         ("fail=400", 400, 400),
-        ("fail=429 retry_after=3", 502, 500),
+        ("fail=429 retry_after=1", 502, 500),
         ("fault=reset at=start", 502, 500),
         ("fault=close at=start", 502, 500),
         ("fault=endless_headers", 502, 500),
@@ -87,7 +87,7 @@ async def test_an_upstream_that_fails_before_a_byte_is_mapped_and_charged_nothin
     if status in (429, 503, 529):
         # What was asked of us is passed on, up to what a client can be asked to wait.
         assert answer.code == "upstream_overloaded"
-        assert answer.headers["retry-after"] == ("3" if "retry_after" in script else "2")
+        assert answer.headers["retry-after"] == ("1" if "retry_after" in script else "2")
     answer = await gateway.ask("POST", INVOKE, body, key=gateway.keys["bulk"])
     assert answer.status in (databricks, *((429, 503) if "429" in script or "503" in script else ())), answer
     assert answer.json().keys() >= {"error_code", "message"}
@@ -159,6 +159,37 @@ async def test_a_stream_that_falls_silent_ends_with_an_error_event_and_is_settle
     # Nobody told what the prompt came to: it is not free for that.
     assert row["prompt_tokens"] == row["estimated_prompt_tokens"] > 0
     await upstream.until(lambda records: records[seen].ended != "open")
+
+
+@pytest.mark.parametrize("fault", ["fail=503", "fault=reset at=start"], ids=["refused", "reset"])
+async def test_an_upstream_that_fails_k_times_leaves_k_attempts_that_cost_nothing_and_one_that_adds_up(
+    gateway: Deployment, upstream: Upstream, fault: str
+) -> None:
+    name = f"patient-{len(fault)}"
+    # Circuits are another test's.
+    entity = external(f"{upstream.url}/v1", failures=100)
+    endpoint = {"name": name, "calling": {"retries": 3}, "served_entities": [entity]}
+    await gateway.administer("POST", "/endpoints", endpoint)
+    for failures in range(4):
+        seen = len(upstream.records)
+        times = f"{fault} times={failures}" if failures else ""
+        body = {**chat(f"[[tokens=7 {times}]]", stream=failures % 2 == 1), "model": name}
+        answer = await gateway.ask("POST", CHAT, body, key=gateway.admin_key)
+        assert answer.status == 200, answer
+        tried = await attempts(gateway, answer.request_id)
+        assert [each["outcome"] for each in tried] == ["error"] * failures + ["ok"]
+        assert [each["cost_nano_usd"] for each in tried[:-1]] == [0] * failures
+        told = upstream.records[seen:]
+        assert len(told) == failures + 1
+        assert {each.request_id for each in told} == {answer.request_id}
+        assert sum(each["completion_tokens"] for each in tried) == sum(each.emitted for each in told) == 7
+        rows = await gateway.query(
+            "SELECT * FROM gateway.requests WHERE request_id = $1::uuid", answer.request_id
+        )
+        assert [(row["completion_tokens"], row["attempts"], row["status"]) for row in rows] == [
+            (7, failures + 1, "ok")
+        ]
+        assert rows[0]["cost_nano_usd"] == tried[-1]["cost_nano_usd"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -253,22 +284,36 @@ async def test_usage_that_cannot_be_is_replaced_by_a_count_of_ours_and_says_so(
     (tried,) = await attempts(gateway, answer.request_id)
     doubted = usage in ("negative", "absurd")
     assert tried["reason"] == (Doubt.IMPOSSIBLE.said if doubted else None)
+    if doubted:
+        found = (await gateway.ask("GET", "/metrics")).body.decode()
+        assert f'weighbridge_usage_doubted_total{{doubt="impossible",endpoint="{ENDPOINT}"}}' in found
 
 
+@pytest.mark.parametrize(
+    ("usage", "stream", "charged", "doubt"),
+    [
+        ("few", True, 20, Doubt.FEW),
+        ("many", True, 6_000, Doubt.OUTPUT),
+        ("many", False, 6_000, Doubt.OUTPUT),
+        ("disagree", True, 120, None),
+    ],
+)
 async def test_a_usage_that_disagrees_with_what_came_is_charged_as_told_marked_and_counted(
-    gateway: Deployment,
+    gateway: Deployment, usage: str, stream: bool, charged: int, doubt: Doubt | None
 ) -> None:
-    body = chat("[[tokens=60 delay=1ms usage=few]]", stream=True, max_tokens=60)
+    body = chat(f"[[tokens=60 usage={usage}]]", stream=stream, max_tokens=8_000)
     answer = await gateway.ask("POST", CHAT, body, key=gateway.keys["bulk"])
     assert answer.status == 200
     row = await gateway.row_of(answer.request_id)
-    assert (row["status"], row["usage_source"], row["completion_tokens"]) == ("ok", "reported", 20)
+    assert (row["status"], row["usage_source"], row["completion_tokens"]) == ("ok", "reported", charged)
     LIED_TO.add(answer.request_id)
     (tried,) = await attempts(gateway, answer.request_id)
-    assert tried["reason"] == Doubt.FEW.said
+    # Twice as many tokens as deltas may be true: several can be in one.
+    assert tried["reason"] == (None if doubt is None else doubt.said)
+    if doubt is None:
+        return
     found = (await gateway.ask("GET", "/metrics")).body.decode()
-    assert f'weighbridge_usage_doubted_total{{doubt="few",endpoint="{ENDPOINT}"}}' in found
-    assert f'weighbridge_usage_doubted_total{{doubt="impossible",endpoint="{ENDPOINT}"}}' in found
+    assert f'weighbridge_usage_doubted_total{{doubt="{doubt}",endpoint="{ENDPOINT}"}}' in found
 
 
 @pytest.mark.parametrize("lines", ["crlf", "cr", "mixed"])
