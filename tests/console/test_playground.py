@@ -47,7 +47,7 @@ async def test_an_answer_streams_in_with_its_tokens_its_pace_and_its_request_id(
     from playwright.async_api import expect
 
     held = asyncio.Event()
-    reply = answer("A mixture ", "of experts.")
+    reply = answer(" A mixture ", "of experts.")
     reply.frames.insert(2, held)
     gateway.replies.append(reply)
     await ready(page)

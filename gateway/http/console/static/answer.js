@@ -89,16 +89,21 @@ export class Answer {
     this.drawing = true;
     requestAnimationFrame(() => {
       this.drawing = false;
-      show(this.body, this.text);
+      this.#drawBody();
       this.onDraw?.();
     });
+  }
+
+  #drawBody() {
+    // Many tokenizers begin an answer with a space.
+    show(this.body, this.text.trimStart());
   }
 
   // `ending` is "complete", "stopped" (by the reader) or "failed".
   end(ending) {
     this.root.classList.remove("waiting");
     this.root.setAttribute("aria-busy", "false");
-    show(this.body, this.text);
+    this.#drawBody();
     this.#drawNote(ending);
     this.#drawWeight();
     this.#drawFacts(ending);
