@@ -23,6 +23,7 @@ from bench.cells import CELLS, Cell
 from bench.deployment import Deployment
 from bench.loader import Loader
 from bench.nginx import Nginx, program
+from bench.peers import NAMES, Peer, found_litellm, found_portkey, start_litellm, start_portkey
 from bench.picture import draw
 from bench.ports import NotUp
 from bench.processors import go_first, hurry, own_mb, pinned, rss_mb, two_cores
@@ -51,6 +52,11 @@ def _options() -> argparse.Namespace:
         "--quick", action="store_true", help="one round of one second, 500 keys: does it work?"
     )
     parser.add_argument("--without-nginx", action="store_true", help="absolute figures only")
+    parser.add_argument(
+        "--peers", default="", help=f"other gateways to measure beside, with commas: {', '.join(NAMES)}"
+    )
+    parser.add_argument("--litellm", type=Path, help="LiteLLM's command, if it is not on the path")
+    parser.add_argument("--portkey", type=Path, help="folder in which npm installed @portkey-ai/gateway")
     parser.add_argument(
         "--profile", action="store_true", help="sample the worker with py-spy instead of measuring"
     )
@@ -85,14 +91,16 @@ async def bench(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         say("nginx is not here: absolute figures only.")
     say(f"Starting stores, upstream, worker and drainer; {options.keys:,} keys ...")
     nginx = None
+    peers: list[Peer] = []
     async with Deployment(home, keys=options.keys, cores=cores, environment={}) as deployment:
         loader = await Loader.start(deployment.keys_file, cores[0])
         books = await Books.open(deployment.database_url, deployment.redis_url)
         try:
             if found is not None:
                 nginx = await _nginx(home, found, deployment, cores[1])
+            peers = await _peers(options, home, deployment, cores[1])
             rest, rest_own = rss_mb(deployment.worker.pid), own_mb(deployment.worker.pid)
-            rounds = Rounds(deployment, loader, books, nginx, seconds=options.seconds, say=say)
+            rounds = Rounds(deployment, loader, books, nginx, peers=peers, seconds=options.seconds, say=say)
             say("Warming up: every key once ...")
             await rounds.warm_up(cells)
             if options.profile:
@@ -107,16 +115,20 @@ async def bench(options: argparse.Namespace, home: Path) -> dict[str, Any]:
                 "worker_own_mb": own_mb(deployment.worker.pid),
                 "drainer_mb": rss_mb(deployment.drainer.pid),
             }
+            beside = {peer.name: {"version": peer.version, "mb": peer.memory_mb()} for peer in peers}
             checked = await books.check()
         finally:
             await books.close()
             await loader.stop()
+            for peer in peers:
+                await peer.stop()
             if nginx is not None:
                 await nginx.stop()
     return {
         "machine": machine(),
         "options": _plain(options),
         "memory": memory,
+        "peers": beside,
         "books": checked,
         "samples": rounds.samples,
     }
@@ -128,6 +140,24 @@ async def _nginx(home: Path, found: str, deployment: Deployment, core: int) -> N
         await nginx.start(found, as_root=os.geteuid() == 0)
     hurry(nginx.pid)
     return nginx
+
+
+async def _peers(options: argparse.Namespace, home: Path, deployment: Deployment, core: int) -> list[Peer]:
+    """Those that are asked for and installed, on the worker's core."""
+    wanted = [each for each in options.peers.split(",") if each]
+    if unknown := [each for each in wanted if each not in NAMES]:
+        raise SystemExit(f"There is no peer {unknown[0]!r}; there are {', '.join(NAMES)}.")
+    started: list[Peer] = []
+    for name in wanted:
+        where = found_litellm(options.litellm) if name == "litellm" else found_portkey(options.portkey)
+        if where is None:
+            say(f"{name} is not here (see --{name}): it is left out.")
+            continue
+        start = start_litellm if name == "litellm" else start_portkey
+        with pinned(core):
+            started.append(await start(where, home / name, deployment.upstream_port))
+        hurry(started[-1].pid)
+    return started
 
 
 async def _profile(
@@ -220,6 +250,8 @@ def main() -> int:
         told = result["machine"]
         print(f"{told['at']}  {told['version']}  {told['processor']}  Python {told['python']}\n")
         print(tables(result["samples"], result["memory"], result["books"]))
+        for name, each in result["peers"].items():
+            print(f"{name} {each['version']}: {each['mb']:.0f} MB after.")
         say("\nThe steps of the line and the floor below them, alone in this process ...")
         print(f"\n{stages()}")
         say(f"\nWritten: {stem}.json, {stem}.svg")

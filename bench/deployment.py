@@ -13,8 +13,9 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bench.population import populate
+from bench.population import ORDINARY, Size, populate
 from bench.ports import NotUp, end_of, free_port, until_open
 from bench.processors import hurry, pinned
 from gateway.embedded.postgres import EmbeddedPostgres
@@ -30,18 +31,34 @@ ROOT = Path(__file__).parents[1]
 class Deployment:
     """Everything that runs beside the load generator; `async with` starts and stops it."""
 
-    def __init__(self, home: Path, *, keys: int, cores: tuple[int, int], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        keys: int,
+        cores: tuple[int, int],
+        environment: dict[str, str],
+        workers: int = 1,
+        roam: bool = False,
+        size: Size = ORDINARY,
+        **settings: Any,
+    ) -> None:
+        """Where processes `roam`, each may run on either core; `settings` are fields of the gateway's own."""
         self.home = home
+        self._workers = workers
+        self._size = size
+        self._settings = settings
         self.keys_file = home / "keys"
         self.upstream_port = 0
         self.port = 0
         self._keys = keys
-        self._other_core, self._core = cores
+        self._other_cores, self._cores = (set(cores), set(cores)) if roam else ({cores[0]}, {cores[1]})
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         self._postgres = EmbeddedPostgres(home)
         self._redis = EmbeddedRedis(home)
         self._sockets: list[WorkerSockets] = []
         self._children: list[Child] = []
+        self.workers: list[Child] = []
         self.worker: Child
         self.drainer: Child
 
@@ -58,7 +75,7 @@ class Deployment:
     def groups(self) -> dict[str, tuple[int, ...]]:
         """Whose processor time is counted, by name."""
         return {
-            "worker": (self.worker.pid,),
+            "worker": tuple(each.pid for each in self.workers),
             "drainer": (self.drainer.pid,),
             "redis": (self._redis.child.pid,),
             "postgresql": (self._postgres.child.pid,),
@@ -77,7 +94,7 @@ class Deployment:
         await self.stop()
 
     async def _start(self) -> None:
-        with pinned(self._other_core):
+        with pinned(*self._other_cores):
             await asyncio.gather(self._postgres.start(), self._redis.start())
             await upgrade(self._postgres.url("weighbridge_owner"))
             self.upstream_port = free_port()
@@ -92,20 +109,24 @@ class Deployment:
                 }
             ),
             port=self.port,
-            workers=1,
+            workers=self._workers,
             engine="none",
             engine_url=f"http://127.0.0.1:{self.upstream_port}",
+            **self._settings,
         )
-        await populate(settings, self.database_url, self._keys, self.keys_file)
+        await populate(settings, self.database_url, self._keys, self.keys_file, self._size)
         settings = replace(settings, database_url=self.database_url, redis_url=self.redis_url)
         await until_open(self.upstream_port, "upstream", self._log("upstream"))
         self._sockets = reserve(settings)
         for each in self._sockets:
             each.listen()
-        fd = self._sockets[0].main.fileno()
-        with pinned(self._core):
-            arguments = ["gateway", "worker", "--index", "0", "--fd", str(fd)]
-            self.worker = self._spawn("worker", arguments, settings.to_env(), (fd,))
+        with pinned(*self._cores):
+            for index, each in enumerate(self._sockets):
+                fd = each.main.fileno()
+                arguments = ["gateway", "worker", "--index", str(index), "--fd", str(fd)]
+                name = "worker" if self._workers == 1 else f"worker-{index}"
+                self.workers.append(self._spawn(name, arguments, settings.to_env(), (fd,)))
+            self.worker = self.workers[0]
             self.drainer = self._spawn("drainer", ["gateway", "drain"], settings.to_env())
         for pids in self.groups().values():
             for pid in pids:
@@ -143,7 +164,7 @@ class Deployment:
 
     async def _until_ready(self, seconds: float = 30.0) -> None:
         for _ in range(int(seconds / 0.1)):
-            for child in (self.worker, self.drainer):
+            for child in (*self.workers, self.drainer):
                 if not child.running:
                     raise NotUp(
                         f"the {child.name} ended with {child.returncode}\n{end_of(self._log(child.name))}"

@@ -18,6 +18,8 @@ from typing import Any, cast
 import httptools
 import uvloop
 
+from bench.open_loop import at, offer_calls
+
 GRACE_SECONDS = 15.0
 _ENDS = (b"data: [DONE]\n\n", b'data: {"type":"message_stop"}\n\n')
 
@@ -47,7 +49,7 @@ class Run:
             return None
         number = self.sent
         self.sent += 1
-        head, tail = self.payloads[number & 1]
+        head, tail = self.payloads[number % len(self.payloads)]
         key = random.choice(self.keys) if self.order is None else self.keys[self.order[number]]
         return head + key + tail
 
@@ -121,12 +123,17 @@ class Connection(asyncio.Protocol):
 async def carry_out(order: dict[str, Any], keys: list[bytes]) -> dict[str, Any]:
     """Carry out one order and tell what came of it."""
     port = order["port"]
+    if "key" in order:
+        keys = [order["key"].encode()]
+    more = "".join(f"{name}: {value}\r\n" for name, value in order.get("headers", {}).items())
     payloads: list[tuple[bytes, bytes]] = []
     for body in order["bodies"]:
         data = body.encode()
-        head = f"POST {order['path']} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer "
+        head = f"POST {order['path']} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}Authorization: Bearer "
         tail = f"\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         payloads.append((head.encode(), tail.encode() + data))
+    if "phases" in order:
+        return await offer_calls(payloads, keys, port, order["phases"])
     each_once = bool(order.get("each_key_once"))
     began = time.perf_counter()
     run = Run(
@@ -139,7 +146,9 @@ async def carry_out(order: dict[str, Any], keys: list[bytes]) -> dict[str, Any]:
     )
     loop = asyncio.get_running_loop()
     waiting: list[asyncio.Future[None]] = []
-    for _ in range(order["concurrency"]):
+    for number in range(order["concurrency"]):
+        if number and order.get("ramp"):
+            await asyncio.sleep(order["ramp"] / order["concurrency"])
         done: asyncio.Future[None] = loop.create_future()
         waiting.append(done)
         await loop.create_connection(lambda done=done: Connection(run, done), "127.0.0.1", port)
@@ -150,15 +159,11 @@ async def carry_out(order: dict[str, Any], keys: list[bytes]) -> dict[str, Any]:
         "failed": run.failed + len(late),
         "quotes": run.quotes,
         "seconds": max(run.last_end - began, 1e-9),
-        "p50_ms": _at(total, 0.50),
-        "p99_ms": _at(total, 0.99),
-        "first_p50_ms": _at(first, 0.50),
-        "first_p99_ms": _at(first, 0.99),
+        "p50_ms": at(total, 0.50),
+        "p99_ms": at(total, 0.99),
+        "first_p50_ms": at(first, 0.50),
+        "first_p99_ms": at(first, 0.99),
     }
-
-
-def _at(values: list[float], share: float) -> float:
-    return values[min(len(values) - 1, int(len(values) * share))] * 1000 if values else 0.0
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ class Loader:
         self._process = process
 
     @classmethod
-    async def start(cls, keys: Path, core: int) -> Loader:
-        """Start it on this core."""
-        with pinned(core):
+    async def start(cls, keys: Path, *cores: int) -> Loader:
+        """Start it on these cores."""
+        with pinned(*cores):
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "bench.load", str(keys),
                 cwd=ROOT,
@@ -45,13 +45,20 @@ class Loader:
             self._process.stdin.close()
         await self._process.wait()
 
-    async def run(self, cell: Cell, port: int, *, seconds: float, most: int) -> dict[str, Any]:
-        """Load `port` with the cell's calls for so long, or for so many calls."""
-        return await self._order(cell, port, {"seconds": seconds, "most": most})
+    async def run(self, cell: Cell, port: int, *, seconds: float, most: int, **more: Any) -> dict[str, Any]:
+        """Load `port` with the cell's calls for so long, or for so many calls.
 
-    async def touch_every_key(self, cell: Cell, port: int) -> dict[str, Any]:
+        `more`: `headers` and `key` that another server takes, other `bodies`, `ramp` seconds to open connections in.
+        """
+        return await self._order(cell, port, {"seconds": seconds, "most": most, **more})
+
+    async def offer(self, cell: Cell, port: int, phases: list[tuple[float, float]]) -> dict[str, Any]:
+        """Offer (calls a second, seconds), phase after phase, whether they are answered or not."""
+        return await self._order(cell, port, {"phases": phases})
+
+    async def touch_every_key(self, cell: Cell, port: int, **more: Any) -> dict[str, Any]:
         """Call once with each key, as a gateway that has been up for a while has seen them all."""
-        return await self._order(cell, port, {"seconds": 300, "each_key_once": True})
+        return await self._order(cell, port, {"seconds": 300, "each_key_once": True, **more})
 
     async def _order(self, cell: Cell, port: int, more: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

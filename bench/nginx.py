@@ -25,6 +25,7 @@ http {{
   scgi_temp_path {home}/scgi;
   keepalive_requests 100000000;
   tcp_nodelay on;
+  client_max_body_size 8m;
   upstream engine {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 100000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=2048;

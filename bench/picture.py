@@ -15,7 +15,12 @@ _COLOURS = {"gateway": "#2563eb", "nginx": "#94a3b8"}
 def draw(found: dict[str, Any], caption: str) -> str:
     """The SVG's text."""
     cells = [each for each in CELLS if each.name in found]
-    values = [found[cell.name][target]["cpu_ms"]["median"] for cell in cells for target in found[cell.name]]
+    values = [
+        found[cell.name][target]["cpu_ms"]["median"]
+        for cell in cells
+        for target in ("gateway", "nginx")
+        if target in found[cell.name]
+    ]
     low = 10 ** math.floor(math.log10(min(values)))
     high = 10 ** math.ceil(math.log10(max(values)))
     scale = (_WIDTH - _LEFT - _RIGHT) / (math.log10(high) - math.log10(low))

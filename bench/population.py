@@ -5,9 +5,10 @@ Rows go straight into the store's own tables in one numbered change; all amounts
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from gateway.security.keys import Peppers, mint
 from gateway.security.secrets import Purpose, load_master_key
@@ -15,18 +16,38 @@ from gateway.seed import ENDPOINT, seed
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.changes import Actor, Change, Configuration
-from gateway.store.endpoints import endpoint_named, grant
+from gateway.store.endpoints import EntitySpec, add_price, create_endpoint, endpoint_named, grant
 from gateway.store.principals import create_group
 from gateway.store.rules import create_limit
+from gateway.store.tables.catalog import served_entities
 from gateway.store.tables.identity import api_keys, memberships, principals
 from gateway.store.tables.rules import budgets
 
 KEYS_A_USER = 4
 _PLENTY = 10**12
+_PRICE_NANO_USD = 500_000_000
 _MINUTE = {"window_kind": "rolling", "window_ms": 60_000}
 
 
-async def populate(settings: Settings, database_url: str, count: int, into: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is beside the keys."""
+
+    users: int | None = None
+    """None: one for every four keys."""
+    endpoints: int = 1
+
+    def names(self) -> list[str]:
+        """The endpoints that can be called."""
+        return [ENDPOINT, *(f"bench-{number}" for number in range(1, self.endpoints))]
+
+
+ORDINARY = Size()
+
+
+async def populate(
+    settings: Settings, database_url: str, count: int, into: Path, size: Size = ORDINARY
+) -> None:
     """Seed the first objects, then `count` keys, whose texts go into a file, one a line."""
     await seed(settings, database_url)
     master = load_master_key(settings.secret_file)
@@ -36,7 +57,7 @@ async def populate(settings: Settings, database_url: str, count: int, into: Path
         configuration = Configuration(engine, master.derive(Purpose.AUDIT_CHAIN))
         async with configuration.change(Actor(None, "bench"), "callers of the benchmark") as change:
             await _rules(change)
-            texts = await _people(change, peppers, count)
+            texts = await _people(change, peppers, count, size)
     finally:
         await engine.dispose()
     into.touch(mode=0o600)
@@ -59,15 +80,40 @@ async def _rules(change: Change) -> None:
     )
 
 
-async def _people(change: Change, peppers: Peppers, count: int) -> list[str]:
+async def _more_endpoints(change: Change, names: list[str], group_id: str) -> None:
+    """Each with an entity, a price, a grant and a limit, as the first one has."""
+    price = dict.fromkeys(("input", "cache_read", "cache_write", "output", "reasoning"), _PRICE_NANO_USD)
+    for name in names:
+        made = await create_endpoint(
+            change,
+            {"name": name, "task": "llm/v1/chat", "description": ""},
+            [EntitySpec(name=name, kind="local", provider="vllm", model="mixtral-demo")],
+        )
+        found = select(served_entities.c.id).where(served_entities.c.endpoint_id == made["id"])
+        await add_price(change, str(await change.connection.scalar(found)), {**price, "note": ""})
+        await grant(change, made, "group", group_id, "CAN_QUERY")
+        await create_limit(
+            change,
+            {
+                "scope": "endpoint",
+                "subject_id": made["id"],
+                "metric": "total_tokens",
+                "amount": _PLENTY,
+                **_MINUTE,
+            },
+        )
+
+
+async def _people(change: Change, peppers: Peppers, count: int, size: Size) -> list[str]:
     """Users, their membership and their keys; the keys' texts."""
     endpoint = await endpoint_named(change, ENDPOINT)
     group = await create_group(change, "bench", "Callers of the benchmark.")
     await grant(change, endpoint, "group", group["id"], "CAN_QUERY")
+    await _more_endpoints(change, size.names()[1:], group["id"])
     version = {"from_change": change.number, "valid_from": change.at}
     users = [
         {"id": change.new_id(), "kind": "user", "name": f"bench-{number}", **version}
-        for number in range(-(-count // KEYS_A_USER))
+        for number in range(size.users or -(-count // KEYS_A_USER))
     ]
     within = [
         {

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Whatever is started inside runs on this core alone."""
+def pinned(*cores: int) -> Generator[None]:
+    """Whatever is started inside runs on these cores alone."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -92,7 +92,7 @@ def own_mb(pid: int) -> float:
 class Meter:
     """Processor time of named groups of processes between `start` and `stop`."""
 
-    def __init__(self, groups: dict[str, Iterable[int]]) -> None:
+    def __init__(self, groups: Mapping[str, Iterable[int]]) -> None:
         self._groups = {name: tuple(pids) for name, pids in groups.items()}
         self._before: dict[str, dict[int, int]] = {}
 

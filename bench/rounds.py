@@ -5,7 +5,7 @@ A measurement of the gateway ends when the ledger has its calls: the drain is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.books import Books, Oracle, Unbalanced
@@ -13,6 +13,8 @@ from bench.cells import Cell
 from bench.deployment import Deployment
 from bench.loader import Loader
 from bench.nginx import Nginx
+from bench.peers import Peer
+from bench.ports import NotUp
 from bench.processors import Meter
 
 Sample = dict[str, float]
@@ -30,6 +32,7 @@ class Rounds:
         books: Books,
         nginx: Nginx | None,
         *,
+        peers: Sequence[Peer] = (),
         seconds: float,
         say: Callable[[str], None],
     ) -> None:
@@ -38,6 +41,7 @@ class Rounds:
         self._loader = loader
         self._books = books
         self._nginx = nginx
+        self._peers = peers
         self._seconds = seconds
         self._say = say
         self._oracle = Oracle(deployment.upstream_port)
@@ -55,22 +59,31 @@ class Rounds:
         if self._nginx is not None:
             for cell in cells:
                 await self._loader.run(cell, self._nginx.port, seconds=0.2, most=2000)
+        for peer in self._peers:
+            for cell in cells:
+                await self._loader.run(cell, peer.port, seconds=1.0, most=2000, **peer.more)
 
     async def round(self, cells: list[Cell]) -> None:
         """One round."""
         for cell in cells:
             if self._nginx is not None:
-                self._keep(cell, "nginx", await self._of_nginx(cell, self._nginx))
+                self._keep(
+                    cell, "nginx", await self._of_other(cell, "nginx", self._nginx.pid, self._nginx.port)
+                )
+            for peer in self._peers:
+                self._keep(
+                    cell, peer.name, await self._of_other(cell, peer.name, peer.pid, peer.port, **peer.more)
+                )
             self._keep(cell, "gateway", await self._of_gateway(cell))
 
-    async def _of_nginx(self, cell: Cell, nginx: Nginx) -> Sample:
-        meter = Meter({"nginx": (nginx.pid,), "load": (self._loader.pid,)})
+    async def _of_other(self, cell: Cell, name: str, pid: int, port: int, **more: Any) -> Sample:
+        meter = Meter({name: (pid,), "load": (self._loader.pid,)})
         meter.start()
-        done = await self._loader.run(cell, nginx.port, seconds=self._seconds, most=MOST_CALLS)
+        done = await self._loader.run(cell, port, seconds=self._seconds, most=MOST_CALLS, **more)
         used = meter.stop()
         if not done["calls"]:
-            raise RuntimeError(f"nginx answered nothing: {done['quotes']}")
-        return _sample(done, {"cpu": used["nginx"], "load": used["load"]})
+            raise NotUp(f"{name} answered nothing: {done['quotes']}")
+        return _sample(done, {"cpu": used[name], "load": used["load"]})
 
     async def _of_gateway(self, cell: Cell) -> Sample:
         self._oracle.forget()

@@ -159,14 +159,14 @@ def cycle_of(scope: Scope) -> RequestResponseCycle | None:
     return cycle if cycle is not None and cycle.scope is scope else None  # type: ignore[comparison-overlap]
 
 
-def answer_whole(scope: Scope, headers: Headers, body: bytes) -> bool:
-    """Write a whole 200 in one piece; False where ASGI must do it: another server, or a client that reads slowly."""
+def answer_whole(scope: Scope, headers: Headers, body: bytes, status: bytes = b"200 OK") -> bool:
+    """Write a whole answer in one piece; False where ASGI must do it: another server, or a client that reads slowly."""
     cycle = cycle_of(scope)
     if cycle is None or cycle.response_started or cycle.flow.write_paused:
         return False
     if cycle.disconnected:
         return True
-    head = _head(cycle, headers)
+    head = _head(cycle, headers, status)
     cycle.response_started = cycle.response_complete = True
     cycle.transport.write(b"%b\r\n%b" % (head, body))
     cycle.message_event.set()
@@ -183,14 +183,14 @@ def begin_chunked(cycle: RequestResponseCycle, headers: Headers, first: bytes) -
     cycle.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(first), first))
 
 
-def _head(cycle: RequestResponseCycle, headers: Headers) -> bytes:
+def _head(cycle: RequestResponseCycle, headers: Headers, status: bytes = b"200 OK") -> bytes:
     if not cycle.keep_alive:
         headers = [*headers, (b"connection", b"close")]
     head = b"".join([b"%b: %b\r\n" % header for header in headers])
     if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers) or b"\0" in head:
         raise ValueError("a header field takes one line")
     cycle.waiting_for_100_continue = False
-    return b"HTTP/1.1 200 OK\r\n" + head
+    return b"HTTP/1.1 %b\r\n%b" % (status, head)
 
 
 async def sweep(connections: Callable[[], Any]) -> None:

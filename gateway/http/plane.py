@@ -28,6 +28,7 @@ from gateway.http.connection import CONNECTION, Connection, answer_whole
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.gate import Gate, Overloaded
+from gateway.http.large import LARGE, LargeBodies
 from gateway.http.origin import Origins
 from gateway.http.outlet import outlet
 from gateway.http.strict_json import decode_object
@@ -77,6 +78,7 @@ class DataPlane:
     def __init__(self, line: Line, origins: Origins | None = None, gate: Gate | None = None) -> None:
         self.line = line
         self._gate = gate
+        self._large = LargeBodies()
         self.origins = origins or Origins()
         self.closing = False
         self.running: set[asyncio.Task[Any]] = set()
@@ -139,10 +141,12 @@ class DataPlane:
                 await _rest(receive)
                 raise
             exchange.received = body
-            told = decode_object(body)
+            large = len(body) > LARGE
+            told = await self._large.read(decode_object, body) if large else decode_object(body)
             if api.before is not None:
                 told = await api.before(self.line, exchange, told)
-            exchange.request = request = api.read(told, endpoint)
+            request = await self._large.read(api.read, told, endpoint) if large else api.read(told, endpoint)
+            exchange.request = request
             if head.anthropic and api.dialect is Dialect.ANTHROPIC:
                 request.shared_headers = head.anthropic
             exchange.group = head.group
@@ -158,7 +162,10 @@ class DataPlane:
             else:
                 await self._plain(exchange, scope, send, api)
         except Overloaded as exc:
-            await _refuse(send, exc, api.dialect, id_text)
+            # Whoever is turned away must cost little: there may be many of them.
+            _, headers, answer = rendered(exc, api.dialect, id_text)
+            if not answer_whole(scope, headers, answer, b"503 Service Unavailable"):
+                await _refuse(send, exc, api.dialect, id_text)
         except GatewayError as exc:
             audit(self.line, exchange, exc, self.origins.of(scope))
             await _refuse(send, exc, api.dialect, id_text)

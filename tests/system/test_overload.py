@@ -84,3 +84,22 @@ async def test_a_full_worker_turns_calls_away_reserves_nothing_and_answers_all_e
     assert int(again.headers["x-ratelimit-remaining-requests"]) == 1000 - (1 + CROWD + 1)
     await gateway.drained()
     assert len(await gateway.ledger_rows()) == answered + len(held) + 1
+
+
+async def test_a_large_body_is_read_beside_the_event_loop_and_answered_or_refused_as_any(
+    gateway: Deployment,
+) -> None:
+    words = "Weigh each request on its way in and once more on its way out. " * 50_000
+    answered = await ask(
+        gateway.port, "POST", CHAT, chat(f"[[tokens=4]] {words}"), key=gateway.keys["light"]
+    )
+    assert answered.status == 200
+    row = await gateway.row_of(answered.request_id)
+    assert row["prompt_tokens"] > 500_000
+    for body, code in (
+        (b'{"model": "' + b"x" * 200_000, "invalid_json"),
+        (b'{"n": 1, "n": 1, "model": "' + b"x" * 200_000 + b'"}', "duplicate_key"),
+        (b'{"model": "' + b"x" * 200_000 + b'"}', "invalid_request"),
+    ):
+        refused = await ask(gateway.port, "POST", CHAT, body, key=gateway.keys["light"])
+        assert (refused.status, refused.code) == (400, code)

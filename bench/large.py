@@ -1,0 +1,154 @@
+"""What prompts of megabytes do to everybody else: `python -m bench.large`.
+
+Small calls come at a steady rate, whether answered or not, first alone, then while large prompts pass through the same
+worker, then alone again; `/healthz` is asked fifty times a second all the while. Said is how long small calls and health took,
+and how long the same small calls took through nginx while the same prompts passed there: upstream and load read them too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.books import Books, Oracle
+from bench.cells import CELLS, Cell
+from bench.deployment import Deployment
+from bench.homes import home_of
+from bench.loader import Loader
+from bench.nginx import Nginx, program
+from bench.open_loop import at
+from bench.processors import go_first, pinned, two_cores
+from gateway.seed import ENDPOINT
+
+SMALL = next(each for each in CELLS if each.name == "plain-16")
+KINDS = {
+    "one text of 3.5 MB": (3_500_000, 1),
+    "9,600 messages, 3.5 MB": (3_500_000, 9_600),
+    "one text of 1 MiB": (1 << 20, 1),
+}
+_WORDS = "Weigh each request on its way in and once more on its way out, then settle the difference. "
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
+    parser.add_argument("--rate", type=float, default=100.0, help="small calls a second (100)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of each part (8)")
+    parser.add_argument("--at-once", type=int, default=2, help="large prompts at once (2)")
+    return parser.parse_args()
+
+
+def body(size: int, messages: int) -> str:
+    """A prompt of so many bytes in so many messages."""
+    each = size // messages
+    text = (_WORDS * (each // len(_WORDS) + 1))[: max(each - 60, 40)]
+    told = [{"role": "user", "content": text} for _ in range(messages)]
+    told[-1]["content"] = f"[[tokens=4]] {text}"
+    return json.dumps({"model": ENDPOINT, "messages": told, "max_tokens": 16})
+
+
+async def _health(port: int, took: list[float]) -> None:
+    """Ask fifty times a second, each time on a connection of its own, for ever."""
+    while True:
+        began = time.perf_counter()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await reader.read()
+        writer.close()
+        took.append(time.perf_counter() - began)
+        await asyncio.sleep(max(0.0, began + 0.02 - time.perf_counter()))
+
+
+async def _run(options: argparse.Namespace, home: Path) -> str:
+    cores = two_cores()
+    go_first()
+    lines = [
+        (
+            f"| {options.rate:g} small calls/s, while there pass | large calls/s | small p50, p99, longest ms "
+            "| health p99, longest ms | through nginx: large calls/s, small p50, p99, longest ms |"
+        ),
+        "|---|---|---|---|---|",
+    ]
+    async with Deployment(home, keys=500, cores=cores, environment={}) as deployment:
+        loaders = [await Loader.start(deployment.keys_file, cores[0]) for _ in range(2)]
+        books = await Books.open(deployment.database_url, deployment.redis_url)
+        oracle = Oracle(deployment.upstream_port)
+        nginx = None
+        if (found := program()) is not None:
+            nginx = Nginx(home / "nginx", deployment.upstream_port)
+            with pinned(cores[1]):
+                await nginx.start(found, as_root=os.geteuid() == 0)
+        calls = 0
+        try:
+            oracle.forget()
+            calls += (await loaders[0].touch_every_key(SMALL, deployment.port))["calls"]
+            books.note(calls, oracle.counted())
+            for name in ("nothing", *KINDS, "nothing, again"):
+                beside = ""
+                if nginx is not None:
+                    _, beside = await _part(loaders, nginx.port, KINDS.get(name), options)
+                took: list[float] = []
+                health = asyncio.create_task(_health(deployment.port, took))
+                oracle.forget()
+                calls, told = await _part(loaders, deployment.port, KINDS.get(name), options)
+                health.cancel()
+                large, small = told.split(": ")
+                took.sort()
+                lines.append(
+                    f"| {name} | {large} | {small} | {at(took, 0.99):.1f}, {at(took, 1.0):.1f} | {beside} |"
+                )
+                await books.drained(calls)
+                books.note(calls, oracle.counted())
+            await books.check()
+        finally:
+            await books.close()
+            for each in loaders:
+                await each.stop()
+            if nginx is not None:
+                await nginx.stop()
+    return "\n".join(lines)
+
+
+async def _part(
+    loaders: list[Loader], port: int, kind: tuple[int, int] | None, options: argparse.Namespace
+) -> tuple[int, str]:
+    """(calls answered, what is said of them)."""
+    large = asyncio.create_task(_large(loaders[1], port, kind, options))
+    small = await loaders[0].offer(SMALL, port, [(options.rate, options.seconds)] * 2)
+    done = await large
+    statuses = small["statuses"]
+    if set(statuses) != {"200"} or done["failed"] or small["lost"]:
+        raise RuntimeError(f"{statuses}, {done['quotes']}")
+    p50, p99, longest = (
+        max(each[figure] for each in small["phases"]) for figure in ("p50_ms", "p99_ms", "longest_ms")
+    )
+    return (
+        statuses["200"] + done["calls"],
+        f"{done['calls'] / done['seconds']:.1f}: {p50:.1f}, {p99:.1f}, {longest:.1f}",
+    )
+
+
+async def _large(
+    loader: Loader, port: int, kind: tuple[int, int] | None, options: argparse.Namespace
+) -> dict[str, Any]:
+    if kind is None:
+        return {"calls": 0, "failed": 0, "quotes": [], "seconds": 1.0}
+    cell = Cell("large", options.at_once, False, "", "large prompts")
+    return await loader.run(cell, port, seconds=2 * options.seconds, most=10_000, bodies=[body(*kind)])
+
+
+def main() -> int:
+    """Run and print; the exit status."""
+    options = _options()
+    with home_of() as home:
+        print(asyncio.run(_run(options, home)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
