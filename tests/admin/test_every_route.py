@@ -175,3 +175,18 @@ async def test_the_api_describes_itself_with_every_admin_route(deployment: Any) 
         assert "Idempotency-Key" in headers, path
     operations = [each for path in paths.values() for each in path.values()]
     assert all(operation.get("summary") for operation in operations)
+
+
+async def test_whatever_is_handled_without_the_framework_is_described_as_a_call_to_a_model(
+    deployment: Any,
+) -> None:
+    """tests/clients/test_admission.py sends to all that is described so, and none may get past the admission."""
+    paths = (await deployment.client.get("/openapi/openapi.json")).json()["paths"]
+    calls = {
+        path for path, item in paths.items() if "Calls to models" in item.get("post", {}).get("tags", ())
+    }
+    for path, api in CALLS.items():
+        # Another path of the same call is the same call.
+        assert path in calls or any(CALLS.get(each) is api for each in calls), f"{path} is not described"
+    for below in ("/openai/deployments/", "/serving-endpoints/"):
+        assert any(each.startswith(f"{below}{{name}}") for each in calls), f"{below} is not described"
