@@ -26,9 +26,10 @@ run: setup ## Start everything; Ctrl-C stops it
 demo: setup-dev ## Beside a running gateway: three clients and the ledger rows they made
 	@$(PY) -m scripts.demo
 
-test: setup-dev ## All tests; ARGS="tests/policies -x" for some
-	@$(if $(ARGS),,$(PY) -m tests.set_up $(BEGAN))
-	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: ## All tests; ARGS="tests/policies -x" for some
+	@$(if $(ARGS),$(PYTHON) scripts/bootstrap.py --dev,$(PYTHON) -m tests.set_up $(BEGAN))
+	@# What is imported is compiled once, not by each of the hundreds of processes that the tests start.
+	@PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup-dev ## Format, lint, types, import contracts
 	@$(PY) -m ruff format --check .

@@ -33,6 +33,7 @@ settings.register_profile(
 settings.load_profile("steady")
 
 _TEMPLATE = "migrated_template"
+_STARTS_PROCESSES = {"system", "supervise", "console", "clients"}
 _numbers = count(1)
 T = TypeVar("T")
 
@@ -41,8 +42,8 @@ T = TypeVar("T")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say in which order files are dealt out, and on which loop tests of a module's own deployment run: on its.
 
-    The engine's come first: they wait longest, for it to start. The next are the whole deployments; last are those
-    that wait until no other test runs.
+    The engine's come first: they wait longest, for it to start. The next are those that start processes and take long;
+    last are those that wait until no other test runs, so that files of seconds fill the time before them.
     """
     for item in items:
         if "shared_deployment" in getattr(item, "fixturenames", ()) and pytest_asyncio.is_async_test(item):
@@ -52,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         key=lambda item: (
             not wants_engine(item.path),
             item.path in waiting,
-            "system" not in item.path.parts,
+            _STARTS_PROCESSES.isdisjoint(item.path.parts),
         )
     )
 

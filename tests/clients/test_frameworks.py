@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients.apart import CannotBeMade, frameworks, run
+from tests.clients.apart import run
+from tests.clients.environments import CannotBeMade, frameworks
 from tests.system.deployment import ROOT, Deployment, Person, limit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

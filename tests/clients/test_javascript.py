@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients.apart import JAVASCRIPT, CannotBeMade, javascript, run
+from tests.clients.apart import run
+from tests.clients.environments import JAVASCRIPT, CannotBeMade, javascript
 from tests.system.deployment import Deployment, Person, limit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -17,7 +17,7 @@ import pytest_asyncio
 from tests.console.fake_gateway import FakeGateway
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import BrowserContext, Page
 
 _FLAGS = (
     "--no-sandbox",
@@ -27,6 +27,8 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Tabs share a process: one that starts costs more than what most tests do in it.
+    "--renderer-process-limit=1",
 )
 
 
@@ -66,7 +68,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def chromium() -> AsyncIterator[Browser]:
+async def window() -> AsyncIterator[BrowserContext]:
+    """A window of the browser. What the page keeps it keeps in its tab, so tests share it and each opens a tab."""
     # Imports where they are used: it may not be installed.
     from playwright.async_api import async_playwright, expect
 
@@ -75,7 +78,10 @@ async def chromium() -> AsyncIterator[Browser]:
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=browser_path(), args=list(_FLAGS))
-        yield browser
+        context = await browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
+        # As long as one tab is open, the process of the tabs stays.
+        await context.new_page()
+        yield context
         await browser.close()
 
 
@@ -95,10 +101,9 @@ def gateway(_listening: FakeGateway) -> FakeGateway:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def page(chromium: Browser, gateway: FakeGateway) -> AsyncIterator[Page]:
+async def page(window: BrowserContext, gateway: FakeGateway) -> AsyncIterator[Page]:
     """A fresh tab on the playground; the test fails when the page logs an error or breaks its policy."""
-    context = await chromium.new_context(viewport={"width": 1280, "height": 860})
-    tab = await context.new_page()
+    tab = await window.new_page()
     complaints: list[str] = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     # Chromium itself logs every answer of 4xx and 5xx; those are what some tests are about.
@@ -113,5 +118,5 @@ async def page(chromium: Browser, gateway: FakeGateway) -> AsyncIterator[Page]:
     tab.set_default_timeout(30_000)
     await tab.goto(gateway.url)
     yield tab
-    await context.close()
+    await tab.close()
     assert complaints == []

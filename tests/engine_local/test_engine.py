@@ -16,7 +16,7 @@ from engines.local.model.corpus import REFUSAL, load
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
-AT_ONCE = 24
+AT_ONCE = 96
 
 
 class Asker:

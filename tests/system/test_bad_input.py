@@ -22,6 +22,11 @@ CHAT = "/v1/chat/completions"
 INVOKE = f"/serving-endpoints/{ENDPOINT}/invocations"
 
 
+@pytest.fixture(scope="module")
+def workers() -> int:
+    return 2
+
+
 @dataclass(frozen=True)
 class Case:
     """A request that is refused: its body (or whole bytes), and what /v1 and the Databricks routes answer."""

@@ -21,6 +21,11 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
+def workers() -> int:
+    return 2
+
+
+@pytest.fixture(scope="module")
 def people() -> dict[str, Person]:
     one = {"metric": "concurrent_requests", "amount": 1, "window_kind": "none"}
     return {"single": Person((one,)), "slow": Person(), "tight": Person((limit("total_tokens", 700),))}
