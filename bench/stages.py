@@ -124,6 +124,8 @@ class _Engines:
     def gone_for_good(self, entity: ServedEntity) -> bool:
         return False
 
+    def unreachable(self, entity: ServedEntity, address: str) -> None: ...
+
 
 class _Keys:
     """As the real one answers for a key that it knows."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from engines.adapter import Adapter
@@ -91,6 +92,7 @@ class EngineWatch:
         self._gone = False
         self._adapters_standing = read_standings(run_dir)
         self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
         self.ready_since: float | None = None
         if engine_url is None:
             self._reason = absent
@@ -167,6 +169,19 @@ class EngineWatch:
         standing = self._adapters_standing.get(entity.model)
         return self._gone or (standing is not None and not standing.loaded and bool(standing.reason))
 
+    def unreachable(self, entity: ServedEntity, address: str) -> None:
+        """Look at once whether the replica is there: it refuses calls for seconds before the next look would be due."""
+        if entity.kind is not EntityKind.LOCAL:
+            return
+        if (other := self._beside.get(entity.model)) is not None:
+            other.unreachable(entity, address)
+            return
+        for each in self._replicas:
+            if each.address == address and each.fault is None:
+                # A connection may break while the replica is well, so it is asked; but one more failure is enough.
+                each.failures = max(each.failures, _FAILURES_BEFORE_UNFIT - 1)
+                self._hurry.set()
+
     def _adapter_reason(self, model: str) -> str | None:
         standing = self._adapters_standing.get(model)
         if standing is None or (standing.loaded and self._up_with.get(model, self._up)):
@@ -197,7 +212,10 @@ class EngineWatch:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_READY_SECONDS if self._reason is None else _UNREADY_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_READY_SECONDS if self._reason is None else _UNREADY_SECONDS):
+                    await self._hurry.wait()
+            self._hurry.clear()
             await self._probe()
 
     async def _probe(self) -> None:

@@ -51,7 +51,7 @@ from gateway.store.catalog import FollowedCatalog
 from gateway.store.keys import StoredKeys
 from gateway.store.sums import PostgresSums
 from gateway.store.turns import StoredTurns
-from gateway.telemetry import Telemetry
+from gateway.telemetry import Telemetry, metrics_folder
 from gateway.trail import RefusalTrail
 from policies.tokens import Identity, Issuer
 
@@ -88,7 +88,7 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         )
     master = load_master_key(settings.secret_file)
     peppers = Peppers(master.derive_all(Purpose.API_KEY_PEPPER))
-    telemetry = Telemetry(settings.home / "run" / "metrics")
+    telemetry = Telemetry(metrics_folder(settings.home))
     async with contextlib.AsyncExitStack() as parts:
         spool = SpoolWriter(settings.spool_dir, cap_bytes=settings.spool_max_mb << 20)
         parts.callback(spool.close)

@@ -26,6 +26,11 @@ FLUSH_SECONDS = 1.0
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
+def metrics_folder(home: Path) -> Path:
+    """Where processes leave what `/metrics` adds up."""
+    return home / "run" / "metrics"
+
+
 class Telemetry:
     """One worker's metrics; the line's Observer."""
 
@@ -257,6 +262,12 @@ class Telemetry:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self._folder))
         return generate_latest(registry)
+
+
+def forget_present(folder: Path, pid: int | None = None) -> None:
+    """Take back what a process that is gone said of the present, or what all of them did; what they counted stays."""
+    for left in folder.glob(f"gauge_live*_{pid or '*'}.db"):
+        left.unlink(missing_ok=True)
 
 
 def _observe(histogram: Histogram, times_ns: list[int]) -> None:

@@ -36,6 +36,10 @@ class Engines(Protocol):
         """Whether waiting for an unfit entity is pointless."""
         ...
 
+    def unreachable(self, entity: ServedEntity, address: str) -> None:
+        """A call did not get through to there: what is known of it may be out of date."""
+        ...
+
 
 class Trail(Protocol):
     """Keeps how refused requests ended; bounded, never fails."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from engines.adapter import Adapter
-from engines.errors import EngineError, Refused, TimedOut, Unsupported
+from engines.errors import ConnectFailed, EngineError, Refused, TimedOut, Unsupported
 from gateway.errors import OutOfService, Unavailable
 from gateway.pipeline.attempts import attempt_record, begin_attempt, passed_over
 from gateway.pipeline.exchange import Exchange
@@ -45,6 +45,7 @@ class Tries:
     """The tries of one request."""
 
     __slots__ = (
+        "_address",
         "_at",
         "_exchange",
         "_full",
@@ -64,6 +65,8 @@ class Tries:
         self._line = line
         self._exchange = exchange
         self._route = route
+        self._address = ""
+        """What was called last."""
         self._at = 0
         self._left = exchange.endpoint.rules.retries
         self._pause = 0
@@ -117,6 +120,7 @@ class Tries:
                 address = exchange.lease.target.address
             if line.traffic.budgets and (budget := line.traffic.budgets.get(entity.id)) is not None:
                 budget.called()
+            self._address = address
             self._tried.setdefault(entity.id, set()).add(address)
             begin_attempt(line, exchange, entity)
             try:
@@ -176,6 +180,8 @@ class Tries:
         exchange.attempts.append(record)
         line.spool.append(record)
         self.failure = exc
+        if isinstance(exc, ConnectFailed):
+            line.engines.unreachable(entity, self._address)
         if not exc.retryable:
             self._over = True
             return

@@ -31,6 +31,7 @@ from gateway.supervise.nursery import Nursery
 from gateway.supervise.preflight import CannotRun, check_engine
 from gateway.supervise.probe import answer_of
 from gateway.supervise.screen import Screen, address, last_line, welcome
+from gateway.telemetry import forget_present, metrics_folder
 
 DRAIN_SECONDS = 30.0
 SQL_CALLS = "sql-calls"
@@ -72,6 +73,8 @@ class Tree:
     async def start(self) -> None:
         """Bring everything up in order and print the closing screen."""
         self.sockets = reserve(self.settings)
+        # Of processes that an earlier supervisor left behind, as no other instance runs from here.
+        forget_present(metrics_folder(self.settings.home))
         # What children need is imported while the stores start.
         if self.program is None:
             self.nursery.start()
@@ -272,6 +275,9 @@ class Tree:
         return start
 
     def _child_changed(self, keeper: Keeper) -> None:
+        before = self.state.children.get(keeper.name)
+        if before is not None and (keeper.child is None or keeper.child.pid != before.pid):
+            forget_present(metrics_folder(self.settings.home), before.pid)
         if keeper.child is None:
             self.state.children.pop(keeper.name, None)
         else:

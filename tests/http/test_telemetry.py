@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import Histogram
 
-from gateway.telemetry import _BUCKETS, _observe
+from gateway.telemetry import _BUCKETS, _observe, forget_present
 
 
 @given(st.lists(st.one_of(st.integers(0, 10**12), st.sampled_from([int(each * 1e9) for each in _BUCKETS]))))
@@ -25,3 +30,38 @@ def _samples(histogram: Histogram) -> dict[tuple[str, str], float]:
     return {
         (each.name, str(each.labels)): each.value for each in metric.samples if "_created" not in each.name
     }
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gateway.telemetry import Telemetry
+told = Telemetry(Path(sys.argv[1]))
+told.running = 3
+told.refused("x")
+told.flush()
+print(os.getpid(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+_ASKED = """
+import sys
+from pathlib import Path
+from gateway.telemetry import Telemetry
+print(Telemetry(Path(sys.argv[1])).page().decode())
+"""
+
+
+def test_of_a_process_that_was_killed_its_counts_stay_and_its_gauges_go(tmp_path: Path) -> None:
+    def run(program: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            (sys.executable, "-c", program, str(tmp_path)), capture_output=True, text=True, check=False
+        )
+
+    killed = run(_KILLED)
+    assert killed.returncode == -signal.SIGKILL
+    before = run(_ASKED).stdout.splitlines()
+    assert "weighbridge_requests_running 3.0" in before
+    forget_present(tmp_path, int(killed.stdout))
+    after = run(_ASKED).stdout.splitlines()
+    assert "weighbridge_requests_running 0.0" in after
+    assert 'weighbridge_refused_total{code="x"} 1.0' in after

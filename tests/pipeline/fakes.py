@@ -233,6 +233,8 @@ class Engines:
         self.called: list[str] = []
         self.reasons: dict[str, str] = {}
         self.gone = False
+        self.doubted: list[str] = []
+        """Addresses to which a call did not get through."""
 
     def addresses(self, entity: ServedEntity) -> tuple[str, ...]:
         return tuple(self.replicas.get(entity.id, ())) or (entity.base_url or "",)
@@ -247,6 +249,9 @@ class Engines:
 
     def gone_for_good(self, entity: ServedEntity) -> bool:
         return self.gone
+
+    def unreachable(self, entity: ServedEntity, address: str) -> None:
+        self.doubted.append(address)
 
 
 class Outlet:

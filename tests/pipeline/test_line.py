@@ -258,6 +258,7 @@ async def test_a_failure_before_the_first_byte_falls_back_and_both_attempts_are_
         "error",
         "upstream_unreachable",
     )
+    assert world.engines.doubted == ["one"]
     end = settlement(world)
     assert end.last is not None
     assert (end.status, end.last.attempt, end.last.entity_id) == ("ok", 2, "e2")

@@ -109,6 +109,28 @@ async def test_workers_call_what_answers_is_not_leaving_and_has_the_adapter(
             await watch.stop()
 
 
+async def test_a_call_that_does_not_get_through_makes_a_worker_look_at_once_and_not_believe_it_blindly(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.engine_watch._READY_SECONDS", 3_600.0)
+    async with Upstream() as one, Upstream() as two:
+        watch = EngineWatch(f"{one.url},{two.url}", home)
+        await watch.start()
+        try:
+            await two.refuse()
+            watch.unreachable(entity("base"), one.url)
+            watch.unreachable(entity("base"), two.url)
+            await reached(watch, "base", one.url)
+            assert watch.unfit(entity("base")) is None
+            await one.refuse()
+            watch.unreachable(entity("base"), one.url)
+            await reached(watch, "base")
+            assert watch.unfit(entity("base")) == "the local engine is away: it does not answer"
+            assert not watch.gone_for_good(entity("base"))
+        finally:
+            await watch.stop()
+
+
 async def test_status_has_a_line_for_each_replica_whoever_runs_it(home: Path) -> None:
     async with Upstream() as ours, Upstream() as theirs:
         note = EngineNote.of(

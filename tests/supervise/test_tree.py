@@ -90,6 +90,27 @@ def test_a_second_instance_on_the_same_home_is_refused_in_one_sentence(light: In
     assert f"already runs from {light.home} (process {process.pid}" in refused.stderr
 
 
+def test_what_a_killed_worker_said_of_the_present_is_taken_back_and_what_it_counted_stays(
+    light: Instance,
+) -> None:
+    folder = light.home / "run" / "metrics"
+    folder.mkdir(parents=True)
+    earlier = folder / "gauge_livesum_1.db"
+    earlier.touch()
+    light.launch()
+    light.until_up()
+    assert not earlier.exists()
+    victim, other = (light.children[name]["pid"] for name in ("worker-0", "worker-1"))
+    left = {each: folder / f"gauge_livesum_{each}.db" for each in (victim, other)}
+    counted = folder / f"counter_{victim}.db"
+    for each in (*left.values(), counted):
+        each.touch()
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: not left[victim].exists())
+    assert left[other].exists()
+    assert counted.exists()
+
+
 def test_a_port_in_use_is_refused_with_the_process_that_holds_it(instance: Instance) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", instance.port))
