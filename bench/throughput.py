@@ -2,10 +2,11 @@
 
 Three things are told, each beside what was asked: what the engine can do and at how many calls at once; the first
 tokens of a group with a provision while another floods, against those of an idle engine; and how much of the engine
-the others get while that group is idle. Every phase is repeated in turn, so that a busy machine spoils all alike.
+the others get while that group is idle, by the engine's own count of tokens. A machine is now faster, now slower: so
+what is compared is measured in turn, in short pieces, and what is lent right before and right after what it is compared to.
 
-A call that comes waits for the step under way, and its prompt is read beside what runs: so the engine is given few seats, for which a
-step is short, and the flood waits in the gateway. Seats beyond what the engine gains from only lengthen its steps.
+The engine is given few seats, for which a step is short, and the flood waits in the gateway. Seats beyond what the engine
+gains from only lengthen its steps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import itertools
 import json
 import multiprocessing
 import random
+import re
 import shutil
 import statistics
 import sys
@@ -26,8 +28,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from engines.http1.transport import Http1Transport
 from engines.local.environment import install
 from engines.local.launch import EngineSpec
 from engines.local.process import EngineProcess
@@ -35,6 +37,7 @@ from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.embedded.redis import EmbeddedRedis
 from gateway.seed import ENDPOINT
 from gateway.store.migrate import upgrade
+from policies.throughput import LONGEST_WINDOW_MS
 from tests.faults.transcript import Transcript
 from tests.faults.wire import Client, Spec, Target
 from tests.system.deployment import Deployment, Person
@@ -61,6 +64,13 @@ WORDS = [
     "ledger",
     "limit",
 ]
+SETTLED = 2.0
+"""Seconds until workers and the engine go by a provision that came or went."""
+DRAINED = 4.0
+"""Seconds until calls that came while nothing was provisioned have left the engine: they go before lent ones there."""
+PAIRS = 3
+"""How often in a round what is lent is compared to what others get unprovisioned."""
+_COUNTED = re.compile(r"^vllm:(?:prompt|generation)_tokens_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)
 _serial = itertools.count(1)
 Flooding = Callable[[float, int], Awaitable["Phase"]]
 
@@ -177,8 +187,8 @@ async def engine(home: Path, venv: Path, seats: int) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def deployed(home: Path, venv: Path, seats: int) -> AsyncGenerator[Deployment]:
-    """A whole gateway of one worker before the engine, with the users `reserved` and `flood`."""
+async def deployed(home: Path, venv: Path, seats: int) -> AsyncGenerator[tuple[Deployment, str]]:
+    """A whole gateway of one worker before the engine, with the users `reserved` and `flood`; and the engine's address."""
     postgres, redis = EmbeddedPostgres(home), EmbeddedRedis(home)
     async with engine(home, venv, seats) as url:
         try:
@@ -194,7 +204,7 @@ async def deployed(home: Path, venv: Path, seats: int) -> AsyncGenerator[Deploym
                 workers=1,
                 people={"reserved": Person(), "flood": Person()},
             ) as gateway:
-                yield gateway
+                yield gateway, url
         finally:
             await redis.stop()
             await postgres.stop()
@@ -225,10 +235,8 @@ async def withdraw(gateway: Deployment, paths: Sequence[str]) -> None:
         await gateway.administer("DELETE", path)
 
 
-async def capacity(
-    flooding: Flooding, seconds: float, seats: int
-) -> tuple[int, int, list[tuple[int, float]]]:
-    """Slots and rate of the engine, and the rate at each number of calls at once."""
+async def capacity(flooding: Flooding, seconds: float, seats: int) -> tuple[int, int]:
+    """Slots and rate of the engine."""
     rates: list[tuple[int, float]] = []
     for callers in sorted({1, 4, seats // 2, seats - SPARE, seats, 2 * seats}):
         phase = await flooding(seconds, callers)
@@ -239,25 +247,67 @@ async def capacity(
         )
     best = max(rate for _, rate in rates)
     slots = next(callers for callers, rate in rates if rate >= ENOUGH * best)
-    return min(slots, seats - SPARE), int(best), rates
+    return min(slots, seats - SPARE), int(best)
 
 
-async def measure(gateway: Deployment, options: argparse.Namespace) -> dict[str, Any]:
+class Counted:
+    """Tokens of prompts and answers that the engine has gone through, as it counts them itself."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = Http1Transport(url)
+
+    async def rate(self, seconds: float) -> float:
+        """Tokens a second, from now on for so long."""
+        before, began = await self._sum(), time.perf_counter()
+        await asyncio.sleep(seconds)
+        after = await self._sum()
+        return (after - before) / (time.perf_counter() - began)
+
+    async def close(self) -> None:
+        """Ask no more."""
+        await self._engine.aclose()
+
+    async def _sum(self) -> float:
+        page = (await self._engine.get("/metrics")).body.decode()
+        return sum(float(each) for each in _COUNTED.findall(page))
+
+
+@dataclass(slots=True)
+class Found:
+    """What was measured, round by round."""
+
+    slots: int
+    rate: int
+    target_ms: int
+    unloaded: list[Phase] = field(default_factory=list[Phase])
+    loaded: list[Phase] = field(default_factory=list[Phase])
+    unguarded: list[Phase] = field(default_factory=list[Phase])
+    lent: list[float] = field(default_factory=list[float])
+    """Tokens a second while the group is idle."""
+    ungoverned: list[float] = field(default_factory=list[float])
+    """The same with nothing provisioned, each between two of them."""
+    beside: list[float] = field(default_factory=list[float])
+    """While the group calls, its own included."""
+    floods: list[Phase] = field(default_factory=list[Phase])
+    view: dict[str, str] = field(default_factory=dict[str, str])
+
+
+async def measure(gateway: Deployment, url: str, options: argparse.Namespace) -> Found:
     """All phases; what was measured."""
     flood, reserved = Shape(options.flood_words, options.flood_tokens), Shape(options.words, options.tokens)
-    keys, seconds = gateway.keys, options.seconds
+    keys, seconds, piece = gateway.keys, options.seconds, options.piece
     loop = asyncio.get_running_loop()
     # In a process of its own: who measures first tokens has nothing else to do.
     others = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    engine = Counted(url)
 
     async def flooding(long: float, callers: int = options.flood) -> Phase:
         return await loop.run_in_executor(others, _drive, gateway.target, keys["flood"], flood, callers, long)
 
     await flooding(2, 4)
     say("capacity, as calls at once grow:")
-    slots, rate, rates = await capacity(flooding, options.capacity_seconds, options.seats)
+    slots, rate = await capacity(flooding, options.capacity_seconds, options.seats)
     slots = options.slots or slots
-
     pause = options.pause
 
     async def own() -> Phase:
@@ -273,101 +323,115 @@ async def measure(gateway: Deployment, options: argparse.Namespace) -> dict[str,
     alone = await own()
     # Half of what is kept for it: a guarantee is for those who stay within it.
     pause = max(pause, options.callers * alone.tokens / (0.5 * options.share * rate))
-    target = max(1, int(1.2 * percentile(alone.firsts, 95)))
-    say(
-        f"pool: {slots} slots, {rate} tokens/s; unloaded p95 {percentile(alone.firsts, 95):.1f} ms, target {target} ms"
-    )
-    found: dict[str, Any] = {"slots": slots, "rate": rate, "rates": rates, "target_ms": target}
-    unloaded, loaded, unguarded = [alone], list[Phase](), list[Phase]()
-    lent, ungoverned, beside = list[Phase](), list[Phase](), list[Phase]()
+    found = Found(slots, rate, max(1, int(options.target * percentile(alone.firsts, 95))), [alone])
+    say(f"pool: {slots} slots, {rate} tokens/s; unloaded {middle(alone)}, target {found.target_ms} ms")
+    paths = await provision(gateway, slots, rate, options.share, found.target_ms)
+    # Until the group counts as idle, the pieces and what lies between them, and the group's calls, in the first round twice.
+    idle = LONGEST_WINDOW_MS / 1000 + 1
+    flooded = idle + (2 * PAIRS + 1) * piece + PAIRS * (SETTLED + DRAINED) + seconds + 1
     for turn in range(options.rounds):
-        ungoverned.append(await flooding(seconds))
-        both = await asyncio.gather(own(), flooding(seconds))
-        unguarded.append(both[0])
-        paths = await provision(gateway, slots, rate, options.share, target)
-        unloaded.append(await own())
-        lent.append(await flooding(seconds))
-        # What is lent has to come back first, within a second: the calls of the first one are counted like all others.
-        both = await asyncio.gather(own(), flooding(seconds))
-        loaded.append(both[0])
-        beside.append(both[1])
-        await gateway.drained()
-        found["view"] = [
-            {name: str(value) for name, value in row.items()}
-            for row in await gateway.query(
-                "SELECT covered_requests, awaited_requests, lent_requests, first_token_p95_ms, within_target,"
-                " timed_requests, target_kept FROM serving.provisioned_throughput ORDER BY period DESC, provision_id DESC LIMIT 1"
-            )
-        ]
-        await withdraw(gateway, paths)
-        if turn + 1 == options.rounds:
-            others.shutdown()
+        found.unloaded.append(await own())
+        under_way = asyncio.create_task(flooding(flooded + (seconds if turn == 0 else 0)))
+        await asyncio.sleep(idle)
+        found.lent.append(await engine.rate(piece))
+        for pair in range(PAIRS):
+            await withdraw(gateway, paths)
+            await asyncio.sleep(SETTLED)
+            found.ungoverned.append(await engine.rate(piece))
+            if turn == pair == 0:
+                found.unguarded.append(await own())
+            paths = await provision(gateway, slots, rate, options.share, found.target_ms)
+            await asyncio.sleep(DRAINED)
+            found.lent.append(await engine.rate(piece))
+        # What is lent has to come back first: the calls of the first second are counted like all others.
+        loaded, beside = await asyncio.gather(own(), engine.rate(seconds))
+        found.loaded.append(loaded)
+        found.beside.append(beside)
+        found.floods.append(await under_way)
         say(
-            f"round {turn + 1}: first token p95 unloaded {percentile(unloaded[-1].firsts, 95):.1f} ms, beside the flood"
-            f" {percentile(loaded[-1].firsts, 95):.1f} ms (not provisioned {percentile(unguarded[-1].firsts, 95):.1f});"
-            f" flood alone {lent[-1].rate:.0f} of {ungoverned[-1].rate:.0f} tokens/s, beside {beside[-1].rate:.0f}; {found['view']}"
+            f"round {turn + 1}: first token p50 and p95 unloaded {middle(found.unloaded[-1])}, beside the flood {middle(loaded)},"
+            f" not provisioned {middle(found.unguarded[-1])}; tokens/s while idle {listed(found.lent[-PAIRS - 1 :])},"
+            f" ungoverned {listed(found.ungoverned[-PAIRS:])}, while in use {beside:.0f}"
         )
-    found |= {
-        "unloaded_p95_ms": percentile([each for phase in unloaded for each in phase.firsts], 95),
-        "unloaded_p50_ms": percentile([each for phase in unloaded for each in phase.firsts], 50),
-        "loaded_p95_ms": percentile([each for phase in loaded for each in phase.firsts], 95),
-        "loaded_p50_ms": percentile([each for phase in loaded for each in phase.firsts], 50),
-        "unguarded_p95_ms": percentile([each for phase in unguarded for each in phase.firsts], 95),
-        "lent_rate": statistics.mean(phase.rate for phase in lent),
-        "ungoverned_rate": statistics.mean(phase.rate for phase in ungoverned),
-        "beside_rate": statistics.mean(phase.rate for phase in beside),
-        "calls": sum(len(phase.seen) for phase in loaded),
-        "failed": sum(phase.failed for phase in (*unloaded, *loaded, *lent, *beside)),
-    }
+        if options.every:
+            say(f"  beside the flood, in order: {' '.join(f'{each:.0f}' for each in loaded.firsts)}")
+    await gateway.drained()
+    (row,) = await gateway.query(
+        "SELECT sum(covered_requests) AS covered, sum(awaited_requests) AS awaited, sum(lent_requests) AS lent,"
+        " sum(within_target) AS within, sum(timed_requests) AS timed FROM serving.provisioned_throughput"
+    )
+    found.view = {name: str(value) for name, value in row.items()}
+    others.shutdown()
+    await engine.close()
     return found
 
 
-def report(found: dict[str, Any]) -> bool:
+def middle(phase: Phase) -> str:
+    """Its median and its 95th percentile."""
+    return f"{percentile(phase.firsts, 50):.0f} and {percentile(phase.firsts, 95):.0f} ms"
+
+
+def listed(rates: Sequence[float]) -> str:
+    """One after the other."""
+    return " ".join(f"{each:.0f}" for each in rates)
+
+
+def report(found: Found) -> bool:
     """Print what was asked beside what was measured; whether all of it holds."""
-    longer = found["loaded_p95_ms"] / found["unloaded_p95_ms"] - 1
-    share = found["lent_rate"] / found["ungoverned_rate"]
-    print(f"pool: {found['slots']} slots, {found['rate']} tokens/s; rates {found['rates']}")
+
+    def firsts(phases: Sequence[Phase]) -> list[float]:
+        return [each for phase in phases for each in phase.firsts]
+
+    unloaded, loaded, unguarded = firsts(found.unloaded), firsts(found.loaded), firsts(found.unguarded)
+    longer = percentile(loaded, 95) / percentile(unloaded, 95) - 1
+    lent, ungoverned = statistics.mean(found.lent), statistics.mean(found.ungoverned)
+    share = lent / ungoverned
+    failed = sum(phase.failed for phase in (*found.unloaded, *found.loaded, *found.unguarded, *found.floods))
+    print(f"pool: {found.slots} slots, {found.rate} tokens/s; target {found.target_ms} ms; {found.view}")
+    for percent in (50, 90, 95, 99):
+        print(
+            f"p{percent} to the first token: unloaded {percentile(unloaded, percent):.0f} ms of {len(unloaded)} calls, beside the"
+            f" flood {percentile(loaded, percent):.0f} ms of {len(loaded)}; not provisioned {percentile(unguarded, percent):.0f} ms"
+        )
+    print(f"p95 is longer by {longer:+.1%} (asked: within 20 %)")
     print(
-        f"p95 to the first token: unloaded {found['unloaded_p95_ms']:.1f} ms, beside the flood {found['loaded_p95_ms']:.1f} ms:"
-        f" {longer:+.0%} (asked: within 20 %); not provisioned {found['unguarded_p95_ms']:.1f} ms; {found['calls']} calls"
+        f"the engine while the group is idle: {lent:.0f} of {ungoverned:.0f} tokens/s: {share:.1%} (asked: at least 95 %);"
+        f" while it calls {statistics.mean(found.beside):.0f}, its own included"
     )
-    print(
-        f"p50: unloaded {found['unloaded_p50_ms']:.1f} ms, beside the flood {found['loaded_p50_ms']:.1f} ms;"
-        f" the flood beside the group had {found['beside_rate']:.0f} tokens/s"
-    )
-    print(
-        f"others while the group is idle: {found['lent_rate']:.0f} of {found['ungoverned_rate']:.0f} tokens/s:"
-        f" {share:.1%} (asked: at least 95 %)"
-    )
-    print(f"calls that failed: {found['failed']} (asked: 0)")
-    return longer <= 0.2 and share >= 0.95 and not found["failed"]
+    print(f"calls that failed: {failed} (asked: 0)")
+    return longer <= 0.2 and share >= 0.95 and not failed
 
 
 def main() -> int:
     """Run it all; 0 where what was asked holds."""
     parser = argparse.ArgumentParser(prog="python -m bench.throughput", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of a phase")
-    parser.add_argument("--capacity-seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=14.0, help="that the group with the provision calls")
+    parser.add_argument("--piece", type=float, default=5.0, help="seconds that a rate is measured for")
+    parser.add_argument("--capacity-seconds", type=float, default=5.0)
+    parser.add_argument("--every", action="store_true", help="tell of every call beside the flood")
     parser.add_argument(
-        "--seats", type=int, default=16, help="calls in one step of the engine: more make each step longer"
+        "--target", type=float, default=1.1, help="for the first token, times the unloaded p95"
+    )
+    parser.add_argument(
+        "--seats", type=int, default=24, help="calls in one step of the engine: more make each step longer"
     )
     parser.add_argument("--slots", type=int, default=0, help="of the pool; 0: as measured")
-    parser.add_argument("--share", type=float, default=0.9, help="of the capacity that is provisioned")
+    parser.add_argument("--share", type=float, default=0.95, help="of the capacity that is provisioned")
     parser.add_argument("--callers", type=int, default=1, help="of the group with the provision")
     parser.add_argument("--pause", type=float, default=0.3, help="seconds between its calls, on average")
     parser.add_argument("--words", type=int, default=400)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--flood", type=int, default=64, help="callers of the flood")
+    parser.add_argument("--flood", type=int, default=40, help="callers of the flood")
     parser.add_argument("--flood-words", type=int, default=20)
     parser.add_argument("--flood-tokens", type=int, default=96)
     parser.add_argument("--venv", type=Path, default=Path("var/engine-venv"))
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="wb-thr-"))
 
-    async def run() -> dict[str, Any]:
-        async with deployed(home, options.venv.resolve(), options.seats) as gateway:
-            return await measure(gateway, options)
+    async def run() -> Found:
+        async with deployed(home, options.venv.resolve(), options.seats) as (gateway, url):
+            return await measure(gateway, url, options)
 
     try:
         return 0 if report(asyncio.run(run())) else 1

@@ -14,7 +14,11 @@ from math import exp
 BURST_MS = 4_000
 """How much of its rate a provision that was idle may use at once."""
 WINDOW_MS = 1_000
-"""How long after its last call a provision still counts as in use."""
+"""How long after its last call a provision still counts as in use, at least."""
+LONGEST_WINDOW_MS = 5_000
+"""The same, at most."""
+_PAUSES = 3
+"""So many of its usual pauses without a call, and it is idle rather than between two calls."""
 _LATE_SHARE = 0.04
 """How many calls may miss their target before less is lent: a little fewer than the twentieth that it allows."""
 _HARSHNESS = 0.7
@@ -175,9 +179,21 @@ def limit_after(limit: float, slots: int, late: int, timely: int) -> float:
     return min(float(slots), max(1.0, limit * exp(max(-50.0, min(50.0, moved)))))
 
 
-def limit_now(limit: float, slots: int, quiet_ms: int) -> float:
+def pause_after(usual_ms: float, pause_ms: float) -> float:
+    """The usual pause between calls with a target after one more; 0: none is known yet. An absence is no pause."""
+    if pause_ms > LONGEST_WINDOW_MS:
+        return usual_ms
+    return 0.75 * usual_ms + 0.25 * pause_ms if usual_ms else pause_ms
+
+
+def window_ms(usual_ms: float) -> float:
+    """How long after its last call one whose pauses are usually so long still counts as in use."""
+    return max(WINDOW_MS, min(LONGEST_WINDOW_MS, _PAUSES * usual_ms))
+
+
+def limit_now(limit: float, slots: int, quiet_ms: int, usual_ms: float = 0.0) -> float:
     """The limit that holds so long after the last call with a target: all is lent where nobody would notice."""
-    return float(slots) if quiet_ms >= WINDOW_MS else limit
+    return float(slots) if quiet_ms >= window_ms(usual_ms) else limit
 
 
 def parts(most: int, demands: Sequence[int], turn: int = 0) -> list[int]:

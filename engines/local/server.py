@@ -11,15 +11,25 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 5.0
+
+# What the gateway tells as a call's priority: 0 for one that has a right to its slot, more for one that was lent it.
+LENT = 1
+LENT_PROMPT_TOKENS = 32
+"""Of lent calls' prompts, read in one step while covered calls come: the step that one finds under way is short."""
+COMING_SECONDS = 10.0
+"""How long after a covered call others count as likely."""
 
 
 def end_with_parent() -> None:
@@ -78,6 +88,58 @@ def adapters_on_cpu() -> None:
     method.select_unquantized_moe_backend = select_without_adapters
 
 
+def give_way(scheduler: type[Any], clock: Callable[[], float] = time.monotonic) -> None:
+    """Let a covered call's prompt have the next step of vLLM's scheduler to itself, and keep the steps before it short.
+
+    vLLM takes the most urgent of the calls that wait, and reads its prompt beside whatever runs: each of these makes the
+    first token later. Here they pause for that step and go on after it, where they were. Without lent calls nothing differs.
+    """
+    schedule = scheduler.schedule
+
+    def lent(request: Any) -> bool:
+        return request.priority >= LENT
+
+    def scheduled(self: Any, *arguments: Any) -> Any:
+        running, waiting = self.running, self.waiting
+        held = [each for each in running if lent(each)]
+        # The most urgent come first; without lent calls nobody counts how many.
+        urgent = sum(1 for _ in itertools.takewhile(lambda each: not lent(each), waiting)) if held else 0
+        if not held and not (waiting and lent(waiting.peek_request())):
+            if waiting:
+                self.covered_at = clock()
+            return schedule(self, *arguments)
+        reading = any(
+            not lent(each) and each.num_computed_tokens < each.num_prompt_tokens for each in running
+        )
+        if urgent or reading:
+            self.covered_at = clock()
+        seats, tokens = self.max_num_active_reqs, self.max_num_scheduled_tokens
+        try:
+            # A prompt for which there is no seat or no memory would keep the others waiting for nothing.
+            if (
+                held
+                and (reading or (urgent and len(running) < seats))
+                and not getattr(self, "held_in_vain", False)
+            ):
+                self.running = [each for each in running if not lent(each)]
+                self.max_num_active_reqs = min(seats - len(held), len(self.running) + urgent)
+                try:
+                    found = schedule(self, *arguments)
+                finally:
+                    self.running += held
+                self.held_in_vain = not found.total_num_scheduled_tokens
+                return found
+            self.held_in_vain = False
+            coming = clock() - getattr(self, "covered_at", float("-inf")) < COMING_SECONDS
+            if coming and not urgent and not reading:
+                self.max_num_scheduled_tokens = min(tokens, len(running) + LENT_PROMPT_TOKENS)
+            return schedule(self, *arguments)
+        finally:
+            self.max_num_active_reqs, self.max_num_scheduled_tokens = seats, tokens
+
+    scheduler.schedule = scheduled
+
+
 def main() -> None:
     if "--leash" in sys.argv:
         sys.argv.remove("--leash")
@@ -95,6 +157,8 @@ def main() -> None:
         fork_on_cpu()
         if "--enable-lora" in sys.argv:
             adapters_on_cpu()
+        if "priority" in sys.argv:
+            give_way(importlib.import_module("vllm.v1.core.sched.scheduler").Scheduler)
     gc.enable()
     serve()
 

@@ -23,6 +23,7 @@ from policies.throughput import (
     limit_now,
     most_lent,
     parts,
+    pause_after,
     unreserved,
 )
 
@@ -53,7 +54,9 @@ class Gate:
         self._covered = 0
         self._timed = 0
         """Of these, calls with a target."""
-        self._used_ms = -WINDOW_MS
+        self._used_ms = -(1 << 40)
+        self._pause_ms = 0.0
+        """Between two of them, usually."""
         self._late = self._timely = 0
         self._new_late = self._new_timely = 0
         """Of all workers, what the limit has not taken in yet."""
@@ -132,7 +135,9 @@ class Gate:
         self._arm()
 
     def measured(self, *, late: bool) -> None:
-        """The first token of a covered call came, late or in time."""
+        """The first token of a covered call came, late or in time; while nothing is lent that tells nothing of lending."""
+        if not (self._lent.running or any(each.demand for each in self._others.values())):
+            return
         self._late += late
         self._timely += not late
         self._new_late += late
@@ -161,6 +166,7 @@ class Gate:
             used + ahead_ms,
             self._limit or 0.0,
             dict(self._allowances.charged),
+            self._pause_ms,
         )
 
     def listen(self, name: str, found: Mapping[str, GateNews | None], ahead_ms: int) -> None:
@@ -234,7 +240,8 @@ class Gate:
         pool, slots = throughput.pool, self._slots
         covered = self._covered + sum(each.covered for each in self._others.values())
         quiet = 0 if self._timed else self._clock_ms() - self._used_ms
-        limit = limit_now(self._limit or self._first_limit, slots, quiet)
+        usual = max((each.pause_ms for each in self._others.values()), default=0.0)
+        limit = limit_now(self._limit or self._first_limit, slots, quiet, max(usual, self._pause_ms))
         most = most_lent(slots, unreserved(slots, throughput.rate, pool.capacity), covered, limit)
         if self._name is None:
             own = max(min(most, 1), most // self._workers)
@@ -255,6 +262,8 @@ class Gate:
                 self._allowances.charge(provision, ask.tokens)
                 self._covered += 1
                 if provision.first_token_ms is not None:
+                    if not self._timed:
+                        self._pause_ms = pause_after(self._pause_ms, self._clock_ms() - self._used_ms)
                     self._timed += 1
                 # Its slot is not lent again from now on.
                 self._lent.resize(self._share())

@@ -24,6 +24,8 @@ class GateNews(msgspec.Struct, array_like=True):
     """On lending while calls with a target are under way; 0: it has none yet."""
     charged: dict[str, float]
     """Tokens charged to each provision since the worker began, less what came back."""
+    pause_ms: float = 0.0
+    """Between two calls with a target, usually; 0: it knows of none."""
 
 
 SILENT = GateNews(0, 0, 0, 0, 0, 0.0, {})

@@ -9,7 +9,7 @@ import pytest
 from gateway.routing.gate import Gate
 from gateway.routing.passes import Ask, Pass
 from gateway.routing.places import Full
-from policies.throughput import BURST_MS, WINDOW_MS, Lane, Pool, Provision, Throughput
+from policies.throughput import BURST_MS, LONGEST_WINDOW_MS, WINDOW_MS, Lane, Pool, Provision, Throughput
 
 POOL = Pool("p", "local", replicas=1, tokens_per_second=1_000, slots=4, queue=8)
 KEPT = Provision("v", "kept", "g1", rate=500)
@@ -217,6 +217,26 @@ async def test_workers_together_lend_no_more_than_there_is_and_give_it_where_it_
     exchange(one, other)
     exchange(one, other)
     for each in wanting:
+        (await each).end(0)
+
+
+async def test_between_the_calls_of_a_holder_who_pauses_no_worker_lends_what_is_its(clock: Clock) -> None:
+    one, other = Gate(clock), Gate(clock)
+    exchange(one, other)
+    for _ in range(3):
+        own = await enter(one, ask("g1", provision=TIMED, tokens=10))
+        own.answered(101)
+        own.end(10)
+        clock.ms += WINDOW_MS + WINDOW_MS // 2
+        exchange(one, other)
+    others = [asyncio.create_task(enter(other, ask(provision=TIMED))) for _ in range(POOL.slots)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+        exchange(one, other)
+    assert (other.lent, other.waiting) == (2, 2), "half of the engine is provisioned"
+    clock.ms += LONGEST_WINDOW_MS
+    exchange(one, other)
+    for each in others:
         (await each).end(0)
 
 

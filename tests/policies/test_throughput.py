@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from policies.throughput import (
     BURST_MS,
+    LONGEST_WINDOW_MS,
     WINDOW_MS,
     Bucket,
     Pool,
@@ -18,7 +19,9 @@ from policies.throughput import (
     limit_now,
     most_lent,
     parts,
+    pause_after,
     unreserved,
+    window_ms,
 )
 
 POOL = Pool("p", "local", replicas=2, tokens_per_second=500, slots=16)
@@ -147,12 +150,34 @@ def test_a_target_that_is_always_missed_ends_lending_within_a_few_calls(slots: i
     assert calls <= 260
 
 
-@given(limit=st.floats(1, 16), quiet=st.integers(0, 5 * WINDOW_MS))
+@given(
+    limit=st.floats(1, 16), quiet=st.integers(0, 2 * LONGEST_WINDOW_MS), usual=st.floats(0, LONGEST_WINDOW_MS)
+)
 def test_everything_is_lent_one_window_after_the_last_call_and_taken_back_with_the_next(
-    limit: float, quiet: int
+    limit: float, quiet: int, usual: float
 ) -> None:
-    assert limit_now(limit, 16, quiet) == (16.0 if quiet >= WINDOW_MS else limit)
-    assert limit_now(limit, 16, 0) == limit
+    assert WINDOW_MS <= window_ms(usual) <= LONGEST_WINDOW_MS
+    assert limit_now(limit, 16, quiet, usual) == (16.0 if quiet >= window_ms(usual) else limit)
+    assert limit_now(limit, 16, 0, usual) == limit
+    assert limit_now(limit, 16, LONGEST_WINDOW_MS, usual) == 16.0
+
+
+@given(
+    mean=st.floats(1, LONGEST_WINDOW_MS / 1.5),
+    parts_of_it=st.lists(st.floats(0.5, 1.5), min_size=1, max_size=30),
+    following=st.floats(0.5, 1.5),
+    absences=st.sets(st.integers(0, 29)),
+)
+def test_whoever_calls_now_and_then_is_not_idle_between_two_calls(
+    mean: float, parts_of_it: list[float], following: float, absences: set[int]
+) -> None:
+    usual = 0.0
+    for number, part in enumerate(parts_of_it):
+        usual = pause_after(usual, part * mean)
+        if number in absences:
+            usual = pause_after(usual, LONGEST_WINDOW_MS + 1 + part * mean)
+    # Up to its next call, whenever that comes, nothing more is lent.
+    assert limit_now(2.0, 16, int(following * mean * 0.999), usual) == 2.0
 
 
 @given(
