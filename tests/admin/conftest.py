@@ -6,6 +6,7 @@ A module's tests share one deployment and its loop; each begins with empty count
 from __future__ import annotations
 
 import asyncio
+import json as texts
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class Deployment:
     """A seeded deployment with its front, and keys to ask it with."""
 
     app: Litestar
+    entrance: Entrance
     configuration: Configuration
     catalog: FollowedCatalog
     peppers: Peppers
@@ -66,10 +68,40 @@ class Deployment:
     async def ask(
         self, method: str, path: str, as_: str | None = "admin", json: Any = None, **headers: str
     ) -> httpx.Response:
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        """One request, without the client: of thousands, its share of each was more than the gateway's."""
+        sent = {"host": "gateway", **{name.replace("_", "-"): value for name, value in headers.items()}}
         if as_ is not None:
             sent["authorization"] = f"Bearer {self.keys[as_]}"
-        return await self.client.request(method, path, json=json, headers=sent)
+        body = b""
+        if json is not None:
+            body = texts.dumps(json, ensure_ascii=False, allow_nan=False).encode()
+            sent |= {"content-type": "application/json", "content-length": str(len(body))}
+        url = httpx.URL(f"http://gateway{path}")
+        scope: Any = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": "",
+            "server": ("gateway", 80), "client": ("127.0.0.1", 123), "method": method, "path": url.path,
+            "raw_path": url.raw_path.partition(b"?")[0], "query_string": url.query,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+        }  # fmt: skip
+        whole = [body]
+        ended = asyncio.Event()
+        came: list[Any] = []
+
+        async def receive() -> Any:
+            if whole:
+                return {"type": "http.request", "body": whole.pop(), "more_body": False}
+            await ended.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            came.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                ended.set()
+
+        await self.entrance(scope, receive, send)
+        assert ended.is_set()
+        content = b"".join(each.get("body", b"") for each in came[1:])
+        return httpx.Response(came[0]["status"], headers=came[0].get("headers", []), content=content)
 
     async def made(self, path: str, body: Any) -> Any:
         """What an administrator created."""
@@ -133,7 +165,9 @@ async def shared_deployment(
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(entrance), base_url="http://gateway"
     ) as client:
-        yield Deployment(app, configuration, catalog, peppers, chain_key, client, tmp_path, control, made)
+        yield Deployment(
+            app, entrance, configuration, catalog, peppers, chain_key, client, tmp_path, control, made
+        )
     await verifier.close()
     await levels.close()
     await keys.stop()

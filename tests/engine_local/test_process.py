@@ -94,7 +94,7 @@ async def test_stopping_ends_children_that_do_not_want_to(stand_in: MakeSpec, ho
     await engine.wait_ready(20)
     child = int(note.read_text())
     assert alive(child)
-    await engine.stop()
+    await engine.stop(grace=1.0)
     await until(lambda: not alive(child))
 
 
