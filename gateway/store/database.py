@@ -113,8 +113,12 @@ class Connections:
             self._pool = None
 
     async def _connect(self, *_: Any, **__: Any) -> asyncpg.Connection:
-        # The client's own limit stands behind the server's, which a frozen server would not keep.
-        return await connect(self._url, application_name=self._name, statement_seconds=self._seconds + 2)
+        try:
+            # The client's own limit stands behind the server's, which a frozen server would not keep.
+            return await connect(self._url, application_name=self._name, statement_seconds=self._seconds + 2)
+        except asyncpg.PostgresError as error:
+            # Whatever the server says, it said it before there was a statement: it is away.
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
 
 async def _kept(_: asyncpg.Connection) -> None:
