@@ -6,15 +6,15 @@ An adapter knows nothing of permissions, limits or books; every failure of its u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from engines.messages import Answer, Count
 from engines.transport import OpenResponse
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One call upstream: what the client speaks, by its path; the body without what the adapter sets; its bounds."""
 
     path: str
@@ -23,14 +23,13 @@ class Call:
     max_tokens: int | None
     headers: Mapping[str, str]
     cache_salt: str | None = None
-    shared_headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    shared_headers: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     """What else the client said, in headers that only a provider of its own dialect understands."""
     priority: int | None = None
     """Where the local engine puts it among those that wait, the lowest first; None: it is not told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True, gc=False):
     """A whole answer: its bytes for the client, and what was read of them."""
 
     body: bytes

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 MAX_ANSWER = 32 << 20
 Resolve = Callable[[str, int], Awaitable[str]]
 """From a host and a port to the one IP address that is connected to; raises EngineError for one that must not be."""
@@ -25,8 +27,7 @@ class Timeouts:
     total: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, gc=False):
     """A whole answer."""
 
     status: int
@@ -68,7 +69,7 @@ class OpenResponse(Protocol):
 class Transport(Protocol):
     """One upstream address."""
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[Response]:
         """Send and read the whole answer."""
         ...
 

@@ -137,8 +137,8 @@ class Telemetry:
         )
         self._ended: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._turned_away: defaultdict[str, int] = defaultdict(int)
-        self._used: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._spent: defaultdict[str, int] = defaultdict(int)
+        self._used: defaultdict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
+        """Tokens in and out, and nano-dollars, by endpoint."""
         self._unpriced: defaultdict[str, int] = defaultdict(int)
         self._doubts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._kept: defaultdict[str, int] = defaultdict(int)
@@ -160,12 +160,13 @@ class Telemetry:
         name = exchange.endpoint.name
         self.running -= 1
         self._ended[name, exchange.api, status] += 1
-        self._used[name, "prompt"] += usage.prompt_tokens
-        self._used[name, "completion"] += usage.completion_tokens
-        self._spent[name] += cost_nano_usd
-        price = exchange.entity.price if exchange.entity is not None else None
-        if usage.total_tokens and not cost_nano_usd and price is not None and price.priced:
-            self._unpriced[name] += 1
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        prompts, completions, cost = self._used[name]
+        self._used[name] = prompts + prompt, completions + completion, cost + cost_nano_usd
+        if not cost_nano_usd and (prompt or completion):
+            entity = exchange.entity
+            if entity is not None and entity.price.priced:
+                self._unpriced[name] += 1
         if exchange.doubt is not None:
             self._doubts[name, exchange.doubt] += 1
         first = exchange.first_byte_ns
@@ -216,10 +217,10 @@ class Telemetry:
             self._requests.labels(name, api, status).inc(count)
         for code, count in self._turned_away.items():
             self._refused.labels(code).inc(count)
-        for (name, kind), count in self._used.items():
-            self._tokens.labels(name, kind).inc(count)
-        for name, count in self._spent.items():
-            self._cost.labels(name).inc(count)
+        for name, (prompts, completions, cost) in self._used.items():
+            self._tokens.labels(name, "prompt").inc(prompts)
+            self._tokens.labels(name, "completion").inc(completions)
+            self._cost.labels(name).inc(cost)
         for name, count in self._unpriced.items():
             self._free.labels(name).inc(count)
         for outcome, count in self._kept.items():
@@ -230,7 +231,6 @@ class Telemetry:
             self._ended,
             self._turned_away,
             self._used,
-            self._spent,
             self._unpriced,
             self._kept,
             self._doubts,

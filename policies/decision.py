@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Allow:
+class Allow(msgspec.Struct, frozen=True, gc=False):
     """The decision is yes; `rule` names what decided it, for explanations."""
 
     rule: str
@@ -15,8 +14,7 @@ class Allow:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Deny:
+class Deny(msgspec.Struct, frozen=True, gc=False):
     """The decision is no: a stable code, a sentence for the caller, and the rule that decided."""
 
     code: str

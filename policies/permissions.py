@@ -28,12 +28,14 @@ def granted(snapshot: Snapshot, caller: Caller, endpoint: Endpoint) -> tuple[Lev
     grants = snapshot.grants.get(endpoint.id)
     if not grants:
         return None, "default deny"
-    best, rule = grants.get(principal.id), "grant to the principal"
+    best, by = grants.get(principal.id), None
     for group in principal.groups:
         level = grants.get(group)
         if level is not None and (best is None or level > best):
-            best, rule = level, f"grant to group {group}"
-    return (best, rule) if best is not None else (None, "default deny")
+            best, by = level, group
+    if best is None:
+        return None, "default deny"
+    return best, "grant to the principal" if by is None else f"grant to group {by}"
 
 
 def may(snapshot: Snapshot, caller: Caller, level: Level, endpoint: Endpoint) -> Decision:

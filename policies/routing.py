@@ -6,16 +6,16 @@ A request that must stay here gets no entity that is elsewhere, whatever the spl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
+
+import msgspec
 
 from policies.catalog import Endpoint, EntityKind, ServedEntity
 
 RESIDENCY = "it is elsewhere, and the request must stay here"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, gc=False):
     """Entities in the order in which they are tried, and why others are not."""
 
     order: tuple[ServedEntity, ...]

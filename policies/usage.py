@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from policies.catalog import Price
 
@@ -19,8 +20,7 @@ class UsageSource(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Disjoint classes of tokens: their sum is what was processed, nothing is counted twice."""
 
     fresh_input: int = 0
@@ -57,12 +57,12 @@ def inclusive(
 ) -> Usage:
     """Counts of those who include cached tokens in the prompt and reasoning in the completion: OpenAI, vLLM, Azure."""
     return Usage(
-        fresh_input=max(0, prompt - cache_read - cache_write),
-        cache_read=cache_read,
-        cache_write=cache_write,
-        output=max(0, completion - reasoning),
-        reasoning=reasoning,
-        source=source,
+        max(0, prompt - cache_read - cache_write),
+        cache_read,
+        cache_write,
+        max(0, completion - reasoning),
+        reasoning,
+        source,
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import msgspec
+
 from policies.budgets import Rates
 from policies.levels import Levels
 from policies.limits import Draw, Metric, Mode
@@ -23,8 +25,7 @@ _FOREVER = 1 << 62
 _PER_TOKEN = (Metric.OUTPUT_TOKENS, Metric.TOTAL_TOKENS)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a request needs: its estimated prompt, the output it asks for, and the least with which it may start."""
 
     prompt_tokens: int

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError, TimedOut
+from engines.http1.fields import NO_FIELDS
 
 if TYPE_CHECKING:
     from engines.http1.connection import Connection
@@ -53,7 +54,7 @@ class Answer:
         self.whole = whole
         self.status = 0
         """0 until the head is there."""
-        self.headers: Mapping[str, str] = {}
+        self.headers: Mapping[str, str] = NO_FIELDS
         """Names in lower case, the first value of each."""
         self.parts: list[bytes] = []
         self.held = 0

@@ -15,10 +15,13 @@ import httptools
 
 from engines.errors import ConnectFailed, EngineError, Garbled, TimedOut
 from engines.http1.answer import READ_AHEAD, Answer
+from engines.http1.fields import Fields
 
 MAX_HEAD = 1 << 16
 """Bytes of a head, and of chunk framing and trailers between two pieces of a body."""
 MAX_HEADERS = 128
+_ENDS = {14: b"content-length", 17: b"transfer-encoding"}
+"""The fields that say where a body ends, by the length of their names; without any it ends with the connection."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -180,17 +183,15 @@ class Connection(asyncio.BufferedProtocol):
             if status == 101:
                 self._fault = "it changes the protocol"
             return
-        headers: dict[str, str] = {}
-        for name, value in self._fields:
-            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        self._until_close = (
-            "content-length" not in headers
-            and "transfer-encoding" not in headers
-            and status not in (204, 304)
-        )
+        self._until_close = status not in (204, 304)
+        for name, _ in self._fields:
+            # By its length first: few names come so far.
+            if len(name) in _ENDS and name.lower() == _ENDS[len(name)]:
+                self._until_close = False
+                break
         self._in_body = True
         answer.status = status
-        answer.headers = headers
+        answer.headers = Fields(self._fields)
 
     def on_body(self, body: bytes) -> None:
         answer = self._answer

@@ -59,9 +59,11 @@ class Pool:
 
     def idle(self) -> Connection | None:
         """A connection that is open and free, or None."""
+        now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and not self._stale(connection):
+            trusted = now - connection.idle_since < _TRUSTED_SECONDS
+            if not connection.closed and (trusted or not _spoken(connection)):
                 self._busy.add(connection)
                 return connection
             connection.abort()
@@ -120,13 +122,6 @@ class Pool:
         elif connection in self._idle:
             self._idle.remove(connection)
 
-    def _stale(self, connection: Connection) -> bool:
-        if self._loop.time() - connection.idle_since < _TRUSTED_SECONDS:
-            return False
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-        return bool(poll.poll(0))
-
     def _watch(self) -> None:
         now = self._loop.time()
         for connection in list(self._busy):
@@ -135,3 +130,10 @@ class Pool:
             self._idle[0].abort()
         again = self._busy or self._idle
         self._timer = self._loop.call_later(self._period, self._watch) if again else None
+
+
+def _spoken(connection: Connection) -> bool:
+    """Whether anything waits to be read, its end included."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))

@@ -6,7 +6,7 @@ A header that could break the head apart is refused before anything is sent. Nev
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from engines.errors import TimedOut
 from engines.http1.address import Address
@@ -38,9 +38,9 @@ class Http1Transport:
         self._pool: Pool | None = None
         self._loop: AbstractEventLoop | None = None
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[Response]:
         """Send and read the whole answer; raises EngineError."""
-        return await self._whole(self._payload(path, body, headers))
+        return self._whole(self._payload(path, body, headers))
 
     async def open(self, path: str, body: bytes, headers: Mapping[str, str]) -> OpenResponse:
         """Send and return as soon as the head of the answer is there; raises EngineError."""
@@ -69,7 +69,7 @@ class Http1Transport:
             self._pool = None
 
     async def _whole(self, payload: bytes, *, until: float | None = None) -> Response:
-        pool = self._connected()
+        pool = self._pool or self._connected()
         connection = pool.idle() or await pool.connect()
         answer = connection.send(payload, whole=True)
         timer = None

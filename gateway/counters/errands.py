@@ -84,7 +84,7 @@ class Errand(ABC):
 class Settlement(Errand):
     """A request has ended with this usage."""
 
-    __slots__ = ("charges", "epoch", "local", "number", "on_done", "undo", "usage")
+    __slots__ = ("charges", "epoch", "holds", "local", "number", "request_id", "undo", "usage")
 
     def __init__(
         self,
@@ -95,18 +95,25 @@ class Settlement(Errand):
         usage: tuple[int, int, int],
         epoch: str,
         number: int,
-        on_done: Callable[[], object] | None,
+        holds: dict[str, Any] | None = None,
+        request_id: str = "",
         *,
         undo: bool = False,
     ) -> None:
-        super().__init__(home, memory)
+        # As Errand's own, which a call saved: there is one of these for each request.
+        self.home = home
+        self.memory = memory
+        self.in_flight = self.overdue = False
+        self.sent_in = ""
         self.charges = charges
         self.local = local
         self.usage = usage
         self.epoch = epoch
         self.number = number
         """Of the settlement in the spool; 0 where the ledger is to have no row of it."""
-        self.on_done = on_done
+        self.holds = holds
+        """What loses the admission `request_id` once Redis took this; None where it is to be kept."""
+        self.request_id = request_id
         self.undo = undo
         """The admission itself never was: the count of requests is given back too."""
 
@@ -156,8 +163,8 @@ class Settlement(Errand):
 
     def done(self, reply: bytes) -> None:
         """Nothing is held any more."""
-        if self.on_done is not None:
-            self.on_done()
+        if self.holds is not None:
+            self.holds.pop(self.request_id, None)
 
 
 class Report(Errand):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
+
+import msgspec
 
 REFUSED, GRANTED, LOST, STALE_EDGES, CLAIMED, ENDED, ADMITTED = 0, 1, 2, 3, 4, 5, 6
 CLAIM_REASONS = {1: "other_body", 2: "in_flight", 3: "already_completed"}
@@ -24,8 +25,7 @@ Entry = tuple[int, int, int, int]
 """(kind, position, window in ms, delta)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """An admission as Redis replied it."""
 
     at_ms: int

@@ -142,7 +142,7 @@ class Hold:
         """What each draw's counter showed before the admission, -1 where that was not told; empty without Redis."""
         if self.degraded is not None:
             return []
-        base, output = self.base, self.granted_output
+        base, output = (0, 1, self.prompt_tokens, self.money), self.granted_output
         return [
             tap.draw.capacity - left - base[tap.amount_class] - tap.per_token * output
             if position >= 0
@@ -156,7 +156,10 @@ class Hold:
         plan, positions = self.plan, self.parts[0]
         if self.local or self.claim is not None or len(self.charges) != len(plan.taps):
             return False
-        return all(positions[index] == start for index, start in plan.periods)
+        for index, start in plan.periods:  # noqa: SIM110 - a generator is two calls more, for every request
+            if positions[index] != start:
+                return False
+        return True
 
     # Asked
 

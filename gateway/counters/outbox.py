@@ -89,7 +89,9 @@ class Outbox:
         errand.in_flight = False
         if isinstance(reply, bytes):
             if reply[0] != LOST:
-                self._forget(errand)
+                self._errands.pop(errand, None)
+                if not self._errands:
+                    self._empty.set()
                 errand.done(reply)
                 return
             self.link.lost()

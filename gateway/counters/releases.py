@@ -29,7 +29,6 @@ class Releases:
 
     def settle(self, hold: Hold, usage: tuple[int, int, int], number: int, call: bytes | None) -> None:
         """An admission has ended; `call` where its bytes are made already."""
-        holds, request_id = self._holds, hold.request_id
         # Where Redis was asked and did not answer, its own memory of the request must stay as it is: it says
         # whether there is a grant to undo.
         memory = hold.memory if hold.degraded is None else hold.memory + b"+"
@@ -42,7 +41,8 @@ class Releases:
                 usage,
                 hold.epoch,
                 number,
-                lambda: holds.pop(request_id, None),
+                self._holds,
+                hold.request_id,
             ),
             call,
         )
@@ -86,7 +86,7 @@ class Releases:
     def _undo(self, hold: Hold, suffix: bytes, charges: list[Charge], epoch: str, *, undo: bool) -> None:
         self.late += 1
         memory = hold.memory + suffix
-        self._outbox.put(Settlement(self._outbox, memory, charges, (), (0, 0, 0), epoch, 0, None, undo=undo))
+        self._outbox.put(Settlement(self._outbox, memory, charges, (), (0, 0, 0), epoch, 0, undo=undo))
 
 
 def top_up_charges(plan: Plan, positions: Sequence[int], output: int) -> list[Charge]:

@@ -11,6 +11,7 @@ import gc
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayError
@@ -44,6 +45,8 @@ class Entrance:
         self._rest: ASGIApp | None = None
         self._calls = CALLS if data else {}
         self._data = data
+        self.hot = {path.encode(): partial(plane.handle, api=api) for path, api in self._calls.items()}
+        """By the path as it is sent: what takes a call that its connection finds here by itself (connection.py)."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -14,7 +14,9 @@ import time
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gateway.errors import (
     BadRequest,
@@ -24,7 +26,7 @@ from gateway.errors import (
     Unauthenticated,
     UnsupportedMedia,
 )
-from gateway.http.connection import CONNECTION, Connection, answer_whole
+from gateway.http.connection import BODY, CONNECTION, TASK, Connection, answer_whole
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.gate import Gate, Overloaded
@@ -98,19 +100,12 @@ class DataPlane:
         request_id, id_text = self.new_id()
         began_ns = self.line.monotonic_ns()
         connection = scope.get(CONNECTION)
-        task = asyncio.current_task()
+        task = scope.get(TASK) or asyncio.current_task()
         assert task is not None
         exchange: Exchange | None = None
-        left = False
-
-        def client_left() -> None:
-            nonlocal left
-            left = True
-            task.cancel()
-
         self.running.add(task)
         if isinstance(connection, Connection):
-            connection.on_left = client_left
+            connection.on_left = task.cancel
         try:
             gate = self._gate
             if gate is not None and (gate.late or len(self.running) > gate.crowd):
@@ -136,7 +131,7 @@ class DataPlane:
             await authenticate(self.line, exchange, self.origins.of(scope))
             self.exchanges[task] = exchange
             try:
-                body = await _body(scope, receive)
+                body: bytes = scope[BODY] if BODY in scope else await _body(scope, receive)
             except TooLarge:
                 await _rest(receive)
                 raise
@@ -160,7 +155,11 @@ class DataPlane:
             if request.stream:
                 await self._stream(exchange, scope, send, api)
             else:
-                await self._plain(exchange, scope, send, api)
+                answer = await api.carry(self.line, exchange)
+                headers = [_JSON, (b"content-length", b"%d" % len(answer)), *_told(exchange, api)]
+                if not answer_whole(scope, headers, answer):
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    await send({"type": "http.response.body", "body": answer, "more_body": False})
         except Overloaded as exc:
             # Whoever is turned away must cost little: there may be many of them.
             _, headers, answer = rendered(exc, api.dialect, id_text)
@@ -174,7 +173,7 @@ class DataPlane:
                 task.uncancel()
                 await _refuse(send, Unauthenticated(_REVOKED), api.dialect, id_text)
             # The client is gone and there is nobody to tell; any other cancellation is the server's own.
-            elif not left:
+            elif not (isinstance(connection, Connection) and connection.lost):
                 raise
         except _Unheard:
             if isinstance(connection, Connection):
@@ -189,13 +188,6 @@ class DataPlane:
             if isinstance(connection, Connection):
                 connection.on_left = None
 
-    async def _plain(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
-        body = await api.carry(self.line, exchange)
-        headers = [_JSON, (b"content-length", b"%d" % len(body)), *_told(exchange, api)]
-        if answer_whole(scope, headers, body):
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
         way = outlet(scope, send, lambda: [*_EVENTS, *_told(exchange, api)])
@@ -237,7 +229,7 @@ class DataPlane:
             await asyncio.wait(set(self.running), timeout=2.0)
 
 
-class _Head(NamedTuple):
+class _Head(msgspec.Struct, frozen=True, gc=False):
     """What the headers say of a call."""
 
     credential: str

@@ -56,7 +56,7 @@ async def admit(line: Line, exchange: Exchange) -> None:
                 sequence=reservation.sequence,
                 snapshot_version=exchange.snapshot.version,
                 principal_id=caller.principal.id,
-                principal_kind=caller.principal.kind.value,
+                principal_kind=str(caller.principal.kind),
                 principal_name=caller.principal.name,
                 key_id=caller.key_id,
                 group_id=reservation.group_id,
@@ -89,6 +89,20 @@ async def admit(line: Line, exchange: Exchange) -> None:
 
 
 def _prices(endpoint: Endpoint) -> list[Priced]:
+    """Of each entity that may answer: made once for an endpoint as it is, not for each of its calls."""
+    known = _known.get(endpoint.id)
+    if known is None or known[0] is not endpoint:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[endpoint.id] = known = endpoint, _priced(endpoint)
+    return known[1]
+
+
+_known: dict[str, tuple[Endpoint, list[Priced]]] = {}
+_MOST_KNOWN = 4_096
+
+
+def _priced(endpoint: Endpoint) -> list[Priced]:
     return [
         Priced(
             each.id,

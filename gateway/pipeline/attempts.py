@@ -82,7 +82,7 @@ def attempt_record(
         cache_write=usage.cache_write,
         output=usage.output,
         reasoning=usage.reasoning,
-        usage_source=usage.source.value,
+        usage_source=str(usage.source),
         price_id=entity.price.id,
         cost_nano_usd=cost,
         reason=exchange.why,

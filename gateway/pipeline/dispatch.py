@@ -20,6 +20,7 @@ from gateway.spool.records import Progress
 from policies.doubts import Doubt
 from policies.estimate import prompt_estimate
 from policies.routing import Route
+from policies.usage import UsageSource
 
 
 async def call_plain(line: Line, exchange: Exchange, route: Route) -> bytes:
@@ -35,7 +36,7 @@ async def call_plain(line: Line, exchange: Exchange, route: Route) -> bytes:
         answer = completed.answer
         count = believed(answer.usage)
         if count is not None:
-            exchange.count, exchange.source = count, "reported"
+            exchange.count, exchange.source = count, UsageSource.REPORTED
             exchange.answer_bytes = len(completed.body)
         else:
             if answer.usage is not None and answer.usage.prompt_tokens is not None:
@@ -140,7 +141,7 @@ def _call(line: Line, exchange: Exchange) -> Call:
 def _estimate(exchange: Exchange, body: bytes) -> None:
     """The upstream gave no usage that can be believed: estimate both sides from bytes, and say so."""
     request, milli = exchange.request, exchange.endpoint.estimate_milli
-    exchange.source = "estimated"
+    exchange.source = UsageSource.ESTIMATED
     exchange.count = Count(
         prompt=estimated_prompt(request, exchange.endpoint),
         completion=0 if request.max_tokens == 0 else prompt_estimate(len(body), 0, milli) // 2,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from engines.adapter import StreamReader
 from engines.messages import Count
@@ -15,10 +16,10 @@ from policies.caching import ANYTHING
 from policies.catalog import Endpoint, ServedEntity, Snapshot
 from policies.doubts import Doubt
 from policies.principal import Caller
+from policies.usage import UsageSource
 
 
-@dataclass(slots=True)
-class ModelRequest:
+class ModelRequest(msgspec.Struct, gc=False):
     """A validated request to a model, in its client's dialect; what the gateway consumes is taken out of `body`."""
 
     model: str
@@ -44,10 +45,10 @@ class ModelRequest:
     """Some pictures are at addresses, which whoever answers would fetch."""
     unknown: tuple[str, ...] = ()
     """Fields that the local engine's allow-list does not have."""
-    tags: dict[str, str] = field(default_factory=dict[str, str])
+    tags: dict[str, str] = {}
     end_user: str | None = None
     client_request_id: str | None = None
-    shared_headers: dict[str, str] = field(default_factory=dict[str, str])
+    shared_headers: dict[str, str] = {}
     """What else goes along to a provider of the client's own dialect."""
 
 
@@ -150,7 +151,7 @@ class Exchange:
         """The upstream's last count."""
         self.counted = 0
         """Output tokens counted here, where the upstream gives none."""
-        self.source = "none"
+        self.source = UsageSource.NONE
         self.answer_bytes = 0
         """The length of a plain answer."""
         self.doubt: Doubt | None = None

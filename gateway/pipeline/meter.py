@@ -13,6 +13,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.spool.records import Progress
 from policies.estimate import STREAM_SLICE
+from policies.usage import UsageSource
 
 _CHECKPOINT_TOKENS = 64
 _CHECKPOINT_NS = 500_000_000
@@ -59,9 +60,10 @@ class Meter:
         prompt = cached = 0
         if count is not None:
             prompt, cached = count.prompt, count.cached
-            exchange.count, exchange.source = count, "reported" if count.exact else "counted"
+            exchange.count = count
+            exchange.source = UsageSource.REPORTED if count.exact else UsageSource.COUNTED
         else:
-            exchange.counted, exchange.source = reader.counted, "counted"
+            exchange.counted, exchange.source = reader.counted, UsageSource.COUNTED
         exchange.finish_reason = reader.finish_reason
         if exchange.slot >= 0:
             self._note(exchange.slot, exchange.attempt, prompt, running, cached)

@@ -100,7 +100,7 @@ def _doubt(exchange: Exchange) -> None:
     count, reader, request = exchange.count, exchange.reader, exchange.request
     if reader is not None and reader.distrusted:
         exchange.doubt = Doubt.IMPOSSIBLE
-    elif count is not None and exchange.source == "reported":
+    elif count is not None and exchange.source is UsageSource.REPORTED:
         exchange.doubt = doubt(
             prompt=count.prompt,
             completion=count.completion,
@@ -130,5 +130,5 @@ def _usage(exchange: Exchange) -> Usage:
         cache_read=count.cached,
         cache_write=count.cache_write,
         reasoning=count.reasoning,
-        source=UsageSource(exchange.source),
+        source=exchange.source,
     )

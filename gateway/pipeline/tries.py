@@ -137,17 +137,20 @@ class Tries:
             )
         return None
 
-    async def bounded(self, work: Awaitable[T], *, first_token: bool = False) -> T:
+    def bounded(self, work: Awaitable[T], *, first_token: bool = False) -> Awaitable[T]:
         """The work's result; raises TimedOut when the entity's time for it, or PastDeadline when the caller's, is over."""
         exchange = self._exchange
         assert exchange.entity is not None
         rules = exchange.entity.rules
         most = (rules.first_token_ms or rules.total_ms) if first_token else rules.total_ms
+        if not most and not exchange.deadline_ns:
+            return work
         left = left_ms(self._line, exchange)
         if left is not None and (not most or left <= most):
-            return await within(self._line, exchange, work)
-        if not most:
-            return await work
+            return within(self._line, exchange, work)
+        return self._in_time(work, most, first_token=first_token)
+
+    async def _in_time(self, work: Awaitable[T], most: int, *, first_token: bool) -> T:
         try:
             async with asyncio.timeout(most / 1000):
                 return await work

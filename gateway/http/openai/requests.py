@@ -113,12 +113,13 @@ def _request(
     model = endpoint_named(body, model)
     stream = flag(body, "stream")
     show_usage, show_running = _stream_options(body, stream=stream)
-    n = whole(body, "n", 1, MAX_CHOICES) or 1
-    most = whole(body, "max_completion_tokens", 1, MAX_OUTPUT)
-    if most is None:
-        most = whole(body, "max_tokens", 1, MAX_OUTPUT)
-    else:
-        whole(body, "max_tokens", 1, MAX_OUTPUT)
+    n = 1 if "n" not in body else whole(body, "n", 1, MAX_CHOICES) or 1
+    most = None
+    for name in ("max_tokens", "max_completion_tokens"):
+        # Both are checked, and the newer word is the one that counts.
+        if name in body:
+            given = whole(body, name, 1, MAX_OUTPUT)
+            most = most if given is None else given
     for name, low, high in (
         ("temperature", 0, 2),
         ("top_p", 0, 1),
@@ -154,11 +155,22 @@ _HELD = CONSUMED | {"model", "stream", "stream_options", "max_tokens", "max_comp
 
 
 def _message_bytes(message: Any, index: int) -> int:
-    where = f"messages[{index}]"
     if type(message) is not dict:
+        where = f"messages[{index}]"
         raise BadRequest(f"'{where}' must be an object with 'role' and 'content'.", param=where)
     role = message.get("role")
-    if role not in _ROLES:
+    content = message.get("content")
+    if type(content) is str and type(role) is str and role in _ROLES and message.keys() <= _MESSAGE_FIELDS:
+        # Nearly all there are.
+        size = bytes_of(content)
+    else:
+        size = _uncommon_bytes(message, role, content, f"messages[{index}]")
+    calls = message.get("tool_calls")
+    return size if calls is None else size + len(msgspec.json.encode(calls))
+
+
+def _uncommon_bytes(message: dict[str, Any], role: Any, content: Any, where: str) -> int:
+    if type(role) is not str or role not in _ROLES:
         raise BadRequest(f"'{where}.role' must be one of {', '.join(sorted(_ROLES))}.", param=f"{where}.role")
     extra = message.keys() - _MESSAGE_FIELDS
     if extra:
@@ -168,19 +180,13 @@ def _message_bytes(message: Any, index: int) -> int:
             param=f"{where}.{name}",
             code="unsupported_field",
         )
-    content = message.get("content")
-    if type(content) is str:
-        size = bytes_of(content)
-    elif content is None:
+    if content is None:
         if role not in ("assistant", "tool", "function"):
             raise BadRequest(
                 f"'{where}.content' must be a string or a list of parts.", param=f"{where}.content"
             )
-        size = 0
-    else:
-        size = _parts_bytes(content, f"{where}.content")
-    calls = message.get("tool_calls")
-    return size if calls is None else size + len(msgspec.json.encode(calls))
+        return 0
+    return bytes_of(content) if type(content) is str else _parts_bytes(content, f"{where}.content")
 
 
 def _parts_bytes(parts: Any, where: str) -> int:
