@@ -112,9 +112,5 @@ def believed(usage: WireUsage | None) -> Count | None:
     return Count(prompt, completion, cached, reasoning, written)
 
 
-_decode_answer = msgspec.json.Decoder(Answer).decode
-
-
-def decode_answer(body: bytes) -> Answer:
-    """Validate that `body` is JSON and read what matters of it; raises msgspec.MsgspecError or UnicodeDecodeError."""
-    return _decode_answer(body)
+decode_answer = msgspec.json.Decoder(Answer).decode
+"""Validate that a body is JSON and read what matters of it; raises msgspec.MsgspecError or UnicodeDecodeError."""

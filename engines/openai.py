@@ -20,7 +20,7 @@ from engines.clients import CHAT, EMBEDDINGS, RESPONSES, client_of
 from engines.embeddings import check_vectors
 from engines.errors import Garbled, Refused
 from engines.experts import ROUTED, ExpertLoad
-from engines.messages import ABSURD, Answer, Choice, decode_answer
+from engines.messages import ABSURD, NO_ERROR, Answer, Choice, decode_answer
 from engines.native import retry_after
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, chat_reason, context_limit, read_chat_answer
@@ -86,7 +86,7 @@ class OpenAIEngine:
         if self._experts is not None and ROUTED in told:
             told = self._experts.read(told)
         answer = decoded(decode_answer, told)
-        if answer.failed or not answer.choices:
+        if not answer.choices or (answer.error is not NO_ERROR and answer.failed):
             if path != EMBEDDINGS or answer.failed:
                 raise Garbled("the answer has no choices")
             check_vectors(told, call.body)

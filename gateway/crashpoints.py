@@ -22,14 +22,11 @@ POINTS = (
 )
 
 
-def _unarmed(point: str) -> None:
-    """Nothing is armed."""
-
-
-def armed(spec: str | None) -> Callable[[str], None]:
+def armed(spec: str | None) -> Callable[[str], object]:
     """The function to call at each point; raises ValueError for a point that does not exist."""
     if not spec:
-        return _unarmed
+        # Nothing is armed: a function of C does nothing for less than one of Python, and four are called in every call.
+        return len
     name, _, nth = spec.partition(":")
     if name not in POINTS:
         raise ValueError(f"WEIGHBRIDGE_CRASH_AT names {name!r}; the points are {', '.join(POINTS)}")

@@ -27,6 +27,11 @@ class RequestIds:
         tail = (tail & ~(0xF << 76) & ~(0x3 << 62)) | (7 << 76) | (2 << 62)
         return (head | tail).to_bytes(16, "big")
 
+    def pair(self) -> tuple[bytes, str]:
+        """An id and its text."""
+        made = self.make()
+        return made, text(made)
+
 
 def text(request_id: bytes) -> str:
     """The canonical text of an id."""

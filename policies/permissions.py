@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from policies.catalog import Endpoint, Snapshot
 from policies.decision import Allow, Decision, Deny
-from policies.principal import Caller
+from policies.principal import Caller, Role
 
 
 class Level(IntEnum):
@@ -23,7 +23,7 @@ class Level(IntEnum):
 def granted(snapshot: Snapshot, caller: Caller, endpoint: Endpoint) -> tuple[Level | None, str]:
     """The highest level the caller's principal and groups hold on the endpoint, and the rule that gives it."""
     principal = caller.principal
-    if principal.is_admin:
+    if Role.ADMIN in principal.roles:
         return Level.CAN_MANAGE, "role admin"
     grants = snapshot.grants.get(endpoint.id)
     if not grants:

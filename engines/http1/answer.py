@@ -114,7 +114,9 @@ class Answer:
         self._connection = None
         if self._take is not None:
             self.arrived()
-        self.wake()
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def take(self) -> bytes:
         """Everything that is held."""

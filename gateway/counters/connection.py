@@ -159,16 +159,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Match replies with those who asked, in order."""
         reader, waiting = self._reader, self._waiting
+        batches = self._batches
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not False:
                 if self._overdue:
                     self._overdue.popleft().late(reply)
                     continue
-                batch = self._batches[0]
+                batch = batches[0]
                 batch[1] -= 1
                 if not batch[1]:
-                    self._batches.popleft()
+                    batches.popleft()
                 waiting.popleft().answered(reply)
         except (hiredis.ProtocolError, IndexError):
             _log.error("Redis at %s sent what is no reply; connecting anew", self._address)

@@ -120,11 +120,6 @@ class Hold:
         if self.degraded is not None:
             self.headers.append((b"x-weighbridge-degraded", self.degraded.encode()))
 
-    @property
-    def base(self) -> tuple[int, int, int, int]:
-        """What each class of amount comes to before output."""
-        return 0, 1, self.prompt_tokens, self.money
-
     def charges_at(self, positions: Sequence[int], output: int) -> list[Charge]:
         """The charges that a grant of `output` tokens made at `positions` (-1: not charged)."""
         base = 0, 1, self.prompt_tokens, self.money

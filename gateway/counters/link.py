@@ -151,9 +151,11 @@ class Link:
         if abs(offset - self._offset_ms) > 50:
             self._offset_ms = offset
 
-    def succeeded(self) -> None:
-        """A reply came in time."""
+    def succeeded(self, redis_ms: int) -> None:
+        """A reply came in time, and carried Redis' time."""
         self._failures = 0
+        if abs(redis_ms - self._clock() * 1000 - self._offset_ms) > 50:
+            self.told_time(redis_ms)
 
     def failed(self) -> None:
         """No reply in time, or an error instead of one."""

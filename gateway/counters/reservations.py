@@ -234,7 +234,8 @@ class Reservations:
                 self._returned()
         call = None
         if hold.epoch == self.link.epoch and hold.charges and hold.ordinary:
-            call = hold.plan.settle_call(hold.memory, hold.parts[0], hold.base, hold.granted_output, usage)
+            base = 0, 1, hold.prompt_tokens, hold.money
+            call = hold.plan.settle_call(hold.memory, hold.parts[0], base, hold.granted_output, usage)
         self._releases.settle(hold, usage, number, call)
 
     def abandon(self, future: Future[Hold]) -> None:
@@ -252,9 +253,8 @@ class Reservations:
             self._reply_error(hold, reply)
             return
         link, future = self.link, hold.future
-        link.succeeded()
         code, (now_ms,) = reply[0], TIME.unpack_from(reply, 1)
-        link.told_time(now_ms)
+        link.succeeded(now_ms)
         if code == GRANTED:
             self._granted(hold, grant_of(reply))
             if future.done():
@@ -301,8 +301,9 @@ class Reservations:
         if plan.has_alternatives:
             hold.group_id = charged_group(plan, positions)
         for index in plan.money_taps:
-            if positions[index] >= 0:
-                self._local.remember_left(plan.taps[index].key_at(positions[index]), grant.remaining[index])
+            position = positions[index]
+            if position >= 0:
+                self._local.remember_left(plan.taps[index].key_at(position), grant.remaining[index])
         if hold.claim is not None:
             hold.charges.append(claim_charge(hold.claim))
         hold.write_headers()

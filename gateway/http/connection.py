@@ -104,10 +104,14 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.head_bytes += len(name) + len(value)
-        if self.head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
+        headers = self.headers
+        if self.head_bytes > MAX_HEAD_BYTES or len(headers) >= MAX_HEADERS:
             self.head_overflow = True
-        else:
-            super().on_header(name, value)
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.in_body = True
@@ -180,7 +184,7 @@ class Connection(HttpToolsProtocol):
             self.access_logger,
             self.access_log,
             self.server_state.default_headers,
-            asyncio.Event(),
+            _HERE,
             self.expect_100_continue,
             self.keeps,
             self.on_response_complete,
@@ -242,6 +246,20 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
+class _Here(asyncio.Event):
+    """For whoever would wait for a body that is here: it has happened, for every call alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+
+    def clear(self) -> None:
+        """It stays so."""
+
+
+_HERE = _Here()
+
+
 def cycle_of(scope: Scope) -> RequestResponseCycle | None:
     """uvicorn's own state of this request, None where a later one has come or another server runs the application.
 
@@ -263,8 +281,7 @@ def answer_whole(scope: Scope, headers: Headers, body: bytes, status: bytes = b"
     head = _head(cycle, headers, status)
     cycle.response_started = cycle.response_complete = True
     cycle.transport.write(b"%b\r\n%b" % (head, body))
-    if BODY not in scope:
-        cycle.message_event.set()
+    cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()

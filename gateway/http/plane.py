@@ -34,7 +34,7 @@ from gateway.http.large import LARGE, LargeBodies
 from gateway.http.origin import Origins
 from gateway.http.outlet import outlet
 from gateway.http.strict_json import decode_object
-from gateway.ids import RequestIds, text
+from gateway.ids import RequestIds
 from gateway.pipeline.audit import audit
 from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
@@ -90,14 +90,13 @@ class DataPlane:
 
     def new_id(self) -> tuple[bytes, str]:
         """A request id and its text."""
-        made = self._ids.make()
-        return made, text(made)
+        return self._ids.pair()
 
     async def handle(
         self, scope: Scope, receive: Receive, send: Send, api: Api, endpoint: str | None = None
     ) -> None:
         """Answer one call."""
-        request_id, id_text = self.new_id()
+        request_id, id_text = self._ids.pair()
         began_ns = self.line.monotonic_ns()
         connection = scope.get(CONNECTION)
         task = scope.get(TASK) or asyncio.current_task()
@@ -188,7 +187,6 @@ class DataPlane:
             if isinstance(connection, Connection):
                 connection.on_left = None
 
-
     async def _stream(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
         way = outlet(scope, send, lambda: [*_EVENTS, *_told(exchange, api)])
         try:
@@ -255,6 +253,8 @@ def _head(scope: Scope) -> _Head:
     wish = ANYTHING
     media = b""
     for name, value in headers:
+        if name not in _READ:
+            continue
         if name == b"content-type":
             media = value
         elif name == b"content-length":
@@ -287,6 +287,16 @@ def _head(scope: Scope) -> _Head:
     if media and media.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("The body must be JSON: send 'Content-Type: application/json'.")
     return _Head(read_credential(headers), group, batch, idempotency, sticky, timeout_ms, wish, anthropic)
+
+
+_READ = frozenset(
+    {
+        b"content-type", b"content-length", b"content-encoding", b"idempotency-key", b"x-weighbridge-group",
+        b"x-weighbridge-priority", b"x-weighbridge-sticky", b"x-weighbridge-timeout", b"cache-control",
+        b"anthropic-beta", b"anthropic-version",
+    }
+)  # fmt: skip
+"""Those that are looked at: clients send a dozen others, none of which is compared with each of these."""
 
 
 def _seconds(value: bytes) -> int:

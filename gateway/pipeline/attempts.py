@@ -56,13 +56,13 @@ def attempt_record(
     error_code: str | None = None,
 ) -> Attempt:
     """The record of the present attempt as it ends."""
-    began = exchange.dispatched_ns
+    began, first = exchange.dispatched_ns, exchange.first_byte_ns
     now = line.monotonic_ns()
     took_us = (now - began) // 1000
     if outcome == CACHED:
         cost = entity.price.per_cache_hit
     else:
-        billed = usage.total_tokens > 0 or outcome == "ok"
+        billed = outcome == "ok" or usage.total_tokens > 0
         cost = cost_nano_usd(usage, entity.price, took_us) if billed else 0
     had = exchange.lease.had if exchange.lease is not None else None
     return Attempt(
@@ -72,7 +72,7 @@ def attempt_record(
         entity_name=entity.name,
         model=entity.model,
         started_at_ms=line.wall_ms() - (now - began) // 1_000_000,
-        first_byte_us=since(began, exchange.first_byte_ns),
+        first_byte_us=None if first is None else (first - began) // 1000,
         duration_us=took_us,
         outcome=outcome,
         status=status,
@@ -89,8 +89,3 @@ def attempt_record(
         provision_id=had.provision.id if had is not None and had.provision is not None else None,
         lane=had.lane.value if had is not None else None,
     )
-
-
-def since(began: int, at: int | None) -> int | None:
-    """Microseconds from one moment to another, None where that did not come."""
-    return None if at is None else (at - began) // 1000

@@ -51,7 +51,8 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
         settle(line, exchange, "error", error_code=exc.code)
         raise
     finally:
-        settle(line, exchange, "error", error_code="internal_error")
+        if not exchange.settled:
+            settle(line, exchange, "error", error_code="internal_error")
         if tap is not None:
             tap.end()
 

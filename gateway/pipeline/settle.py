@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from engines.messages import Count
 from gateway import crashpoints
-from gateway.pipeline.attempts import CACHED, attempt_record, since
+from gateway.pipeline.attempts import CACHED, attempt_record
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.pipeline.weighing import estimated_prompt
@@ -78,6 +78,7 @@ def settlement(
             outcome=CACHED if hit else status,
             error_code=error_code,
         )
+    received, first = exchange.received_ns, exchange.first_byte_ns
     return Settlement(
         request_id=exchange.id,
         ended_at_ms=line.wall_ms(),
@@ -86,8 +87,8 @@ def settlement(
         error_code=error_code,
         finish_reason=exchange.finish_reason,
         stopped_by=exchange.stopped_by,
-        first_byte_us=since(exchange.received_ns, exchange.first_byte_ns),
-        duration_us=(line.monotonic_ns() - exchange.received_ns) // 1000,
+        first_byte_us=None if first is None else (first - received) // 1000,
+        duration_us=(line.monotonic_ns() - received) // 1000,
         queue_us=exchange.queue_ns // 1000,
         cache_hit=hit,
         last=last,

@@ -33,6 +33,18 @@ class Charged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Start of the calendar period that was charged; left out where there is none."""
 
 
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """What a decision was made from, and what it granted before any top-up, as the ledger shows it."""
+
+    granted: int
+    output: int
+    least: int
+    seen: list[int]
+    group: str | None
+    share_percent: int
+    groups: list[str] | None
+
+
 class Entry:
     """A request whose intent was read and whose settlement was not, yet."""
 
@@ -152,8 +164,8 @@ def request_row(
         intent.stream,
         status,
         http_status,
-        plain(error_code),
-        plain(finish_reason),
+        error_code and plain(error_code),
+        finish_reason and plain(finish_reason),
         stopped_by,
         fresh,
         read,
@@ -166,9 +178,9 @@ def request_row(
         intent.estimated_prompt_tokens,
         entry.granted,
         _charged(entry, fresh + read + write, output + reasoning, cost),
-        _tags(intent.tags),
-        plain(intent.client_request_id),
-        plain(intent.end_user),
+        _tags(intent.tags) if intent.tags else None,
+        intent.client_request_id and plain(intent.client_request_id),
+        intent.end_user and plain(intent.end_user),
         first_byte_us,
         duration_us,
         queue_us,
@@ -194,8 +206,8 @@ def attempt_row(intent: Intent, made: Attempt, *, borne: bool) -> AttemptRow:
         plain(made.model) or "",
         made.outcome,
         made.status,
-        plain(made.error_code),
-        plain(made.reason),
+        made.error_code and plain(made.error_code),
+        made.reason and plain(made.reason),
         made.fresh_input,
         made.cache_read,
         made.cache_write,
@@ -241,8 +253,24 @@ def _charged(entry: Entry, prompt: int, completion: int, cost: int) -> str:
         "total_tokens": prompt + completion,
         "money": cost,
     }
+    if entry.added is None:
+        # An admission draws from each limit once.
+        return _json.encode(
+            [
+                Charged(
+                    each.limit_id,
+                    each.subject,
+                    each.metric,
+                    each.fixed,
+                    used.get(each.metric, each.fixed),
+                    each.position if each.kind == "p" else 0,
+                )
+                for each in entry.intent.charges
+                if each.kind != "i"
+            ]
+        ).decode()
     reserved: dict[tuple[str, str, str, int], int] = {}
-    for each in (*entry.intent.charges, *(entry.added or ())):
+    for each in (*entry.intent.charges, *entry.added):
         if each.kind != "i":
             # A top-up draws from the period of the admission.
             place = each.limit_id, each.subject, each.metric, each.position if each.kind == "p" else 0
@@ -260,16 +288,19 @@ def _weighed(intent: Intent) -> str:
     weighed = intent.weighed
     assert weighed is not None
     return _json.encode(
-        {
-            "granted": intent.granted_output_tokens,
-            **{name: getattr(weighed, name) for name in weighed.__struct_fields__},
-        }
+        Shown(
+            intent.granted_output_tokens,
+            weighed.output,
+            weighed.least,
+            weighed.seen,
+            weighed.group,
+            weighed.share_percent,
+            weighed.groups,
+        )
     ).decode()
 
 
-def _tags(tags: dict[str, str]) -> str | None:
-    if not tags:
-        return None
+def _tags(tags: dict[str, str]) -> str:
     text = _json.encode(tags).decode()
     if "\\u0000" in text or len(text) > LONGEST_TEXT:
         text = _json.encode({plain(name) or "": plain(value) or "" for name, value in tags.items()}).decode()

@@ -18,7 +18,7 @@ from gateway.spool.books import Place, Posting
 from gateway.spool.joining import Entry, settled
 from gateway.spool.orphans import interrupted
 from gateway.spool.quarantine import Quarantine
-from gateway.spool.records import Intent, Refusal, Settlement
+from gateway.spool.records import Attempt, Intent, Progress, Refusal, Settlement
 from gateway.spool.running import read_running
 from gateway.spool.segments import (
     LARGEST_FRAME,
@@ -142,19 +142,20 @@ class SpoolReader:
                 self.spool_id, place, payload, f"no record that this version knows: {exc}"
             )
             return
-        if isinstance(record, Intent):
-            self.open.setdefault(record.request_id, Entry(record, place))
-            self.last_admitted_ms = record.admitted_at_ms
-        elif isinstance(record, Settlement):
+        # By the very type: isinstance asks the structs' metaclass, in Python, for whatever is of another kind.
+        if type(record) is Settlement:
             self.ended_number = max(self.ended_number, record.number)
             entry = self.open.pop(record.request_id, None)
             if entry is None:
                 self.unmatched.append((record, place))
             else:
                 found.append(settled(entry, record, self._worker))
-        elif isinstance(record, Refusal):
+        elif type(record) is Intent:
+            self.open.setdefault(record.request_id, Entry(record, place))
+            self.last_admitted_ms = record.admitted_at_ms
+        elif type(record) is Refusal:
             self.refusals.append((record, place))
-        else:
+        elif isinstance(record, (Attempt, Progress)):
             entry = self.open.get(record.request_id)
             if entry is not None:
                 entry.take(record)

@@ -121,16 +121,17 @@ class SpoolWriter:
                     self._wait(record, frame(record))
                     return
         data = frame(record)
-        if len(data) > LARGEST_FRAME:
-            raise ValueError(f"a record of {len(data)} bytes is too large for the spool")
+        size = len(data)
+        if size > LARGEST_FRAME:
+            raise ValueError(f"a record of {size} bytes is too large for the spool")
         try:
             written = os.write(self._fd, data)
-            if written != len(data):
+            if written != size:
                 self._finish(data, written)
         except OSError as exc:
             self._out_of_room(record, data, exc)
             return
-        self._size += len(data)
+        self._size += size
         self._dirty = True
         if self._size >= self._segment_bytes:
             self._rotate()

@@ -67,7 +67,7 @@ def array_text(column: Sequence[Any]) -> str:
     the character is replaced.
     """
     encoded = _json.encode(column).decode()
-    if _ESCAPE.search(encoded):
+    if "\\" in encoded and _ESCAPE.search(encoded):
         encoded = _json.encode(
             [_CONTROL.sub("\ufffd", each) if isinstance(each, str) else each for each in column]
         ).decode()

@@ -66,11 +66,11 @@ def read_chat(body: dict[str, Any], *, model: str | None = None) -> ModelRequest
     if type(messages) is not list or not messages:
         raise BadRequest("'messages' must be a list with at least one message.", param="messages")
     text_bytes = 0
+    pictures: list[str] = []
     for index, message in enumerate(messages):
         text_bytes += _message_bytes(message, index)
-    pictures = [
-        url for message in messages if type(message.get("content")) is list for url in _pictures(message)
-    ]
+        if type(message.get("content")) is list:
+            pictures += _pictures(message)
     if "tools" in body:
         text_bytes += _tools_bytes(body["tools"])
     if body.get("response_format") is not None:
@@ -112,7 +112,9 @@ def _request(
     unknown = () if body.keys() <= known else unknown_fields(body, known)
     model = endpoint_named(body, model)
     stream = flag(body, "stream")
-    show_usage, show_running = _stream_options(body, stream=stream)
+    show_usage = show_running = False
+    if "stream_options" in body:
+        show_usage, show_running = _stream_options(body, stream=stream)
     n = 1 if "n" not in body else whole(body, "n", 1, MAX_CHOICES) or 1
     most = None
     for name in ("max_tokens", "max_completion_tokens"):
