@@ -8,6 +8,8 @@ import pytest
 
 from gateway.app import Front, create_app
 from gateway.http.admin.access import ControlPlane
+from gateway.http.entrance import Entrance
+from gateway.http.operations import Operations
 from gateway.http.plane import DataPlane
 from gateway.security.guesses import AT_ONCE, Guesses
 from gateway.security.keys import mint
@@ -29,15 +31,14 @@ class Noted:
 
 def watched(deployment: Deployment) -> Noted:
     """The same front with a trail."""
-    import httpx
-
     noted = Noted()
     known: ControlPlane = deployment.control
     control = ControlPlane(
         known.keys, known.catalog, known.configuration, known.peppers, known.sealing, known.sessions, trail=noted
     )  # fmt: skip
-    app = create_app(Front(DataPlane(_no_line()), control, lambda _: True))
-    deployment.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")  # type: ignore[arg-type]
+    plane = DataPlane(_no_line())
+    app = create_app(Front(plane, control, lambda _: True))
+    deployment.entrance = Entrance(plane, Operations(list, lambda: b""), lambda: app)
     return noted
 
 
