@@ -185,6 +185,7 @@ async def test_a_known_key_follows_its_principal(
     worker = await workers()
     user = await a_user(configuration, root)
     _, text = await a_key(configuration, root, peppers, user)
+    await worker.catalog.refresh()  # News of a key forgets it, that of its making too.
     await worker.ask(text)
     async with configuration.change(root) as change:
         inner = await create_group(change, f"group{next(numbers)}", "")
@@ -312,6 +313,7 @@ async def test_with_the_database_away_known_keys_work_and_unknown_ones_are_not_c
     user = await a_user(configuration, root)
     _, known = await a_key(configuration, root, peppers, user)
     _, unknown = await a_key(configuration, root, peppers, user)
+    await worker.catalog.refresh()  # News of a key forgets it, that of its making too.
     await worker.ask(known)
     await _shut(postgres_server, database_url, True)
     try:
