@@ -59,6 +59,10 @@ class Connection(HttpToolsProtocol):
     unread_since: float = 0.0
     """When the answer's unsent bytes were last seen to change; 0 while the client keeps up."""
     unread = 0
+    door: Callable[[bytes], bytes | None] | None = None
+    """Asked with the target of each POST before a request is made of it; what it gives is the whole answer."""
+    passed_over = False
+    """The present message was answered at the door: its body is dropped."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -119,6 +123,9 @@ class Connection(HttpToolsProtocol):
         before: Any = self.cycle
         if self.head_overflow or self.head_bytes > MAX_HEAD_BYTES or self._ambiguous_length():
             self._refuse()
+        elif (answer := self._at_the_door()) is not None:
+            self.passed_over = True
+            self.transport.write(answer)
         elif (
             self.url in self.hot
             and (before is None or before.response_complete)
@@ -135,12 +142,19 @@ class Connection(HttpToolsProtocol):
         self.body_bytes += len(body)
         if self.held is not None:
             self.held = self.held + body if self.held else body
-        elif not self.transport.is_closing():
+        elif not self.passed_over and not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self.waiting_since = 0.0
         held, self.held = self.held, None
+        if self.passed_over:
+            self.passed_over = False
+            self.idle_since = time.monotonic()
+            assert self.parser is not None
+            if not self.parser.should_keep_alive():
+                self.transport.close()
+            return
         if self.transport.is_closing():
             return
         if held is None:
@@ -228,6 +242,16 @@ class Connection(HttpToolsProtocol):
         if not self.unread_since or unread != self.unread:
             self.unread_since, self.unread = now, unread
         return now - self.unread_since > STALLED_SECONDS
+
+    def _at_the_door(self) -> bytes | None:
+        if self.door is None:
+            return None
+        assert self.parser is not None
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        # Answers keep their order, and a client that reads none gets no more.
+        if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
+            return None
+        return self.door(self.url) if self.parser.get_method() == b"POST" else None
 
     def _ambiguous_length(self) -> bool:
         lengths = codings = 0

@@ -72,10 +72,21 @@ class Gate:
         level = overloaded(self.late, count, self._most)
         if level is Level.CALM or (level is Level.PRESSED and self._is_light(scope, running.values())):
             return
+        raise Overloaded(self.turned_away())
+
+    def full(self, count: int) -> bool:
+        """Whether everybody is turned away, while so many calls run."""
+        # Most calls are asked here in vain: the first line is all that they pay.
+        if self.late is not Level.FULL and count < self._most:
+            return False
+        return overloaded(self.late, count, self._most) is Level.FULL
+
+    def turned_away(self) -> int:
+        """Count one that is, and give the seconds after which it may come back."""
         self._turned += 1
         self._refused("overloaded")
         # Spread out, so that those who were turned away together do not come back together.
-        raise Overloaded(1 + self._turned % LONGEST_RETRY_SECONDS)
+        return 1 + self._turned % LONGEST_RETRY_SECONDS
 
     def _is_light(self, scope: Scope, running: Iterable[Exchange]) -> bool:
         """Whether the caller is known and has less than its share under way."""

@@ -27,7 +27,9 @@ from policies.principal import Caller
 LOOKUPS_AT_ONCE = 16
 NEGATIVE_SECONDS = 5.0
 _WAITING_AT_MOST = 512
-_REMEMBERED_AT_MOST = 20_000
+_REMEMBERED_AT_MOST = 131_072
+"""Half a kilobyte each. With 20,000 of 100,000 keys in use remembered, four calls in five looked theirs up: 3.4 times the cost."""
+_REFUSED_AT_MOST = 20_000
 _LOOKUP_SECONDS = 3.0
 _NEVER = float("inf")
 _ROW = """
@@ -174,7 +176,7 @@ class StoredKeys:
             if kind in ("api_key", "user", "service_principal"):
                 self._refused.clear()
         if changed:
-            # Looked through, some 2 ms a change where there are 20,000: an index would take a fifth of each key's room.
+            # Looked through, some 2 ms a change for every 20,000: an index would take a fifth of each key's room.
             for digest in [digest for digest, known in self._known.items() if known.key_id in changed]:
                 del self._known[digest]
 
@@ -217,8 +219,8 @@ class StoredKeys:
         return found
 
     def _refuse(self, fingerprint: bytes) -> None:
-        if len(self._refused) >= _REMEMBERED_AT_MOST:
-            for each in list(self._refused)[: _REMEMBERED_AT_MOST // 2]:
+        if len(self._refused) >= _REFUSED_AT_MOST:
+            for each in list(self._refused)[: _REFUSED_AT_MOST // 2]:
                 del self._refused[each]
         self._refused[fingerprint] = self._clock() + NEGATIVE_SECONDS
 

@@ -189,3 +189,20 @@ async def test_a_connection_that_asks_for_nothing_any_more_is_ended_and_a_busy_o
     assert await asyncio.wait_for(reader.read(), 10) == b""
     sweeping.cancel()
     writer.close()
+
+
+async def test_who_is_turned_away_at_the_door_is_answered_in_turn_and_may_call_again(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nfull"
+    monkeypatch.setattr(Connection, "door", staticmethod({b"/full": full}.get))
+    last = OURS + b"connection: close\r\n\r\n{}"
+    # Its body is dropped, whatever is in it, and the next call on the connection is read as ever.
+    assert await exchanged(port, request("/full") * 2 + request("/", close=True)) == full * 2 + last
+    assert await exchanged(port, request("/full", close=True)) == full
+    # Nobody overtakes an answer that is under way; a page is nobody's call.
+    both = await exchanged(port, request("/ahead") + request("/full", close=True))
+    assert both.count(b"HTTP/1.1 200 OK") == 2
+    assert both.endswith(last)
+    page = request("/full", close=True).replace(b"POST", b"GET")
+    assert await exchanged(port, page) == last
