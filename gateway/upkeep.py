@@ -1,4 +1,5 @@
-"""What the books need now and then, beside the drainer: heads of the audit exported, old weeks closed, all of it verified.
+"""What the books need now and then, beside the drainer: heads of the audit exported, old weeks closed, engines' time
+noted, all of it verified.
 
 Each in its own time and none in another's way; one that fails says so and is tried again.
 """
@@ -12,13 +13,16 @@ import logging
 import os
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
+from gateway.engine_meter import EngineMeter
 from gateway.errors import Unavailable
 from gateway.events.heads import HeadExport
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.closing import close_weeks
+from gateway.store.engine_minutes import forget_minutes, keep_minutes
 from gateway.store.payloads import drop_old_turns, drop_payload_days, forget_payloads
 
 logger = logging.getLogger(__name__)
@@ -32,7 +36,11 @@ _DAY_MINUTES = 1440
 async def keep_up(settings: Settings, url: str, key: bytes) -> None:
     """Export, close and verify until cancelled."""
     await asyncio.gather(
-        _export(settings, url, key), _close(settings, url, key), _forget(settings, url), _verify(settings)
+        _export(settings, url, key),
+        _close(settings, url, key),
+        _forget(settings, url),
+        _meter(settings, url),
+        _verify(settings),
     )
 
 
@@ -64,6 +72,7 @@ async def _close(settings: Settings, url: str, key: bytes) -> None:
         while True:
             try:
                 await close_weeks(engine, key, keep)
+                await forget_minutes(engine, keep, datetime.now(UTC))
             except Unavailable:
                 pass
             except Exception:
@@ -88,6 +97,17 @@ async def _forget(settings: Settings, url: str) -> None:
             except Exception:
                 logger.exception("a day of kept calls could not be dropped; it is tried again in an hour")
             await asyncio.sleep(CLOSE_SECONDS)
+    finally:
+        await engine.dispose()
+
+
+async def _meter(settings: Settings, url: str) -> None:
+    """Note how long the local engines work, by their own metrics."""
+    if settings.engine_url is None:
+        return
+    engine = database.engine(url, application_name="weighbridge-engine-time", size=0)
+    try:
+        await EngineMeter(settings.engine_url, partial(keep_minutes, engine)).run()
     finally:
         await engine.dispose()
 

@@ -11,8 +11,13 @@ from engines.mixture.cards import CARDS, Card, Precision
 from engines.mixture.known import CONFIGS
 from engines.mixture.plan import Plan, Workload, plan
 from engines.mixture.recipe import CannotFit, Recipe, recipe, smallest
+from engines.mixture.roofline import decode_step, speed_up
 from engines.mixture.shape import Shape, UnknownShape, read_shape
 from engines.mixture.work import cache_bytes_a_token, dense_flops_a_token, flops_a_token, parameters
+
+LONGEST = 32_768
+"""Context where nobody says one, and the model takes as much."""
+_BATCHES = (1, 4, 16, 64, 256, 1024)
 
 
 class CannotPlan(Exception):
@@ -44,7 +49,7 @@ def planned(
     card: str | None,
     cards: int | None,
     precision: Precision | None,
-    context: int,
+    context: int | None,
     workload: Workload,
     hour_price: float,
     efficiency: float,
@@ -53,6 +58,7 @@ def planned(
 ) -> str:
     """Everything that fits, smallest first for each card and precision; raises CannotPlan where nothing does."""
     shape = find_shape(model)
+    context = context or min(shape.longest or LONGEST, LONGEST)
     if card is not None and card not in CARDS:
         raise CannotPlan(f"{card!r} is no known card; known are {', '.join(CARDS)}.")
     plans: list[Plan] = []
@@ -70,7 +76,14 @@ def planned(
         raise CannotPlan(refused[0])
     if as_json:
         return json.dumps(
-            {"model": _sizes(shape), "plans": [_told(each) for each in plans], "refused": refused}, indent=2
+            {
+                "model": _sizes(shape),
+                "plans": [
+                    _told(each) | {"batches": _batches(shape, each, workload, efficiency)} for each in plans
+                ],
+                "refused": refused,
+            },
+            indent=2,
         )
     return _text(shape, plans, refused, workload, hour_price, efficiency)
 
@@ -105,6 +118,32 @@ def _told(each: Plan) -> dict[str, Any]:
     return asdict(each) | {"cards": each.recipe.cards, "arguments": each.recipe.arguments()}
 
 
+def _batches(shape: Shape, made: Plan, workload: Workload, efficiency: float) -> list[dict[str, Any]]:
+    """The roofline by how many sequences a step has, of this workload's length, up to what the cache holds."""
+    recipe = made.recipe
+    context = workload.prompt_tokens + workload.answer_tokens // 2
+    found: list[dict[str, Any]] = []
+    for batch in _BATCHES:
+        if batch > 1 and batch * (workload.prompt_tokens + workload.answer_tokens) > recipe.cache_tokens:
+            break
+        step = decode_step(
+            shape, recipe.card, batch, context=context, precision=recipe.precision, cards=recipe.cards
+        )
+        times = speed_up(
+            shape, recipe.card, batch, context=context, precision=recipe.precision, cards=recipe.cards
+        )
+        found.append(
+            {
+                "batch": batch,
+                "step_seconds": step.seconds / efficiency,
+                "tokens_a_second": step.tokens_a_second * efficiency,
+                "bound": step.bound,
+                "times_equal_dense": times,
+            }
+        )
+    return found
+
+
 def _text(
     shape: Shape,
     plans: list[Plan],
@@ -119,7 +158,7 @@ def _text(
         + (f" ({shape.experts_a_token} of {shape.experts} experts)" if shape.sparse else ""),
         (
             f"{flops_a_token(shape) / 1e9:.0f} GFLOP a token ({dense_flops_a_token(shape) / 1e9:.0f} for the equal dense "
-            f"model), {cache_bytes_a_token(shape):,} bytes of cache a token"
+            f"model, {dense_flops_a_token(shape) / flops_a_token(shape):.1f} x), {cache_bytes_a_token(shape):,} bytes of cache a token"
         ),
         (
             f"Load: {workload.at_once} at once, prompts of {workload.prompt_tokens:,}, answers of "
@@ -144,6 +183,15 @@ def _text(
     lines.append("")
     if len(plans) == 1:
         made = plans[0].recipe
+        lines.append(
+            f"{'sequences a step':<18}{'step':>10}{'tokens/s':>10}  {'bound by':<9}{'the equal dense model takes':>28}"
+        )
+        lines += [
+            f"{each['batch']:>16}  {each['step_seconds'] * 1000:>7,.1f} ms{each['tokens_a_second']:>10,.0f}  {each['bound']:<9}"
+            f"{each['times_equal_dense']:>24.1f} x as long"
+            for each in _batches(shape, plans[0], workload, efficiency)
+        ]
+        lines += ["", f"For {made.context:,} tokens of context at most:"]
         lines.append("vllm serve " + " ".join(made.arguments()[1:]))
         if made.nodes > 1:
             lines.append(

@@ -82,7 +82,11 @@ def engine_adapters_remove(name: str) -> None:
     show_default=True,
 )
 @click.option("--hour-price", type=click.FloatRange(0), required=True, help="Dollars an hour of one replica.")
-@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1),
+    help="How many are paid for (default: as many as were seen at once).",
+)
 @click.option(
     "--prompt-weight",
     type=click.FloatRange(0, 1),
@@ -100,7 +104,7 @@ def engine_cost(
     until: str | None,
     by: str,
     hour_price: float,
-    replicas: int,
+    replicas: int | None,
     prompt_weight: float,
     prompt_price: float | None,
     answer_price: float | None,
@@ -149,7 +153,7 @@ def engine_experts(seconds: float) -> None:
 @click.option("--cards", type=click.IntRange(1, 256), help="How many (default: the fewest that fit).")
 @click.option("--precision", type=click.Choice(["bf16", "fp8"]), help="Of the weights (default: both).")
 @click.option(
-    "--context", type=click.IntRange(1), default=32768, show_default=True, help="Longest, in tokens."
+    "--context", type=click.IntRange(1), help="Longest, in tokens (default: 32,768, or what the model takes)."
 )
 @click.option("--at-once", type=click.IntRange(1), default=32, show_default=True, help="Running requests.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
@@ -168,7 +172,7 @@ def engine_plan(
     card: str | None,
     cards: int | None,
     precision: str | None,
-    context: int,
+    context: int | None,
     at_once: int,
     prompt_tokens: int,
     answer_tokens: int,

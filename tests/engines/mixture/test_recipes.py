@@ -133,3 +133,25 @@ def test_the_command_says_what_to_give_instead() -> None:
         main, ["engine", "plan", "--card", "h100", "--precision", "fp8", "--hour-price", "2.5"]
     )
     assert "vllm serve mistralai/Mixtral-8x7B-Instruct-v0.1" in fits.output
+
+
+def test_the_command_shows_the_published_numbers_and_how_the_advantage_depends_on_the_batch() -> None:
+    said = CliRunner().invoke(main, ["engine", "plan", "--card", "h100", "--precision", "fp8"]).output
+    assert "46.7B parameters, 12.9B active a token (2 of 8 experts)" in said
+    assert "26 GFLOP a token (93 for the equal dense model, 3.6 x)" in said
+    assert "the equal dense model takes" in said
+    asked = ["engine", "plan", "--card", "h200", "--precision", "bf16", "--json"]
+    [found] = json.loads(
+        CliRunner().invoke(main, [*asked, "--prompt-tokens", "64", "--answer-tokens", "64"]).output
+    )["plans"]
+    times = {each["batch"]: round(each["times_equal_dense"], 1) for each in found["batches"]}
+    assert (times[1], times[16], times[1024]) == (3.7, 1.0, 3.6)
+    assert [each["bound"] for each in found["batches"]] == ["memory"] * 5 + ["compute"]
+
+
+def test_the_command_takes_a_models_own_context_where_nobody_says_one(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[NAME] | {"max_position_embeddings": 4096}))
+    said = CliRunner().invoke(main, ["engine", "plan", str(tmp_path), "--card", "h200"])
+    assert said.exit_code == 0, said.output
+    one = CliRunner().invoke(main, ["engine", "plan", str(tmp_path), "--card", "h200", "--context", "8192"])
+    assert "was made for contexts of 4,096 tokens, not 8,192" in one.output
