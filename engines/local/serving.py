@@ -25,6 +25,11 @@ _CPU_SPARE = 2 << 30
 """What vLLM's processes take beside weights and cache on a CPU, and what the gateway needs."""
 _DEMO_SHARE = "0.10"
 """Of a card's memory that must be free for the demonstration model; several replicas may share a card."""
+_EMBEDDER_BYTES = 2 << 30
+"""Of a card's memory that must be free for the embedding model; engines leave a tenth of it."""
+_EMBEDDER_CACHE = 64 << 20
+_EMBEDDER_CONTEXT = 256
+"""Tokens of a text that its authors trained it on."""
 _GB = 1e9
 
 
@@ -41,6 +46,8 @@ class Wish:
     """Of each replica."""
     context: int | None = None
     expert_parallel: bool = False
+    tell_experts: bool = False
+    """Whether answers tell which experts their tokens went to."""
     seats: int | None = None
     """Calls in one step: more of them make each step longer, and with it what a new call waits for."""
 
@@ -62,14 +69,14 @@ class Serving:
 
 
 def read_wish(text: str) -> Wish:
-    """Read words with commas between: `bf16` or `fp8`, `cards=2`, `context=16384`, `seats=16`, `expert-parallel`; raises NoRecipe."""
+    """Read words with commas between: `bf16` or `fp8`, `cards=2`, `context=16384`, `seats=16`, `expert-parallel`, `tell-experts`; raises NoRecipe."""
     wish: dict[str, object] = {}
     for word in (each.strip() for each in text.split(",")):
         name, _, number = word.partition("=")
         if word in ("bf16", "fp8") and "precision" not in wish:
             wish["precision"] = word
-        elif word == "expert-parallel":
-            wish["expert_parallel"] = True
+        elif word in ("expert-parallel", "tell-experts"):
+            wish[word.replace("-", "_")] = True
         elif (
             name in ("cards", "context", "seats")
             and name not in wish
@@ -80,7 +87,7 @@ def read_wish(text: str) -> Wish:
         elif word:
             raise NoRecipe(
                 f"{word!r} is no part of a recipe; it takes bf16 or fp8, cards=2, context=16384, seats=16, expert-parallel, "
-                "each at most once, with commas between"
+                "tell-experts, each at most once, with commas between"
             )
     return Wish(**cast("dict[str, object]", wish))  # type: ignore[arg-type]
 
@@ -90,9 +97,46 @@ def servings(
 ) -> list[Serving]:
     """How each replica is started; raises CannotFit with the arithmetic."""
     found = _laid_out(model, cards, free_bytes, wish, replicas)
-    if wish.seats is None:
-        return found
-    return [replace(each, options=(*each.options, "--max-num-seqs", str(wish.seats))) for each in found]
+    options: list[str] = []
+    if wish.seats is not None:
+        options += ["--max-num-seqs", str(wish.seats)]
+    if wish.tell_experts:
+        _can_tell_experts(model, cards, found)
+        options += ["--enable-return-routed-experts"]
+    return [replace(each, options=(*each.options, *options)) for each in found]
+
+
+def _can_tell_experts(model: LocalModel, cards: Sequence[CardAtHand], how: Sequence[Serving]) -> None:
+    """Raise CannotFit where vLLM would refuse to start with that option."""
+    if not model.shape.sparse:
+        raise CannotFit(f"{model.name} is no mixture of experts: leave tell-experts out of the recipe.")
+    if not cards:
+        raise CannotFit(
+            "vLLM tells the experts only with the model runner that needs Triton, and no NVIDIA card answers: "
+            "leave tell-experts out of the recipe."
+        )
+    if any("--pipeline-parallel-size" in each.options for each in how):
+        raise CannotFit(
+            "vLLM tells no experts of a model that is laid out in stages: leave tell-experts out."
+        )
+
+
+def embedding(cards: Sequence[CardAtHand]) -> Serving:
+    """How the small embedding model is served beside the engine: next to no room for keys and values, as it keeps none.
+
+    On the last card where there are several, which the fewest replicas share.
+    """
+    if not cards:
+        return Serving("cpu", _EMBEDDER_CONTEXT, _EMBEDDER_CACHE, None, (), "the embedding model on the CPU")
+    card = cards[-1]
+    share = -(-100 * _EMBEDDER_BYTES // card.memory)
+    options = (
+        "--enforce-eager",
+        *("--kv-cache-memory-bytes", str(_EMBEDDER_CACHE)),
+        *("--gpu-memory-utilization", f"{share / 100:.2f}"),
+    )
+    named = card.uuid if len(cards) > 1 else None
+    return Serving("gpu", _EMBEDDER_CONTEXT, 0, named, options, f"the embedding model on {card.name}")
 
 
 def _laid_out(

@@ -13,7 +13,7 @@ from gateway.cli.reach import CannotReach
 from gateway.settings import Settings
 
 _SAMPLE = re.compile(r'^weighbridge_expert_tokens_total\{expert="(\d+)",layer="(\d+)"\} (\S+)', re.MULTILINE)
-_FLAG = "--enable-return-routed-experts."
+_FLAG = "--enable-return-routed-experts (`tell-experts` in WEIGHBRIDGE_ENGINE_RECIPE)."
 _SECONDS = 15.0
 
 
@@ -25,7 +25,7 @@ def experts(settings: Settings, seconds: float) -> list[str]:
         counts = _counts(settings) - counts
     if not counts:
         return [
-            "No answer has told of its experts. vLLM tells, in plain answers, where it runs on a GPU and with",
+            "No answer has told of its experts. vLLM tells, in plain answers, where it runs on a GPU with",
             _FLAG,
         ]
     lines = [f"{'layer':>5} {'tokens':>12}  {'busiest':<14} {'idlest':<14} busiest/mean"]

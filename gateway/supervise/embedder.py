@@ -16,8 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.local import embedder as model
+from engines.local.cards import cards_at_hand
 from engines.local.environment import Say, install
 from engines.local.launch import EngineSpec
+from engines.local.serving import embedding
 from engines.local.supervise import EngineState, Phase, supervise
 from gateway.embedded.places import socket_folder
 from gateway.engine_notes import EMBEDDER_NOTE, EngineNote, ReplicaNote, read_note, write_note
@@ -80,9 +82,12 @@ async def _supervise(settings: Settings, address: str) -> int:
             await _engine_is_up(home / "run", say)
         made = await install(home / "engine-venv", say)
         weights = await model.fetch(home / "embedder", say)
+        serving = embedding(await asyncio.to_thread(cards_at_hand))
+        say(f"serving {serving.says}")
         return model.spec_of(
             made,
             weights,
+            serving,
             socket=Path(address.removeprefix(_UNIX)),
             cache=home / "engine-cache",
             log=home / "logs" / "vllm-embedder.log",

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import engines.local.embedder as subject
+from engines.local.cards import CardAtHand
 from engines.local.embedder import fetch, found, spec_of
 from engines.local.environment import Environment
-from engines.local.launch import EMBEDDER_NAME, command
-from engines.local.sources import CPU, InstallFailed
+from engines.local.launch import EMBEDDER_NAME, EngineSpec, command, environment
+from engines.local.serving import embedding
+from engines.local.sources import CPU, GPU, InstallFailed, Source
 from tests.engine_local.test_environment import wheel
 
 
@@ -65,13 +67,38 @@ async def test_another_version_and_other_bytes_are_not_taken(lock: Path, tmp_pat
     assert not (tmp_path / "other").exists()
 
 
+def served(cards: tuple[CardAtHand, ...], source: Source) -> EngineSpec:
+    return spec_of(
+        Environment(Path("/engine/bin/python"), source),
+        Path("/weights"),
+        embedding(cards),
+        socket=Path("/run/e.sock"),
+        cache=Path("/c"),
+        log=Path("/l"),
+    )
+
+
 def test_it_is_served_under_the_name_of_its_endpoint() -> None:
-    made = Environment(Path("/engine/bin/python"), CPU)
-    spec = spec_of(made, Path("/weights"), socket=Path("/run/e.sock"), cache=Path("/c"), log=Path("/l"))
-    arguments = command(spec)
+    arguments = command(served((), CPU))
     assert arguments[arguments.index("--served-model-name") + 1] == EMBEDDER_NAME
     assert arguments[arguments.index("--model") + 1] == "/weights"
     assert arguments[arguments.index("--runner") + 1] == "pooling"
+    assert arguments[arguments.index("--max-model-len") + 1] == "256"
+
+
+def test_on_cards_it_takes_what_engines_leave_of_the_last_one_and_no_option_of_a_cpu() -> None:
+    cards = tuple(
+        CardAtHand(str(number), f"GPU-{number}", "NVIDIA H100", 80 << 30, True) for number in (0, 1)
+    )
+    spec = served(cards, GPU)
+    arguments = command(spec)
+    assert "--distributed-executor-backend" not in arguments
+    assert arguments.count("--kv-cache-memory-bytes") == 1
+    assert arguments[arguments.index("--gpu-memory-utilization") + 1] == "0.03"
+    variables = environment(spec, {})
+    assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+    assert "OMP_NUM_THREADS" not in variables
+    assert served(cards[:1], GPU).card is None
 
 
 def test_the_lock_of_the_real_one_has_one_package_and_no_address() -> None:

@@ -186,6 +186,13 @@ def test_how_many_calls_a_step_takes_can_be_said_for_every_model(model: LocalMod
     assert arguments[::-1][:2] == ["16", "--max-num-seqs"]
 
 
+def test_an_engine_tells_its_experts_where_it_can() -> None:
+    (how,) = servings(MIXTRAL, read_cards(H200), LITTLE, read_wish("bf16,tell-experts"), 1)
+    assert how.options[-1] == "--enable-return-routed-experts"
+    with pytest.raises(CannotFit, match="no NVIDIA card answers: leave tell-experts out"):
+        servings(DEMO, (), LITTLE, read_wish("tell-experts"), 1)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"hidden_size": 64}'])
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -22,6 +22,7 @@ from engines.local.embedder import DIMENSIONS, fetch, spec_of
 from engines.local.environment import install
 from engines.local.launch import EMBEDDER_NAME, EngineSpec
 from engines.local.process import EngineProcess
+from engines.local.serving import embedding
 from tests.faults.upstream import Upstream
 from tests.system.asking import Answer
 from tests.system.deployment import Deployment
@@ -42,7 +43,14 @@ async def model(homes: Path) -> AsyncIterator[EngineSpec]:
     print(f"weights there after {time.monotonic() - began:.0f} s")
     folder = homes / "e"
     folder.mkdir()
-    spec = spec_of(made, weights, socket=folder / "e.sock", cache=root / "engine-cache", log=folder / "log")
+    spec = spec_of(
+        made,
+        weights,
+        embedding(()),
+        socket=folder / "e.sock",
+        cache=root / "engine-cache",
+        log=folder / "log",
+    )
     process = EngineProcess(spec)
     began = time.monotonic()
     await process.start()
