@@ -15,7 +15,6 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -68,15 +67,18 @@ def application(upstream_port: int, way: str, home: Path) -> Any:
         if way == "translated":
             writer = MessagesWriter(model="mixtral-demo")
             reader = TranslatedStream(ChatReader(), writer, limit=_LIMIT, most=None, show_usage=True)
-        plain = way.startswith("bytes")
-        take: Callable[[bytes], bool] = to.write if plain else Passage(line, exchange, reader, to).take
-        while not reader.done and not await opened.pump(take):
-            await to.ready()
-        opened.let_go()
-        if not plain:
-            to.write(reader.terminal())
-        if exchange.slot >= 0:
-            line.spool.running.end(exchange.slot)
+        if way.startswith("bytes"):
+            while not await opened.pump(to.write):
+                await to.ready()
+        else:
+            passage = Passage(line, exchange, reader, to)
+            while not reader.done:
+                if not await passage.pump(opened):
+                    await to.ready()
+            opened.let_go()
+            if exchange.slot >= 0:
+                line.spool.running.end(exchange.slot)
+            to.write(passage.held + reader.terminal())
         await to.end()
 
     return app

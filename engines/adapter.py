@@ -68,6 +68,11 @@ class StreamReader(Protocol):
         ...
 
     @property
+    def steady(self) -> bool:
+        """The last feed moved nothing but `running`, which it raised, and is not the first to do so."""
+        ...
+
+    @property
     def distrusted(self) -> bool:
         """The upstream sent a usage that cannot be."""
         ...

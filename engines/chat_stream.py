@@ -10,19 +10,16 @@ from __future__ import annotations
 import msgspec
 
 from engines.errors import EngineError, Garbled
-from engines.likeness import Likeness
+from engines.likeness import Likeness, Run
 from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
 
 MAX_EVENT = 8 << 20
 _DONE = b"[DONE]"
 DONE = b"data: [DONE]\n\n"
 _USAGE = b',"usage":'
+_END = b"\n\n"
 _LESSONS = 8
 """How many decoded events are learnt from: a stream whose events are never alike must not pay for each."""
-_TOGETHER = 4
-"""As few events as are worth reading together."""
-_OTHERS = 4
-"""How many at the end of a stream may be of other kinds: its end, its usage, [DONE]."""
 # Reads past a value without making anything of it: a third of the cost of decoding it.
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -38,11 +35,12 @@ class ChatStream:
 
     __slots__ = (
         "_buffer",
+        "_count",
         "_each",
         "_lessons",
         "_likeness",
+        "_quick",
         "_sample",
-        "count",
         "counted",
         "distrusted",
         "done",
@@ -54,6 +52,7 @@ class ChatStream:
         "running",
         "show_running",
         "show_usage",
+        "steady",
     )
 
     estimates = False
@@ -65,8 +64,6 @@ class ChatStream:
         """The client asked for usage in every event."""
         self.limit = limit
         """Output tokens that may be passed on."""
-        self.count: Count | None = None
-        """The upstream's own count, the last believable one."""
         self.counted = 0
         """Events with content passed on: the count where the upstream gives none."""
         self.received = 0
@@ -80,58 +77,75 @@ class ChatStream:
         self.exhausted = False
         self.distrusted = False
         """The upstream sent a usage that cannot be (negative, absurd)."""
+        self.steady = False
+        """The last two feeds moved nothing but `running`."""
+        self._quick = False
+        """The last feed was one event like the one before."""
+        self._count: Count | None = None
         self._buffer = b""
         self._sample = b""
         self._each: dict[int, int] = {}
         self._likeness: Likeness | None = None
         self._lessons = _LESSONS
 
+    @property
+    def count(self) -> Count | None:
+        """The upstream's own count, the last believable one."""
+        likeness = self._likeness
+        if self._quick and likeness is not None and likeness.count is not None:
+            return _moved(likeness.count, self.running)
+        return self._count
+
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
         self.received += len(data)
-        if not self._buffer and data.endswith(b"\n\n") and not self.done:
-            # One whole event like the last, as a paced stream brings them: nothing to cut.
-            passed = self._alike(data[:-2])
-            if passed is not None:
-                self.exhausted = False
-                return passed
+        likeness = self._likeness
+        if likeness is not None and not self._buffer and not self.done:
+            # One whole event like the last, as a paced stream brings them: nothing to cut, nothing else to note.
+            running = self.running
+            shown = likeness.next(data, running) if running < self.limit else None
+            if shown is not None:
+                self.running = running + 1
+                self.counted += 1
+                self.steady = self._quick
+                self._quick = True
+                return shown
+        return self._read(data)
+
+    def _read(self, data: bytes) -> bytes:
+        """Read event by event, but for those that are alike and come together."""
+        self._count = self.count
+        self.steady = self._quick = False
+        # What waited for the rest of an event was looked through; what waited for the limit was not.
+        look = 0 if self.exhausted else len(self._buffer) - 2
         if b"\r" in data or self._buffer[-1:] == b"\r":
             data = self._unified(data)
         elif self._buffer:
             data = self._buffer + data
         out: list[bytes] = []
-        self.exhausted = False
-        # Cut at line ends, then joined again where an event has several: a search for one byte is five times
-        # faster than one for two, and nearly every event is one line.
-        lines = data.split(b"\n")
-        start = end = 0
-        last = 0 if self.done else len(lines) - 1
-        together = last >= 2 * _TOGETHER
-        while end < last:
-            if together and self._likeness is not None and start == end:
-                taken = self._together(lines, start)
-                together = False
-                if taken is not None:
-                    shown, start = taken
-                    end = start
-                    out.append(shown)
+        self.exhausted = apart = False
+        at = 0
+        while not self.done:
+            end = data.find(_END, max(at, look))
+            if end < 0:
+                break
+            if self._likeness is not None and not apart:
+                apart = True
+                found = self._together(self._likeness, data, at)
+                if found is not None:
+                    at = found.end
+                    out.append(found.shown)
                     continue
-            if lines[end]:
-                end += 1
-                continue
-            line = lines[start] if end == start + 1 else b""
-            shown = self._alike(line)
+            frame = data[at : end + 2]
+            shown = self._alike(frame)
             if shown is None:
-                shown = self._event(line if line.startswith(b"data: ") else _canonical(lines[start:end]))
+                shown = self._event(frame[:-2])
             if self.exhausted:
                 break
-            end += 1
-            start = end
+            at = end + 2
             if shown:
                 out.append(shown)
-            if self.done:
-                break
-        self._buffer = lines[-1] if start == len(lines) - 1 else b"\n".join(lines[start:])
+        self._buffer = data[at:]
         if len(self._buffer) > MAX_EVENT:
             raise Garbled("an event is over 8 MiB")
         return out[0] if len(out) == 1 else b"".join(out)
@@ -188,65 +202,42 @@ class ChatStream:
             data = data[:-1]
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
 
-    def _together(self, lines: list[bytes], start: int) -> tuple[bytes, int] | None:
-        """What the client gets of all events from `start` that are like the last one, and where the others begin.
-
-        None where they are few, differ, or pass the limit: they are read one by one then.
-        """
-        likeness = self._likeness
-        assert likeness is not None
-        end = len(lines) - 1 - (len(lines) - 1 - start) % 2
-        # A stream's last events are of other kinds.
-        for _ in range(_OTHERS):
-            if end - start < 2 * _TOGETHER:
-                return None
-            if likeness.read(lines[end - 2]) is not None:
-                break
-            end -= 2
-        if any(lines[start + 1 : end : 2]):
-            return None
-        found = likeness.read_all(lines[start:end:2])
+    def _together(self, likeness: Likeness, data: bytes, at: int) -> Run | None:
+        """All events from `at` that are like the last one; None where they differ, or would pass the limit."""
+        found = likeness.run(data, at)
         if found is None:
             return None
-        number, count = (end - start) // 2, likeness.count
-        if count is None:
-            if self.running + number > self.limit:
+        running = found.running
+        if likeness.count is None:
+            running += self.running
+            if running > self.limit:
                 return None
-            self.running += number
+        elif found.most > self.limit:
+            return None
         else:
-            if found.most > self.limit:
-                return None
-            self.running = found.running
-            self.count = Count(count.prompt, found.running, count.cached)
-        self.counted += number
-        if count is None or not self.show_running:
-            return found.shown, end
-        return b"\n".join(lines[start:end]) + b"\n", end
-
-    def _alike(self, line: bytes) -> bytes | None:
-        """What the client gets of an event like the last one; None where it must be decoded."""
-        likeness = self._likeness
-        found = None if likeness is None else likeness.read(line)
-        if likeness is None or found is None:
-            return None
-        running, usage_at = found
-        count = likeness.count
-        if count is None:
-            if self.running >= self.limit:
-                return None
-            self.running += 1
-            self.counted += 1
-            return b"%b\n\n" % line
-        if running > self.limit:
-            return None
+            self._count = _moved(likeness.count, running)
         self.running = running
-        self.count = Count(count.prompt, running, count.cached)
-        self.counted += 1
-        return b"%b\n\n" % line if self.show_running else b"%b}\n\n" % line[:usage_at]
+        self.counted += found.number
+        return found
 
-    def _event(self, line: bytes) -> bytes:
-        """One event as a line of data: what the client gets of it, b"" for nothing."""
-        payload = line[6:]
+    def _alike(self, frame: bytes) -> bytes | None:
+        """What the client gets of an event like the last one; None where it must be decoded."""
+        likeness, running = self._likeness, self.running + 1
+        if likeness is None or running > self.limit:
+            return None
+        shown = likeness.next(frame, self.running)
+        if shown is not None:
+            self.running = running
+            self.counted += 1
+            if likeness.count is not None:
+                self._count = _moved(likeness.count, running)
+        return shown
+
+    def _event(self, event: bytes) -> bytes:
+        """One event: what the client gets of it, b"" for nothing."""
+        if b"\n" in event or not event.startswith(b"data: "):
+            event = _canonical(event.split(b"\n"))
+        payload = event[6:]
         if not payload:
             return b""
         if payload == _DONE:
@@ -265,7 +256,7 @@ class ChatStream:
             self._likeness = None
         elif self._lessons and not self.exhausted:
             self._lessons -= 1
-            self._likeness = Likeness.of(line, answer) or self._likeness
+            self._likeness = Likeness.of(event, answer, whole=self.show_running) or self._likeness
         return shown
 
     def _passed(self, payload: bytes, answer: Answer) -> bytes:
@@ -285,7 +276,7 @@ class ChatStream:
             self.exhausted = True
             return b""
         if count is not None:
-            self.count = (
+            self._count = (
                 count if running == count.completion else msgspec.structs.replace(count, completion=running)
             )
         elif usage is not None and usage.prompt_tokens is not None:
@@ -318,6 +309,11 @@ def _canonical(lines: list[bytes]) -> bytes:
     return b"data: " + b"\n".join(
         [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
     )
+
+
+def _moved(count: Count, completion: int) -> Count:
+    """The same with another number of output tokens."""
+    return Count(count.prompt, completion, count.cached, 0, count.cache_write)
 
 
 def _without_usage(payload: bytes) -> bytes:

@@ -41,6 +41,9 @@ class Tally:
     )
     estimates = True
 
+    steady = False
+    """Each event may change any of it."""
+
     def __init__(self, *, limit: int, most: int | None) -> None:
         self._most = ABSURD if most is None else most
         self._ahead = False

@@ -89,7 +89,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
             await outlet.ready()
             if not reader.exhausted:
                 # Nearly all of a stream passes in here, one callback of the upstream's connection a piece.
-                pumped = opened.pump(passage.take)
+                pumped = passage.pump(opened)
                 if await (within(line, exchange, pumped) if exchange.deadline_ns else pumped):
                     reader.ended()
                     # What only the end makes sure of: a translated stream's last frames.
@@ -105,7 +105,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         opened.let_go()
         crashpoints.reach("after_last_byte")
         settle(line, exchange, "ok")
-        outlet.write(reader.terminal())
+        outlet.write(passage.held + reader.terminal())
         if recorder is not None:
             recorder.ended()
     except CancelledError:

@@ -26,15 +26,16 @@ class Meter:
         "_asked",
         "_checkpoint_ns",
         "_checkpoint_tokens",
-        "_clock",
         "_exchange",
         "_line",
         "_most",
-        "_note",
         "_reader",
         "_recorded",
         "_refused",
         "_slice",
+        "look_at",
+        "look_ns",
+        "noted_at",
     )
 
     def __init__(self, line: Line, exchange: Exchange, reader: StreamReader) -> None:
@@ -49,25 +50,29 @@ class Meter:
         self._recorded = len(exchange.reservation.charges) if exchange.reservation is not None else 0
         self._checkpoint_tokens = -_CHECKPOINT_TOKENS
         self._checkpoint_ns = 0
-        self._note = line.spool.running.note
-        self._clock = line.monotonic_ns
-        exchange.slot = line.spool.running.begin(exchange.id, exchange.attempt)
+        self.look_at = 0
+        """A piece that brings fewer output tokens than this, before `look_ns`, is noted and needs no other look."""
+        self.look_ns = 0
+        self.noted_at = 0
+        """Where in the running table the output tokens are noted."""
 
     def read(self) -> None:
-        """Take over what the reader has seen; called after every feed."""
+        """Take over what the reader has seen; called after every feed that may have changed more than the output."""
+        self.take_over()
         exchange, reader = self._exchange, self._reader
-        count, running = reader.count, reader.running
-        prompt = cached = 0
-        if count is not None:
-            prompt, cached = count.prompt, count.cached
-            exchange.count = count
-            exchange.source = UsageSource.REPORTED if count.exact else UsageSource.COUNTED
-        else:
-            exchange.counted, exchange.source = reader.counted, UsageSource.COUNTED
-        exchange.finish_reason = reader.finish_reason
+        running, count, table = reader.running, reader.count, self._line.spool.running
+        if self._checkpoint_tokens < 0 and not reader.done:
+            exchange.slot = table.begin(exchange.id, exchange.attempt)
+            self.noted_at = table.completion_at(exchange.slot)
         if exchange.slot >= 0:
-            self._note(exchange.slot, exchange.attempt, prompt, running, cached)
-        now = self._clock()
+            prompt, cached = (0, 0) if count is None else (count.prompt, count.cached)
+            table.note(exchange.slot, exchange.attempt, prompt, running, cached)
+        if reader.done:
+            # The settlement is the next record, and the client gets the rest after it.
+            if self._asked is not None:
+                self._ask()
+            return
+        now = self._line.monotonic_ns()
         # The first byte is a checkpoint of its own: from it on, an interrupted request costs what is known.
         if running - self._checkpoint_tokens >= _CHECKPOINT_TOKENS or (
             now - self._checkpoint_ns >= _CHECKPOINT_NS and running != self._checkpoint_tokens
@@ -76,6 +81,19 @@ class Meter:
             self._checkpoint_tokens, self._checkpoint_ns = running, now
         if reader.limit - running <= self._slice // 2:
             self._ask()
+        self.look_at = min(self._checkpoint_tokens + _CHECKPOINT_TOKENS, self._ask_at())
+        self.look_ns = self._checkpoint_ns + _CHECKPOINT_NS
+
+    def take_over(self) -> None:
+        """Tell the exchange what the reader has counted."""
+        exchange, reader = self._exchange, self._reader
+        count = reader.count
+        if count is not None:
+            exchange.count = count
+            exchange.source = UsageSource.REPORTED if count.exact else UsageSource.COUNTED
+        else:
+            exchange.counted, exchange.source = reader.counted, UsageSource.COUNTED
+        exchange.finish_reason = reader.finish_reason
 
     async def extend(self) -> bool:
         """The grant is used up: wait for more. False where a limit refuses, or the upstream overran `max_tokens`."""
@@ -102,10 +120,22 @@ class Meter:
             self._granted()
         if self._asked is not None or self._refused or self._reader.done:
             return
-        wanted = self._slice if self._most is None else min(self._slice, self._most - self._reader.limit)
+        wanted = self._wanted()
         reservation = self._exchange.reservation
         if wanted > 0 and reservation is not None:
             self._asked = self._line.reservations.top_up(reservation, wanted)
+
+    def _wanted(self) -> int:
+        """What the next question asks for."""
+        return self._slice if self._most is None else min(self._slice, self._most - self._reader.limit)
+
+    def _ask_at(self) -> int:
+        """From how many tokens on there is something to ask, or an answer to look for."""
+        if self._asked is not None:
+            return 0
+        if self._refused or self._wanted() <= 0:
+            return self._reader.limit
+        return self._reader.limit - self._slice // 2
 
     def _granted(self) -> bool:
         """Take over the answer to the last question; True where it gave tokens."""

@@ -1,12 +1,14 @@
 """A stream's way from the upstream to its client: read, metered, passed on, in one synchronous step a piece.
 
 No task wakes up and nothing is awaited for a piece; what the client cannot take yet stays with the upstream. Tokens
-are noted before the client gets them, so that no kill leaves a delivered token unknown.
+are noted before the client gets them, so that no kill leaves a delivered token unknown, and the piece that ends an
+answer waits for the settlement.
 """
 
 from __future__ import annotations
 
 from engines.adapter import StreamReader
+from engines.transport import OpenResponse
 from gateway import crashpoints
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
@@ -17,23 +19,49 @@ from gateway.pipeline.ports import Outlet
 class Passage:
     """One stream under way."""
 
-    __slots__ = ("_outlet", "_reader", "meter")
+    __slots__ = ("_clock", "_feed", "_reader", "_words", "_write", "held", "meter")
 
     def __init__(self, line: Line, exchange: Exchange, reader: StreamReader, outlet: Outlet) -> None:
         self._reader = reader
-        self._outlet = outlet
+        # What a piece needs is at hand: it finds nothing in the processor's caches.
+        self._feed = reader.feed
+        self._write = outlet.write
+        self._clock = line.monotonic_ns
+        self._words = line.spool.running.words
         self.meter = Meter(line, exchange, reader)
+        self.held = b""
+        """The last frames, for the client once the settlement is on record."""
+
+    async def pump(self, opened: OpenResponse) -> bool:
+        """Let the upstream's pieces through until one must wait; True at the end of what it sends. Raises EngineError."""
+        try:
+            return await opened.pump(self.take)
+        finally:
+            self.meter.take_over()
 
     def take(self, data: bytes) -> bool:
         """Pass on what the upstream sent; False when it must wait: at the end, at the grant's, for the client."""
-        return self.pass_on(self._reader.feed(data))
+        frames = self._feed(data)
+        reader, meter = self._reader, self.meter
+        if reader.steady:
+            # Nearly every piece: one more token, noted by a store.
+            running = reader.running
+            if running < meter.look_at and self._clock() < meter.look_ns:
+                self._words[meter.noted_at] = running
+                open_ = self._write(frames)
+                crashpoints.reach("mid_stream")
+                return open_
+        return self.pass_on(frames)
 
     def pass_on(self, frames: bytes) -> bool:
         """The same for frames that were read already."""
         reader = self._reader
         self.meter.read()
+        if reader.done:
+            self.held = frames
+            return False
         if not frames:
-            return not (reader.done or reader.exhausted)
-        open_ = self._outlet.write(frames)
+            return not reader.exhausted
+        open_ = self._write(frames)
         crashpoints.reach("mid_stream")
-        return open_ and not (reader.done or reader.exhausted)
+        return open_ and not reader.exhausted

@@ -111,6 +111,12 @@ class Reservations(Protocol[R]):
         ...
 
 
+class MutableWords(Protocol):
+    """Numbers by their place."""
+
+    def __setitem__(self, at: int, number: int, /) -> None: ...
+
+
 class Running(Protocol):
     """Notes the tokens of each stream before they are passed on, where a killed worker's successor finds them."""
 
@@ -120,6 +126,15 @@ class Running(Protocol):
 
     def note(self, slot: int, attempt: int, prompt: int, completion: int, cache_read: int) -> None:
         """Write the tokens so far."""
+        ...
+
+    @property
+    def words(self) -> MutableWords:
+        """Where tokens are noted without a call."""
+        ...
+
+    def completion_at(self, slot: int) -> int:
+        """Where in `words` a slot's output tokens are; somewhere harmless for -1."""
         ...
 
     def end(self, slot: int) -> None:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 NAME = "running"
 _SLOT = Struct("<16sIIII")
 _COUNTS = Struct("<IIII")
+_COMPLETION = 24
+"""Where a slot's output tokens are."""
 _SLOTS = 8192
 _EMPTY = bytes(_SLOT.size)
 NO_SLOT = -1
@@ -39,11 +41,14 @@ class RunningTable:
         fd = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # Written rather than truncated: a hole on a full disk would kill the process when it is touched.
-            if os.write(fd, bytes(_SLOT.size * _SLOTS)) != _SLOT.size * _SLOTS:
+            size = _SLOT.size * (_SLOTS + 1)
+            if os.write(fd, bytes(size)) != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._map = mmap.mmap(fd, _SLOT.size * _SLOTS)
+            self._map = mmap.mmap(fd, 0)
         finally:
             os.close(fd)
+        self.words = memoryview(self._map).cast("I")
+        """The table in words of four bytes: one of them is written by a store, without a call."""
         self._free: list[int] = []
         """Slots that were given back."""
         self._fresh = 0
@@ -64,6 +69,10 @@ class RunningTable:
         """Write the tokens so far."""
         _COUNTS.pack_into(self._map, slot * _SLOT.size + 16, attempt, prompt, completion, cache_read)
 
+    def completion_at(self, slot: int) -> int:
+        """Where in `words` the slot's output tokens are; a stream without a slot writes where nobody reads."""
+        return ((slot if slot >= 0 else _SLOTS) * _SLOT.size + _COMPLETION) // 4
+
     def end(self, slot: int) -> None:
         """Give the slot back: the request is settled."""
         at = slot * _SLOT.size
@@ -72,6 +81,7 @@ class RunningTable:
 
     def close(self) -> None:
         """Unmap."""
+        self.words.release()
         self._map.close()
 
 

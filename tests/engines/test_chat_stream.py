@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -245,6 +247,19 @@ def test_an_odd_count_among_events_that_come_together_is_seen(usual: bytes, odd:
     assert whole != b"".join(found)
     learning, decoding = (outcome([whole], running=False, limit=50, lessons=each) for each in (8, 0))
     assert learning == decoding
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("odd", [b'\\"', b'"content":"', b"x"])
+def test_long_words_among_odd_events_are_looked_through_once(counted: bool, odd: bytes) -> None:
+    """What is looked for again from each byte of a long word would hold up all other streams."""
+    found = [one_frame(f" w{at}", str(3 + at), str(at), "\n\n", counted=counted) for at in range(1, 9)]
+    found[6] = (
+        found[6].replace(b" w7", odd * 200_000).replace(b'"completion_tokens":7', b'"completion_tokens":-')
+    )
+    began = time.process_time()
+    outcome([b"".join(found)], running=False, limit=50, lessons=8)
+    assert time.process_time() - began < 5.0
 
 
 def test_without_running_usage_events_with_content_are_counted() -> None:

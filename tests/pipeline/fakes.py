@@ -140,6 +140,16 @@ class Spool:
     def end(self, slot: int) -> None:
         self.ended.append(slot)
 
+    def completion_at(self, slot: int) -> int:
+        return slot
+
+    def __setitem__(self, slot: int, completion: int) -> None:
+        self.seen.append((slot, completion))
+
+    @property
+    def words(self) -> Spool:
+        return self
+
     @property
     def running(self) -> Spool:
         return self
