@@ -29,6 +29,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.errors import ConnectFailed
 from engines.http1.transport import Http1Transport
 from engines.local.environment import install
 from engines.local.launch import EngineSpec
@@ -268,7 +269,12 @@ class Counted:
         await self._engine.aclose()
 
     async def _sum(self) -> float:
-        page = (await self._engine.get("/metrics")).body.decode()
+        try:
+            answer = await self._engine.get("/metrics")
+        except ConnectFailed:
+            # The engine had closed the kept connection in between.
+            answer = await self._engine.get("/metrics")
+        page = answer.body.decode()
         return sum(float(each) for each in _COUNTED.findall(page))
 
 
