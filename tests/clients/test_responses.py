@@ -169,9 +169,7 @@ async def test_a_custom_tool_is_called_with_a_text_and_its_result_goes_back(
     client: Callable[..., Any], upstream: Upstream, stream: bool
 ) -> None:
     grammar = {"type": "grammar", "syntax": "regex", "definition": r"\*\*\*.*"}
-    tools: list[Any] = [
-        {"type": "custom", "name": "apply_patch", "description": "Edits.", "format": grammar}
-    ]
+    tools: list[Any] = [{"type": "custom", "name": "apply_patch", "description": "Edits.", "format": grammar}]
     asked: dict[str, Any] = {"tools": tools, "tool_choice": {"type": "custom", "name": "apply_patch"}}
     first = [{"role": "user", "content": ASK}]
     async with client() as ours:
