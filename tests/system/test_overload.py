@@ -90,9 +90,7 @@ async def test_a_large_body_is_read_beside_the_event_loop_and_answered_or_refuse
     gateway: Deployment,
 ) -> None:
     words = "Weigh each request on its way in and once more on its way out. " * 50_000
-    answered = await ask(
-        gateway.port, "POST", CHAT, chat(f"[[tokens=4]] {words}"), key=gateway.keys["light"]
-    )
+    answered = await ask(gateway.port, "POST", CHAT, chat(f"[[tokens=4]] {words}"), key=gateway.keys["light"])
     assert answered.status == 200
     row = await gateway.row_of(answered.request_id)
     assert row["prompt_tokens"] > 500_000
