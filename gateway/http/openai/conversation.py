@@ -115,8 +115,8 @@ async def _pour(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         return
     last = _Last(outlet)
     await stream(line, exchange, last)
-    if last.frames.startswith(_ENDED):
-        _keep(line, exchange, _decode(last.frames.partition(b"data: ")[2])["response"])
+    if (end := end_in(last.frames)) is not None:
+        _keep(line, exchange, _decode(end)["response"])
 
 
 def _mark(exchange: Exchange) -> None:
@@ -145,8 +145,14 @@ def _keep(line: Line, exchange: Exchange, response: dict[str, Any]) -> None:
     )
 
 
+def end_in(frames: bytes) -> bytes | None:
+    """The data of the event that ends an answer, where the last of these frames is that."""
+    _, _, event = frames.rstrip(b"\n").rpartition(b"\n\n")
+    return event.partition(b"data: ")[2] if event.startswith(_ENDED) else None
+
+
 class _Last:
-    """The port `Outlet` to another one; what it was given last is the stream's end."""
+    """The port `Outlet` to another one; what it was given last has the stream's end in it."""
 
     __slots__ = ("_outlet", "frames")
 
