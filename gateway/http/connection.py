@@ -10,20 +10,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-if TYPE_CHECKING:
-    from litestar.types import Scope
+from policies.overload import Level
 
 CONNECTION = "weighbridge.connection"
 """Scope key of the connection, on which a handler leaves what to call when the client is gone."""
 BODY, TASK = "weighbridge.body", "weighbridge.task"
 """Scope keys of a hot call: its whole body, so that nothing is to be received, and the task that it runs in."""
-Headers = list[tuple[bytes, bytes]]
 _NOTHING: Mapping[bytes, Any] = {}
+_FULL = Level.FULL
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 MAX_HEADERS = 64
 MAX_HEAD_BYTES = 32 << 10
 HEAD_SECONDS = 10.0
@@ -31,6 +31,24 @@ BODY_SECONDS = 30.0
 BODY_BYTES_A_SECOND = 1024
 STALLED_SECONDS = 30.0
 """A client that takes nothing at all of its answer for so long is given up."""
+
+
+class Lateness(Protocol):
+    """How late the event loop is."""
+
+    @property
+    def late(self) -> Level: ...
+
+
+class Doorkeeper(Protocol):
+    """Asked with the target of each POST while its gate says that all are turned away."""
+
+    @property
+    def gate(self) -> Lateness: ...
+
+    def __call__(self, target: bytes, /) -> bytes | None:
+        """The whole answer for a call that is not to be begun; None for any other."""
+        ...
 
 
 class Connection(HttpToolsProtocol):
@@ -59,8 +77,9 @@ class Connection(HttpToolsProtocol):
     unread_since: float = 0.0
     """When the answer's unsent bytes were last seen to change; 0 while the client keeps up."""
     unread = 0
-    door: Callable[[bytes], bytes | None] | None = None
-    """Asked with the target of each POST before a request is made of it; what it gives is the whole answer."""
+    lengths = 0
+    """How often the present head says how long its body is."""
+    door: Doorkeeper | None = None
     passed_over = False
     """The present message was answered at the door: its body is dropped."""
 
@@ -97,7 +116,7 @@ class Connection(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self.head_bytes = self.body_bytes = 0
+        self.head_bytes = self.body_bytes = self.lengths = 0
         self.in_body = False
         self.idle_since = 0.0
         self.waiting_since = time.monotonic()
@@ -113,17 +132,21 @@ class Connection(HttpToolsProtocol):
             self.head_overflow = True
             return
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+        if name in _FRAMING:
+            if name != b"expect":
+                self.lengths += 1
+            elif value.lower() == b"100-continue":
+                self.expect_100_continue = True
         headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.in_body = True
         parser: Any = self.parser
         before: Any = self.cycle
-        if self.head_overflow or self.head_bytes > MAX_HEAD_BYTES or self._ambiguous_length():
+        door = self.door
+        if self.head_overflow or self.head_bytes > MAX_HEAD_BYTES or self.lengths > 1:
             self._refuse()
-        elif (answer := self._at_the_door()) is not None:
+        elif door is not None and door.gate.late is _FULL and (answer := self._answer_of(door)) is not None:
             self.passed_over = True
             self.transport.write(answer)
         elif (
@@ -243,22 +266,13 @@ class Connection(HttpToolsProtocol):
             self.unread_since, self.unread = now, unread
         return now - self.unread_since > STALLED_SECONDS
 
-    def _at_the_door(self) -> bytes | None:
-        if self.door is None:
-            return None
+    def _answer_of(self, door: Doorkeeper) -> bytes | None:
         assert self.parser is not None
         cycle = cast("RequestResponseCycle | None", self.cycle)
         # Answers keep their order, and a client that reads none gets no more.
         if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
             return None
-        return self.door(self.url) if self.parser.get_method() == b"POST" else None
-
-    def _ambiguous_length(self) -> bool:
-        lengths = codings = 0
-        for name, _ in self.headers:
-            lengths += name == b"content-length"
-            codings += name == b"transfer-encoding"
-        return lengths + codings > 1
+        return door(self.url) if self.parser.get_method() == b"POST" else None
 
     def _refuse(self) -> None:
         status = b"431 Request Header Fields Too Large" if self.head_overflow else b"400 Bad Request"
@@ -282,51 +296,6 @@ class _Here(asyncio.Event):
 
 
 _HERE = _Here()
-
-
-def cycle_of(scope: Scope) -> RequestResponseCycle | None:
-    """uvicorn's own state of this request, None where a later one has come or another server runs the application.
-
-    Through it an answer is written past ASGI: uvicorn takes every header through two regular expressions, 7 us an
-    answer where this takes 1.6, and every piece of a stream through a coroutine.
-    """
-    connection = scope.get(CONNECTION)
-    cycle = connection.cycle if isinstance(connection, Connection) else None
-    return cycle if cycle is not None and cycle.scope is scope else None  # type: ignore[comparison-overlap]
-
-
-def answer_whole(scope: Scope, headers: Headers, body: bytes, status: bytes = b"200 OK") -> bool:
-    """Write a whole answer in one piece; False where ASGI must do it: another server, or a client that reads slowly."""
-    cycle = cycle_of(scope)
-    if cycle is None or cycle.response_started or cycle.flow.write_paused:
-        return False
-    if cycle.disconnected:
-        return True
-    head = _head(cycle, headers, status)
-    cycle.response_started = cycle.response_complete = True
-    cycle.transport.write(b"%b\r\n%b" % (head, body))
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
-    return True
-
-
-def begin_chunked(cycle: RequestResponseCycle, headers: Headers, first: bytes) -> None:
-    """Write the head of a 200 whose body comes in chunks, and the first of them; ASGI may carry on from there."""
-    head = _head(cycle, headers)
-    cycle.response_started = cycle.chunked_encoding = True
-    cycle.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(first), first))
-
-
-def _head(cycle: RequestResponseCycle, headers: Headers, status: bytes = b"200 OK") -> bytes:
-    if not cycle.keep_alive:
-        headers = [*headers, (b"connection", b"close")]
-    head = b"".join([b"%b: %b\r\n" % header for header in headers])
-    if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers) or b"\0" in head:
-        raise ValueError("a header field takes one line")
-    cycle.waiting_for_100_continue = False
-    return b"HTTP/1.1 %b\r\n%b" % (status, head)
 
 
 async def sweep(connections: Callable[[], Any]) -> None:

@@ -20,7 +20,7 @@ class Door:
     """Called with the target of each POST; the whole answer for a call that is not to be begun, None for any other."""
 
     def __init__(self, gate: Gate, plane: DataPlane, calls: Mapping[str, Api]) -> None:
-        self._gate = gate
+        self.gate = gate
         self._plane = plane
         self._dialects = {path.encode(): api.dialect for path, api in calls.items()}
         self._answers = {
@@ -30,12 +30,12 @@ class Door:
 
     def __call__(self, target: bytes) -> bytes | None:
         """Without a look at head or body: whoever is let in is read as ever."""
-        if not self._gate.full(len(self._plane.running)):
+        if not self.gate.full(len(self._plane.running)):
             return None
         dialect = self._dialects.get(target)
         if dialect is None:
             return None
-        answer = self._answers[dialect][self._gate.turned_away() - 1]
+        answer = self._answers[dialect][self.gate.turned_away() - 1]
         return answer.replace(_PLACE.encode(), self._plane.new_id()[1].encode())
 
 

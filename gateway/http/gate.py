@@ -76,9 +76,6 @@ class Gate:
 
     def full(self, count: int) -> bool:
         """Whether everybody is turned away, while so many calls run."""
-        # Most calls are asked here in vain: the first line is all that they pay.
-        if self.late is not Level.FULL and count < self._most:
-            return False
         return overloaded(self.late, count, self._most) is Level.FULL
 
     def turned_away(self) -> int:

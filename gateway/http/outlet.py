@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.http.connection import Headers, begin_chunked, cycle_of
+from gateway.http.answering import Headers, begin_chunked, cycle_of
 
 if TYPE_CHECKING:
     from litestar.types import Scope, Send

@@ -26,7 +26,8 @@ from gateway.errors import (
     Unauthenticated,
     UnsupportedMedia,
 )
-from gateway.http.connection import BODY, CONNECTION, TASK, Connection, answer_whole
+from gateway.http.answering import answer_whole
+from gateway.http.connection import BODY, CONNECTION, TASK, Connection
 from gateway.http.credentials import read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.gate import Gate, Overloaded

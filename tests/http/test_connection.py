@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 
-from gateway.http.connection import Connection, answer_whole, sweep
+from gateway.http.answering import answer_whole
+from gateway.http.connection import Connection, sweep
 from gateway.http.outlet import AsgiOutlet, StraightOutlet, outlet
+from policies.overload import Level
 
 FLOOD_PIECES = 400
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2"), (b"x-request-id", b"abc")]
@@ -195,7 +198,14 @@ async def test_who_is_turned_away_at_the_door_is_answered_in_turn_and_may_call_a
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nfull"
-    monkeypatch.setattr(Connection, "door", staticmethod({b"/full": full}.get))
+
+    class Door:
+        gate = SimpleNamespace(late=Level.FULL)
+
+        def __call__(self, target: bytes) -> bytes | None:
+            return full if target == b"/full" else None
+
+    monkeypatch.setattr(Connection, "door", Door())
     last = OURS + b"connection: close\r\n\r\n{}"
     # Its body is dropped, whatever is in it, and the next call on the connection is read as ever.
     assert await exchanged(port, request("/full") * 2 + request("/", close=True)) == full * 2 + last

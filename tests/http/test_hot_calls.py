@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from gateway.http.connection import BODY, TASK, Connection, answer_whole
+from gateway.http.answering import answer_whole
+from gateway.http.connection import BODY, TASK, Connection
 
 
 async def hot(scope: Any, receive: Any, send: Any) -> None:
