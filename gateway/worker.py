@@ -128,7 +128,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             )
         )
         chores.append(asyncio.create_task(revocations.watch()))
-        chores.append(asyncio.create_task(gate.watch()))
+        chores.append(asyncio.create_task(gate.watch(plane.running)))
         serving = [
             asyncio.create_task(each.serve([sock])) for each, sock in zip(servers, sockets, strict=True)
         ]

@@ -15,14 +15,11 @@ from typing import Any, Protocol, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from policies.overload import Level
-
 CONNECTION = "weighbridge.connection"
 """Scope key of the connection, on which a handler leaves what to call when the client is gone."""
 BODY, TASK = "weighbridge.body", "weighbridge.task"
 """Scope keys of a hot call: its whole body, so that nothing is to be received, and the task that it runs in."""
 _NOTHING: Mapping[bytes, Any] = {}
-_FULL = Level.FULL
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 MAX_HEADERS = 64
 MAX_HEAD_BYTES = 32 << 10
@@ -33,20 +30,20 @@ STALLED_SECONDS = 30.0
 """A client that takes nothing at all of its answer for so long is given up."""
 
 
-class Lateness(Protocol):
-    """How late the event loop is."""
+class Guarded(Protocol):
+    """Says whether anybody may be turned away now."""
 
     @property
-    def late(self) -> Level: ...
+    def guarded(self) -> bool: ...
 
 
 class Doorkeeper(Protocol):
-    """Asked with the target of each POST while its gate says that all are turned away."""
+    """Asked with the target and head of each POST while its gate is guarded."""
 
     @property
-    def gate(self) -> Lateness: ...
+    def gate(self) -> Guarded: ...
 
-    def __call__(self, target: bytes, /) -> bytes | None:
+    def __call__(self, target: bytes, headers: list[tuple[bytes, bytes]], /) -> bytes | None:
         """The whole answer for a call that is not to be begun; None for any other."""
         ...
 
@@ -146,7 +143,7 @@ class Connection(HttpToolsProtocol):
         door = self.door
         if self.head_overflow or self.head_bytes > MAX_HEAD_BYTES or self.lengths > 1:
             self._refuse()
-        elif door is not None and door.gate.late is _FULL and (answer := self._answer_of(door)) is not None:
+        elif door is not None and door.gate.guarded and (answer := self._answer_of(door)) is not None:
             self.passed_over = True
             self.transport.write(answer)
         elif (
@@ -272,7 +269,7 @@ class Connection(HttpToolsProtocol):
         # Answers keep their order, and a client that reads none gets no more.
         if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
             return None
-        return door(self.url) if self.parser.get_method() == b"POST" else None
+        return door(self.url, self.headers) if self.parser.get_method() == b"POST" else None
 
     def _refuse(self) -> None:
         status = b"431 Request Header Fields Too Large" if self.head_overflow else b"400 Bad Request"

@@ -1,4 +1,4 @@
-"""Turns calls away at their connection while everybody is: no request, task or exchange is made of them.
+"""Turns calls away at their connection: no request, task or exchange is made of them.
 
 There may be several times as many of them as can be carried, and what each costs is taken from those who were let in: as a
 request that the data plane refuses it cost a quarter of a call.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.http.errors import Dialect, rendered
-from gateway.http.gate import LONGEST_RETRY_SECONDS, Gate, Overloaded
+from gateway.http.gate import LONGEST_RETRY_SECONDS, Gate, Headers, Overloaded
 from gateway.http.plane import Api, DataPlane
 
 _PLACE = "00000000-0000-0000-0000-000000000000"
@@ -17,7 +17,7 @@ _PLACE = "00000000-0000-0000-0000-000000000000"
 
 
 class Door:
-    """Called with the target of each POST; the whole answer for a call that is not to be begun, None for any other."""
+    """Called with the head of a POST while its gate is guarded; the whole answer for a call that is not to be begun, or None."""
 
     def __init__(self, gate: Gate, plane: DataPlane, calls: Mapping[str, Api]) -> None:
         self.gate = gate
@@ -28,12 +28,10 @@ class Door:
             for dialect in Dialect
         }
 
-    def __call__(self, target: bytes) -> bytes | None:
-        """Without a look at head or body: whoever is let in is read as ever."""
-        if not self.gate.full(len(self._plane.running)):
-            return None
-        dialect = self._dialects.get(target)
-        if dialect is None:
+    def __call__(self, target: bytes, headers: Headers) -> bytes | None:
+        """Whoever is let in is read as ever."""
+        dialect, plane = self._dialects.get(target), self._plane
+        if dialect is None or not self.gate.turns_away(headers, plane.exchanges, len(plane.running)):
             return None
         answer = self._answers[dialect][self.gate.turned_away() - 1]
         return answer.replace(_PLACE.encode(), self._plane.new_id()[1].encode())

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Any
 
 from gateway.errors import GatewayError, Unavailable
 from gateway.http.credentials import read_credential
@@ -18,9 +18,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Keys
 from policies.overload import Lateness, Level, heavy, overloaded, seen
 
-if TYPE_CHECKING:
-    from litestar.types import Scope
-
+Headers = list[tuple[bytes, bytes]]
 TICK_SECONDS = 0.02
 WEIGHED_SECONDS = 0.1
 """For how long it is remembered who has how much under way."""
@@ -52,31 +50,33 @@ class Gate:
         self._turned = 0
         self.crowd = most_calls * 3 // 4
         """From here on the number of running calls is looked at more closely."""
-        self.late = Level.CALM
+        self.guarded = False
+        """Somebody may be turned away: each call is looked at more closely."""
 
-    async def watch(self) -> None:
-        """Follow the event loop, for ever."""
+    async def watch(self, running: Sized) -> None:
+        """Follow the event loop, for ever; `running` are the calls under way."""
         while True:
             due = time.monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            self.note(now, now - due)
+            self.note(now, now - due, len(running))
 
-    def note(self, now: float, late: float) -> None:
+    def note(self, now: float, late: float, running: int) -> None:
         """The loop came round so many seconds late."""
-        self._lateness = seen(self._lateness, int(now * 1000), int(late * 1000), self._late_ms)
-        self.late = self._lateness.level
+        found = seen(self._lateness, int(now * 1000), int(late * 1000), self._late_ms, running)
+        self._lateness, self.guarded = found, found.level is not Level.CALM or found.bound is not None
 
-    def check(self, scope: Scope, running: Mapping[Any, Exchange], count: int) -> None:
-        """Raises Overloaded for a call that is not to be begun; `count` calls run, `running` those whose caller is known."""
-        level = overloaded(self.late, count, self._most)
-        if level is Level.CALM or (level is Level.PRESSED and self._is_light(scope, running.values())):
-            return
-        raise Overloaded(self.turned_away())
+    def check(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> None:
+        """Raises Overloaded for a call that is not to be begun; see `turns_away`."""
+        if self.turns_away(headers, running, count):
+            raise Overloaded(self.turned_away())
 
-    def full(self, count: int) -> bool:
-        """Whether everybody is turned away, while so many calls run."""
-        return overloaded(self.late, count, self._most) is Level.FULL
+    def turns_away(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> bool:
+        """Whether a call with this head is not to be begun; `count` calls run, `running` those whose caller is known."""
+        level = overloaded(self._lateness, count, self._most)
+        return level is Level.FULL or (
+            level is Level.PRESSED and not self._is_light(headers, running.values())
+        )
 
     def turned_away(self) -> int:
         """Count one that is, and give the seconds after which it may come back."""
@@ -85,10 +85,10 @@ class Gate:
         # Spread out, so that those who were turned away together do not come back together.
         return 1 + self._turned % LONGEST_RETRY_SECONDS
 
-    def _is_light(self, scope: Scope, running: Iterable[Exchange]) -> bool:
+    def _is_light(self, headers: Headers, running: Iterable[Exchange]) -> bool:
         """Whether the caller is known and has less than its share under way."""
         try:
-            caller = self._keys.known(read_credential(scope["headers"]))  # type: ignore[arg-type]
+            caller = self._keys.known(read_credential(headers))
         except GatewayError:
             return False
         if caller is None:

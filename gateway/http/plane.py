@@ -108,8 +108,8 @@ class DataPlane:
             connection.on_left = task.cancel
         try:
             gate = self._gate
-            if gate is not None and (gate.late or len(self.running) > gate.crowd):
-                gate.check(scope, self.exchanges, len(self.running) - 1)
+            if gate is not None and (gate.guarded or len(self.running) > gate.crowd):
+                gate.check(scope["headers"], self.exchanges, len(self.running) - 1)  # type: ignore[arg-type]
             if scope.get("method") != "POST":
                 raise MethodNotAllowed("This path takes POST.")
             if self.closing and isinstance(connection, Connection):

@@ -13,7 +13,6 @@ import uvicorn
 from gateway.http.answering import answer_whole
 from gateway.http.connection import Connection, sweep
 from gateway.http.outlet import AsgiOutlet, StraightOutlet, outlet
-from policies.overload import Level
 
 FLOOD_PIECES = 400
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2"), (b"x-request-id", b"abc")]
@@ -200,9 +199,9 @@ async def test_who_is_turned_away_at_the_door_is_answered_in_turn_and_may_call_a
     full = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nfull"
 
     class Door:
-        gate = SimpleNamespace(late=Level.FULL)
+        gate = SimpleNamespace(guarded=True)
 
-        def __call__(self, target: bytes) -> bytes | None:
+        def __call__(self, target: bytes, headers: object) -> bytes | None:
             return full if target == b"/full" else None
 
     monkeypatch.setattr(Connection, "door", Door())
