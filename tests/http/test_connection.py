@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import uvicorn
 
 from gateway.http.answering import answer_whole
 from gateway.http.connection import Connection, sweep
 from gateway.http.outlet import AsgiOutlet, StraightOutlet, outlet
+from tests.http.listening import exchanged, listening
 
 FLOOD_PIECES = 400
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2"), (b"x-request-id", b"abc")]
@@ -55,34 +55,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(
-        app,
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        port=0,
-    )
-    server = uvicorn.Server(config)
-    server.config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await server.shutdown()
-
-
-async def exchanged(port: int, sent: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(sent)
-    try:
-        return await asyncio.wait_for(reader.read(), 5)
-    finally:
-        writer.close()
+    async with listening(app) as found:
+        yield found
 
 
 def request(path: str, *, close: bool = False) -> bytes:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import uvicorn
 
 from gateway.http.answering import answer_whole
 from gateway.http.connection import BODY, TASK, Connection
+from tests.http.listening import exchanged, listening
 
 
 async def hot(scope: Any, receive: Any, send: Any) -> None:
@@ -45,35 +45,8 @@ class App:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(
-        App(),
-        http=Connection,
-        ws="none",
-        proxy_headers=False,
-        lifespan="off",
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        port=0,
-    )
-    server = uvicorn.Server(config)
-    server.config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await server.shutdown()
-
-
-async def exchanged(port: int, sent: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(sent)
-    try:
-        return await asyncio.wait_for(reader.read(), 5)
-    finally:
-        writer.close()
+    async with listening(App()) as found:
+        yield found
 
 
 def hot_call(body: bytes, *, close: bool = False, path: bytes = b"/hot") -> bytes:
