@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from engines.answer_json import decoded
-from engines.canonical import Answer, Usage, assembled, told
+from engines.canonical import Answer, Usage
 from engines.chat_stream import DONE
 from engines.clients import CHAT, MESSAGES, RESPONSES, client_of
 from engines.errors import Garbled
@@ -22,6 +22,7 @@ from engines.messages import Count
 from engines.openai_chat.provider import ChatReader, read_chat_answer
 from engines.openai_responses.answers import read_response
 from engines.sse import Events
+from engines.whole_answers import assembled, told
 
 COMPLETIONS = "/v1/completions"
 _ONE_FORM = {

@@ -29,11 +29,11 @@ from engines.canonical import (
     ToolCallBegan,
     ToolCallDelta,
     Usage,
-    assembled,
 )
 from engines.errors import Garbled, Reason, Reported, reason_of
 from engines.gemini.requests import write_contents, write_embeddings
 from engines.sse import Events
+from engines.whole_answers import assembled
 
 _STOP = {
     "STOP": Stop.END,

@@ -24,11 +24,11 @@ from engines.canonical import (
     ToolCallBegan,
     ToolCallDelta,
     Usage,
-    assembled,
 )
 from engines.errors import Garbled, Reason, Reported, reason_of
 from engines.messages import NO_ERROR, WireUsage, believed
 from engines.sse import Events
+from engines.whole_answers import assembled
 
 _STOP = {
     "stop": Stop.END,

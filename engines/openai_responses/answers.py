@@ -13,7 +13,7 @@ import msgspec
 from engines.answer_json import decoded
 from engines.canonical import Answer, Part, Reasoning, Refusal, Stop, Text, ToolCall, Usage
 from engines.errors import Garbled, Unsupported
-from engines.openai_responses.reading import read_item
+from engines.openai_responses.items import read_item
 
 _STOP = {"max_output_tokens": Stop.LENGTH, "content_filter": Stop.FILTER}
 

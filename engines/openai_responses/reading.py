@@ -9,27 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import msgspec
-
-from engines.canonical import (
-    Format,
-    Image,
-    Message,
-    Part,
-    Reasoning,
-    Refusal,
-    Request,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-)
+from engines.canonical import Format, Message, Request, Text, Thinking, Tool, ToolChoice
 from engines.errors import Unsupported
-from engines.openai_chat.reading import read_image
 from engines.openai_responses import custom_tools
-from engines.openai_responses.sealed import opened
+from engines.openai_responses.items import named, read_content, read_item
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SEALED = "reasoning.encrypted_content"
@@ -61,7 +44,6 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 }
 """Values that ask for nothing that would not happen anyway."""
 _TIERS = ("auto", "default")
-_PICTURE = frozenset({"type", "image_url", "detail", "file_id"})
 
 
 def read_responses(body: Mapping[str, Any], max_tokens: int | None) -> Request:
@@ -133,7 +115,7 @@ def _input(given: Any) -> tuple[tuple[Message, ...], list[str]]:
             raise Unsupported(where, "an item is an object")
         told = cast("dict[str, Any]", item)
         if told.get("type", "message") == "message" and told.get("role") in ("system", "developer"):
-            parts = _content(told.get("content"), f"{where}.content")
+            parts = read_content(told.get("content"), f"{where}.content")
             if not all(isinstance(part, Text) for part in parts):
                 raise Unsupported(f"{where}.content", "instructions are texts")
             system.append("".join(part.text for part in parts if isinstance(part, Text)))
@@ -155,99 +137,6 @@ def _add(turns: list[Message], turn: Message, *, spoken: bool) -> None:
     turns[-1] = Message(turn.role, before + parts)
 
 
-def read_item(item: Mapping[str, Any], where: str) -> Message:
-    """One item as a turn, or as a part of one; raises Unsupported."""
-    match item.get("type", "message"):
-        case "message":
-            role = item.get("role")
-            if role not in ("user", "assistant"):
-                raise Unsupported(f"{where}.role", "it is user, assistant, system or developer")
-            return Message(role, _content(item.get("content"), f"{where}.content"))
-        case "function_call":
-            return Message("assistant", (_call(item, where),))
-        case "custom_tool_call":
-            given = item.get("input")
-            if type(given) is not str:
-                raise Unsupported(f"{where}.input", "it is a text")
-            call = ToolCall(
-                _named(item, "call_id", where),
-                _named(item, "name", where),
-                custom_tools.arguments_of(given),
-            )
-            return Message("assistant", (call,))
-        case "function_call_output" | "custom_tool_call_output":
-            call_id = _named(item, "call_id", where)
-            content = _content(item.get("output"), f"{where}.output")
-            if not all(isinstance(part, (Text, Image)) for part in content):
-                raise Unsupported(f"{where}.output", "it is a text, or a list of texts and pictures")
-            return Message(
-                "user",
-                (ToolResult(call_id, tuple(part for part in content if isinstance(part, (Text, Image)))),),
-            )
-        case "reasoning":
-            return Message("assistant", _reasoning(item, where))
-        case "item_reference":
-            raise Unsupported(where, "no item is kept here; send the item itself")
-        case kind:
-            raise Unsupported(where, f"items of type {str(kind)[:64]!r} are of tools that are not offered")
-
-
-def _content(content: Any, where: str) -> tuple[Text | Image | Refusal, ...]:
-    if type(content) is str:
-        return (Text(content),) if content else ()
-    if type(content) is not list:
-        raise Unsupported(where, "it is a text or a list of parts")
-    return tuple(_part(part, f"{where}[{at}]") for at, part in enumerate(cast("list[Any]", content)))
-
-
-def _part(part: Any, where: str) -> Text | Image | Refusal:
-    told = cast("dict[str, Any]", part if type(part) is dict else {})
-    match told.get("type"):
-        case "input_text" | "output_text" | "text" if type(told.get("text")) is str:
-            return Text(told["text"])
-        case "refusal" if type(told.get("refusal")) is str:
-            return Refusal(told["refusal"])
-        case "input_image" if not told.keys() - _PICTURE and told.get("file_id") is None:
-            return read_image(told.get("image_url"), f"{where}.image_url")
-        case _:
-            raise Unsupported(where, "a part is an input_text, an output_text, a refusal or an input_image")
-
-
-def _call(item: Mapping[str, Any], where: str) -> ToolCall:
-    arguments = item.get("arguments") or "{}"
-    try:
-        read = msgspec.json.decode(arguments) if type(arguments) is str else None
-    except msgspec.MsgspecError:
-        read = None
-    if type(read) is not dict:
-        raise Unsupported(f"{where}.arguments", "arguments are the text of a JSON object")
-    return ToolCall(_named(item, "call_id", where), _named(item, "name", where), arguments)
-
-
-def _reasoning(item: Mapping[str, Any], where: str) -> tuple[Part, ...]:
-    """A thought as it was handed out; a summary is no thought, but all that some clients keep of one."""
-    words: list[str] = []
-    for name in ("content", "summary"):
-        given = item.get(name)
-        if given is None:
-            continue
-        if type(given) is not list:
-            raise Unsupported(f"{where}.{name}", "it is a list")
-        for at, part in enumerate(cast("list[Any]", given)):
-            text = cast("dict[str, Any]", part).get("text") if type(part) is dict else None
-            if type(text) is not str:
-                raise Unsupported(f"{where}.{name}[{at}]", "it is a text")
-            words.append(text)
-        if words:
-            break
-    sealed = item.get("encrypted_content")
-    if sealed is not None and type(sealed) is not str:
-        raise Unsupported(f"{where}.encrypted_content", "it is a text")
-    signature, redacted = opened(sealed or "")
-    thought = Reasoning("" if redacted else "\n".join(words), signature, redacted)
-    return (thought,) if thought != Reasoning() else ()
-
-
 def _tools(given: Any) -> tuple[Tool, ...]:
     if given is None:
         return ()
@@ -267,7 +156,7 @@ def _tool(given: Any, where: str) -> Tool:
         raise Unsupported(f"{where}.allowed_callers", "tools are called by the model itself")
     if kind == "custom":
         described = custom_tools.described(tool, where)
-        return Tool(_named(tool, "name", where), described, custom_tools.PARAMETERS)
+        return Tool(named(tool, "name", where), described, custom_tools.PARAMETERS)
     if kind != "function":
         raise Unsupported(
             where, f"only function and custom tools are offered, and {str(kind)[:64]!r} is neither"
@@ -279,7 +168,7 @@ def _tool(given: Any, where: str) -> Tool:
     if description is not None and type(description) is not str:
         raise Unsupported(f"{where}.description", "it is a text")
     return Tool(
-        _named(tool, "name", where),
+        named(tool, "name", where),
         description or "",
         parameters or {"type": "object", "properties": {}},
         _flag(tool, "strict"),
@@ -291,9 +180,9 @@ def _choice(given: Any) -> ToolChoice | None:
         return None
     if given in ("auto", "none", "required"):
         return ToolChoice(given)
-    named = cast("dict[str, Any]", given if type(given) is dict else {})
-    if named.get("type") in ("function", "custom") and type(named.get("name")) is str:
-        return ToolChoice("named", named["name"])
+    wanted = cast("dict[str, Any]", given if type(given) is dict else {})
+    if wanted.get("type") in ("function", "custom") and type(wanted.get("name")) is str:
+        return ToolChoice("named", wanted["name"])
     raise Unsupported("tool_choice", "it is auto, none, required, or names one tool")
 
 
@@ -336,13 +225,6 @@ def _object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     if type(given) is not dict:
         raise Unsupported(name, "it is an object")
     return cast("dict[str, Any]", given)
-
-
-def _named(item: Mapping[str, Any], name: str, where: str) -> str:
-    given = item.get(name)
-    if type(given) is not str or not given:
-        raise Unsupported(f"{where}.{name}", "it is a text")
-    return given
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool | None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from engines.canonical import Answer, Event, Request, told
+from engines.canonical import Answer, Event, Request
 from engines.openai_responses.assembly import Assembly, Told
 from engines.openai_responses.reading import read_responses
+from engines.whole_answers import told
 
 _encode = msgspec.json.Encoder().encode
 

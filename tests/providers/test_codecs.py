@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from engines.anthropic.answers import Messages
 from engines.bedrock.answers import Converse
-from engines.canonical import Answer, Reasoning, Refusal, Stop, Text, ToolCall, Usage, assembled
+from engines.canonical import Answer, Reasoning, Refusal, Stop, Text, ToolCall, Usage
 from engines.cohere.answers import Cohere
 from engines.dialects import EventReader
 from engines.errors import EngineError, Garbled, Reason, Reported
@@ -34,6 +34,7 @@ from engines.gemini.answers import Gemini
 from engines.openai_chat.provider import ChatReader, read_chat_answer
 from engines.openai_chat.writing import ChatClient
 from engines.translated_stream import TranslatedStream
+from engines.whole_answers import assembled
 from tests.providers import wires
 from tests.providers.cases import CASES, MODEL
 

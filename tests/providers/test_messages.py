@@ -26,13 +26,13 @@ from engines.canonical import (
     ToolChoice,
     ToolResult,
     Usage,
-    assembled,
 )
 from engines.errors import EngineError, Garbled, Unsupported
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader
 from engines.openai_chat.reading import read_chat
 from engines.translated_stream import TranslatedStream
+from engines.whole_answers import assembled
 from gateway.errors import BadRequest
 from gateway.http.anthropic.requests import read_count, read_message
 from tests.providers import wires
