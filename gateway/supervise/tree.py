@@ -7,7 +7,6 @@ the stop runs the other way round, so that a worker never outlives what it settl
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +17,6 @@ from pathlib import Path
 from gateway.embedded.postgres import OWNER, EmbeddedPostgres
 from gateway.embedded.process import Child, spawn
 from gateway.embedded.redis import EmbeddedRedis
-from gateway.engine_notes import read_note
 from gateway.security.secrets import SecretError, load_master_key
 from gateway.settings import Settings
 from gateway.supervise import logs
@@ -30,7 +28,8 @@ from gateway.supervise.listening import WorkerSockets, reserve
 from gateway.supervise.nursery import Nursery
 from gateway.supervise.preflight import CannotRun, check_engine
 from gateway.supervise.probe import answer_of
-from gateway.supervise.screen import Screen, address, last_line, welcome
+from gateway.supervise.readiness import engine_shown, stores_shown, watch_readiness
+from gateway.supervise.screen import Screen, last_line, welcome
 from gateway.telemetry import forget_present, metrics_folder
 
 DRAIN_SECONDS = 30.0
@@ -39,7 +38,6 @@ SQL_CALLS = "sql-calls"
 _SPOOL_SECONDS = 20.0
 _ENGINE_SECONDS = 20.0
 _UP_SECONDS = 60.0
-_PATIENCE = 4.0
 
 
 @dataclass(slots=True)
@@ -101,14 +99,22 @@ class Tree:
         await self._start_gateway()
         self._note(phase="running")
         self.screen.write(
-            welcome(self.settings, self.screen.seconds, self._stores_shown(), self._engine_shown(own_engine))
+            welcome(
+                self.settings,
+                self.screen.seconds,
+                stores_shown(self.settings, self.postgres, self.redis) if self.everything else {},
+                engine_shown(self.settings, own_engine=own_engine),
+            )
         )
         if own_engine:
             await self._keep("engine", self._child("engine", "engine"))
             if self.settings.embedder == "vllm":
                 await self._keep("embedder", self._child("embedder", "embedder"))
         if self.settings.engine_url is not None:
-            self.tasks.append(asyncio.create_task(self._watch_readiness(own_engine)))
+            watch = watch_readiness(
+                self.settings, self.screen, own_engine=own_engine, given_up=self._engine_given_up
+            )
+            self.tasks.append(asyncio.create_task(watch))
 
     async def stop(self) -> None:
         """Close the listeners, let workers finish, then the drainer, the engine, Redis and PostgreSQL."""
@@ -196,44 +202,9 @@ class Tree:
             if status != 0:
                 raise CannotRun(f"`weighbridge {command}` failed: {last_line(log)} (see {log})")
 
-    async def _watch_readiness(self, own_engine: bool) -> None:
-        """Say when everything is ready, and until then what is missing, at least every five seconds."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        said = began
-        while True:
-            status, body = await answer_of(self.settings, "/readyz")
-            if status == 200:
-                self.screen.say(
-                    f"{'Engine' if own_engine else 'Everything'}: ready after {self.screen.seconds:.1f} s; "
-                    f"{address(self.settings)} answers calls"
-                )
-                return
-            engine = self.keepers.get("engine")
-            if engine is not None and engine.child is not None and engine.child.returncode == GIVEN_UP:
-                note = read_note(self.settings.home / "run")
-                why = note.detail if note is not None and note.detail else "see `weighbridge logs engine`"
-                self.screen.say(f"Engine: given up ({why}); the gateway runs on without it")
-                return
-            # Someone else's engine may stay away for hours: after two minutes a line a minute is enough.
-            patience = _PATIENCE if own_engine or said - began < 120 else 60.0
-            if loop.time() - said >= patience:
-                said = loop.time()
-                self.screen.say(f"{self._missing(body, own_engine=own_engine)}, {said - began:.0f} s")
-            await asyncio.sleep(0.5)
-
-    def _missing(self, readiness: str, *, own_engine: bool) -> str:
-        """What is not ready yet, in the words of the engine's own note or of /readyz."""
-        if own_engine:
-            note = read_note(self.settings.home / "run")
-            phase, detail = ("starting", "") if note is None else (note.phase, note.detail)
-            return f"Engine: {phase}{f' ({detail})' if detail else ''}"
-        try:
-            parts: dict[str, str] = json.loads(readiness)["parts"]
-            faults = [f"{name}: {text}" for name, text in parts.items() if text != "ok"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            faults = ["no answer"]
-        return f"Not ready yet ({'; '.join(faults)})"
+    def _engine_given_up(self) -> bool:
+        engine = self.keepers.get("engine")
+        return engine is not None and engine.child is not None and engine.child.returncode == GIVEN_UP
 
     async def _keep(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
         keeper = Keeper(name, start, self._child_changed, self.screen.say, given_up=GIVEN_UP)
@@ -315,24 +286,6 @@ class Tree:
             for child in children:
                 child.kill_group()
             await everyone
-
-    def _stores_shown(self) -> dict[str, str]:
-        if not self.everything:
-            return {}
-        postgres = "embedded" if self.postgres is not None else "yours (WEIGHBRIDGE_DATABASE_URL)"
-        if self.postgres is not None and self.settings.pg_port is not None:
-            postgres += (
-                f", also 127.0.0.1:{self.settings.pg_port} (user {OWNER}, "
-                f"password in {self.postgres.password_file})"
-            )
-        redis = "embedded" if self.redis is not None else "yours (WEIGHBRIDGE_REDIS_URL)"
-        return {"PostgreSQL": f"{postgres}; look inside with `weighbridge sql`", "Redis": redis}
-
-    def _engine_shown(self, own_engine: bool) -> str:
-        if own_engine:
-            many = f"{self.settings.engine_replicas} replicas " if self.settings.engine_replicas > 1 else ""
-            return f"{many}starting; until one is up, calls are answered with 503 and retry-after"
-        return self.settings.engine_url or "none (WEIGHBRIDGE_ENGINE=none)"
 
 
 def _environment(settings: Settings) -> dict[str, str]:
