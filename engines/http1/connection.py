@@ -16,6 +16,7 @@ import httptools
 from engines.errors import ConnectFailed, EngineError, Garbled, TimedOut
 from engines.http1.answer import READ_AHEAD, Answer
 from engines.http1.fields import Fields
+from engines.http1.outflow import Outflow
 
 MAX_HEAD = 1 << 16
 """Bytes of a head, and of chunk framing and trailers between two pieces of a body."""
@@ -41,6 +42,7 @@ class Connection(asyncio.BufferedProtocol):
         "_interim",
         "_loop",
         "_max_answer",
+        "_outflow",
         "_parser",
         "_released",
         "_surplus",
@@ -64,6 +66,8 @@ class Connection(asyncio.BufferedProtocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Answer | None = None
         self._transport: asyncio.Transport
+        self._outflow: Outflow | None = None
+        """What is left of a large call that is being sent."""
         self._fields: list[tuple[bytes, bytes]] = []
         self._framing = 0
         self._fault = ""
@@ -73,12 +77,15 @@ class Connection(asyncio.BufferedProtocol):
 
     # what the pool does
 
-    def send(self, payload: bytes, *, whole: bool) -> Answer:
-        """Send a call; its answer fills from now on."""
+    def send(self, payload: bytes, rest: bytes, *, whole: bool) -> Answer:
+        """Send a call, `rest` in pieces; its answer fills from now on."""
         self._answer = answer = Answer(self._loop, self, whole=whole)
         self._framing = 0
         self._in_body = self._interim = self._complete = self._until_close = False
         self._transport.write(payload)
+        if rest:
+            self._outflow = Outflow(self._loop, self._transport, rest)
+            self._outflow.pour()
         return answer
 
     def fileno(self) -> int:
@@ -111,6 +118,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+
+    def pause_writing(self) -> None:
+        if self._outflow is not None:
+            self._outflow.hold_back()
+
+    def resume_writing(self) -> None:
+        if self._outflow is not None:
+            self._outflow.let_go()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -220,8 +235,14 @@ class Connection(asyncio.BufferedProtocol):
             answer.paused = False
             self._transport.resume_reading()
         transport = self._transport
+        outflow, self._outflow = self._outflow, None
+        unsent = outflow is not None and outflow.stop()
         reusable = not (
-            self._surplus or self.closed or transport.is_closing() or transport.get_write_buffer_size()
+            unsent
+            or self._surplus
+            or self.closed
+            or transport.is_closing()
+            or transport.get_write_buffer_size()
         )
         answer.finish()
         if reusable:
@@ -240,4 +261,6 @@ class Connection(asyncio.BufferedProtocol):
     def _gone(self) -> None:
         if not self.closed:
             self.closed = True
+            if self._outflow is not None:
+                self._outflow.stop()
             self._released(self, False)

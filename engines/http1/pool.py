@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import select
-import ssl
 from collections import deque
 
 from engines.errors import ConnectFailed, TimedOut
 from engines.http1.address import Address
 from engines.http1.connection import Connection
+from engines.http1.tls import Tls
 from engines.transport import Resolve
 
 IDLE_SECONDS = 15.0
@@ -45,12 +45,8 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(READ_BYTES))
         """What all connections read into: it is parsed before the next one reads."""
-        self._tls: ssl.SSLContext | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._period = max(0.01, min(1.0, *(each / 8 for each in limits)))
-        if address.tls:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
 
     @property
     def open(self) -> tuple[int, int]:
@@ -81,16 +77,14 @@ class Pool:
                     if self._resolve is not None:
                         # What was looked at is what is connected to: the name is not resolved again.
                         host = await self._resolve(host, address.port)
-                    _, connection = await self._loop.create_connection(
-                        self._make,
-                        host,
-                        address.port,
-                        ssl=self._tls,
-                        server_hostname=address.host if self._tls is not None else None,
-                    )
+                    if address.tls:
+                        _, tls = await self._loop.create_connection(self._make_tls, host, address.port)
+                        connection = await tls.shake_hands(address.host)
+                    else:
+                        _, connection = await self._loop.create_connection(self._make, host, address.port)
         except TimeoutError as exc:
             raise TimedOut("connect") from exc
-        except (OSError, ssl.SSLError) as exc:
+        except (OSError, ValueError) as exc:  # an SSLError is the one, a name that cannot be one the other
             raise ConnectFailed(type(exc).__name__) from exc
         if connection.closed:
             raise ConnectFailed("closed at once")
@@ -111,6 +105,9 @@ class Pool:
 
     def _make(self) -> Connection:
         return Connection(self._loop, self._buffer, self._released, self._max_answer)
+
+    def _make_tls(self) -> Tls[Connection]:
+        return Tls(self._loop, self._buffer, self._make())
 
     def _released(self, connection: Connection, reusable: bool) -> None:
         self._busy.discard(connection)

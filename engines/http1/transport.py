@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Mapping
 from engines.errors import TimedOut
 from engines.http1.address import Address
 from engines.http1.answer import Answer
+from engines.http1.outflow import PIECE
 from engines.http1.pool import Pool
 from engines.transport import MAX_ANSWER, OpenResponse, Resolve, Response, Timeouts
 
@@ -40,13 +41,13 @@ class Http1Transport:
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[Response]:
         """Send and read the whole answer; raises EngineError."""
-        return self._whole(self._payload(path, body, headers))
+        return self._whole(*self._payload(path, body, headers))
 
     async def open(self, path: str, body: bytes, headers: Mapping[str, str]) -> OpenResponse:
         """Send and return as soon as the head of the answer is there; raises EngineError."""
         pool = self._connected()
         connection = pool.idle() or await pool.connect()
-        answer = connection.send(self._payload(path, body, headers), whole=False)
+        answer = connection.send(*self._payload(path, body, headers), whole=False)
         try:
             await answer.wait()
         except BaseException:
@@ -60,7 +61,7 @@ class Http1Transport:
         """Fetch a small page (health, metrics); raises EngineError."""
         payload = b"GET %b HTTP/1.1\r\n%b\r\n" % (self._target(path), self._fixed)
         loop = get_running_loop()
-        return await self._whole(payload, until=loop.time() + _PROBE_SECONDS)
+        return await self._whole(payload, b"", until=loop.time() + _PROBE_SECONDS)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -68,10 +69,10 @@ class Http1Transport:
             self._pool.close()
             self._pool = None
 
-    async def _whole(self, payload: bytes, *, until: float | None = None) -> Response:
+    async def _whole(self, payload: bytes, rest: bytes, *, until: float | None = None) -> Response:
         pool = self._pool or self._connected()
         connection = pool.idle() or await pool.connect()
-        answer = connection.send(payload, whole=True)
+        answer = connection.send(payload, rest, whole=True)
         timer = None
         if until is not None:
             timer = get_running_loop().call_at(until, answer.close)
@@ -100,7 +101,8 @@ class Http1Transport:
             )
         return self._pool
 
-    def _payload(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    def _payload(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, bytes]:
+        """(head and body, nothing), or (head, a large body), which is not copied for it."""
         head = self._heads.get(path)
         if head is None:
             head = b"POST %b HTTP/1.1\r\n%bcontent-type: application/json\r\n" % (
@@ -108,7 +110,10 @@ class Http1Transport:
                 self._fixed,
             )
             self._heads[path] = head
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, _lines(headers), len(body), body)
+        size = len(body)
+        if size > PIECE:
+            return b"%b%bcontent-length: %d\r\n\r\n" % (head, _lines(headers), size), body
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, _lines(headers), size, body), b""
 
     def _target(self, path: str) -> bytes:
         target = self._address.prefix + path

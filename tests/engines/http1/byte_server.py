@@ -1,13 +1,16 @@
 """An upstream that answers every call with exactly the bytes and the ends that a test wants.
 
-Steps: bytes are sent, a number is a pause in seconds, FIN ends our half, RST resets, HOLD waits until the peer has gone.
+Steps: bytes are sent, a number is a pause in seconds, FIN ends our half, RST resets, HOLD waits until the peer has gone, CUT
+ends the socket without TLS's farewell.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from typing import Final, Self
@@ -15,24 +18,28 @@ from typing import Final, Self
 FIN: Final = "FIN"
 RST: Final = "RST"
 HOLD: Final = "HOLD"
+CUT: Final = "CUT"
 Step = bytes | float | str
 
 
 class ByteServer:
     """Answers each call with `steps`; `calls` holds what came, `connections` counts them."""
 
-    def __init__(self, steps: Sequence[Step], *, slice_bytes: int = 0) -> None:
+    def __init__(
+        self, steps: Sequence[Step], *, slice_bytes: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.steps = list(steps)
         self.slice_bytes = slice_bytes
+        self.tls = tls
         self.calls: list[bytes] = []
         self.connections = 0
         self.gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -78,6 +85,11 @@ class ByteServer:
                     sock = writer.get_extra_info("socket")
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     writer.transport.abort()
+                    return False
+                case "CUT":
+                    descriptor = writer.get_extra_info("socket").fileno()
+                    with socket.socket(fileno=os.dup(descriptor)) as sock:
+                        sock.shutdown(socket.SHUT_RDWR)
                     return False
                 case "HOLD":
                     with contextlib.suppress(ConnectionError):
