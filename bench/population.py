@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Table, insert
 
 from gateway.security.keys import Peppers, mint
 from gateway.security.secrets import Purpose, load_master_key
@@ -16,12 +17,12 @@ from gateway.seed import ENDPOINT, seed
 from gateway.settings import Settings
 from gateway.store import database
 from gateway.store.changes import Actor, Change, Configuration
-from gateway.store.endpoints import EntitySpec, add_price, create_endpoint, endpoint_named, grant
+from gateway.store.endpoints import endpoint_named, grant
 from gateway.store.principals import create_group
 from gateway.store.rules import create_limit
-from gateway.store.tables.catalog import served_entities
+from gateway.store.tables.catalog import endpoints, grants, prices, served_entities
 from gateway.store.tables.identity import api_keys, memberships, principals
-from gateway.store.tables.rules import budgets
+from gateway.store.tables.rules import budgets, limits
 
 KEYS_A_USER = 4
 _PLENTY = 10**12
@@ -82,26 +83,34 @@ async def _rules(change: Change) -> None:
 
 async def _more_endpoints(change: Change, names: list[str], group_id: str) -> None:
     """Each with an entity, a price, a grant and a limit, as the first one has."""
+    version = {"from_change": change.number, "valid_from": change.at}
     price = dict.fromkeys(("input", "cache_read", "cache_write", "output", "reasoning"), _PRICE_NANO_USD)
+    made: dict[Table, list[dict[str, Any]]] = {}
     for name in names:
-        made = await create_endpoint(
-            change,
-            {"name": name, "task": "llm/v1/chat", "description": ""},
-            [EntitySpec(name=name, kind="local", provider="vllm", model="mixtral-demo")],
-        )
-        found = select(served_entities.c.id).where(served_entities.c.endpoint_id == made["id"])
-        await add_price(change, str(await change.connection.scalar(found)), {**price, "note": ""})
-        await grant(change, made, "group", group_id, "CAN_QUERY")
-        await create_limit(
-            change,
-            {
-                "scope": "endpoint",
-                "subject_id": made["id"],
-                "metric": "total_tokens",
-                "amount": _PLENTY,
-                **_MINUTE,
-            },
-        )
+        endpoint, entity = change.new_id(), change.new_id()
+        for table, values in (
+            (
+                endpoints,
+                {"id": endpoint, "name": name, "task": "llm/v1/chat", "creator": "bench", "created_at": change.at},
+            ),
+            (
+                served_entities,
+                {"id": entity, "endpoint_id": endpoint, "name": name, "kind": "local", "provider": "vllm",
+                 "model": "mixtral-demo", "traffic_percent": 100, "settings": {}},
+            ),
+            (prices, {"served_entity_id": entity, "effective_from": change.at, "note": "", **price}),
+            (
+                grants,
+                {"endpoint_id": endpoint, "grantee_kind": "group", "grantee_id": group_id, "level": "CAN_QUERY"},
+            ),
+            (
+                limits,
+                {"scope": "endpoint", "subject_id": endpoint, "metric": "total_tokens", "amount": _PLENTY, **_MINUTE},
+            ),
+        ):  # fmt: skip
+            made.setdefault(table, []).append({"id": change.new_id(), **values, **version})
+    for table, rows in made.items():
+        await change.connection.execute(insert(table), rows)
 
 
 async def _people(change: Change, peppers: Peppers, count: int, size: Size) -> list[str]:

@@ -168,8 +168,8 @@ async def built(settings: Settings, name: str) -> AsyncGenerator[Parts]:
         parts.callback(following.cancel)
         salt_key = master.derive(Purpose.CACHE_SALT)
 
-        # Kept for those who call often: it never changes, and each making of it takes 1.8 us.
-        @functools.lru_cache(maxsize=4096)
+        # Kept for those who call often: it never changes, and each making of it takes 1.8 us, 6 with cold caches.
+        @functools.lru_cache(maxsize=32_768)
         def cache_salt(subject: str) -> str:
             return hmac.digest(salt_key, subject.encode(), hashlib.sha256).hex()[:32]
 

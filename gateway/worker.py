@@ -35,7 +35,7 @@ from gateway.pipeline.revocation import Revocations
 from gateway.routing.traffic import Traffic
 from gateway.settings import Settings
 from gateway.share import take_share
-from gateway.telemetry import FLUSH_SECONDS, Telemetry
+from gateway.telemetry import ENDPOINTS_A_TURN, FLUSH_SECONDS, Telemetry
 from gateway.trail import RefusalTrail
 from policies.catalog import Endpoint
 
@@ -241,7 +241,7 @@ async def _report(
         telemetry.experts(experts.taken())
         telemetry.state("open_circuits", float(traffic.open_circuits))
         telemetry.state("waiting_calls", float(traffic.waiting))
-        telemetry.flush()
+        telemetry.flush(ENDPOINTS_A_TURN)
 
 
 def _away(confirmed_seconds_ago: float | None) -> str | None:

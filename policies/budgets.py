@@ -9,7 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from policies.limits import LARGEST, METRICS, Draw, Metric, Mode, ScopeKind, group_order, group_words
+from policies.limits import (
+    LARGEST,
+    METRICS,
+    Draw,
+    Metric,
+    Mode,
+    ScopeKind,
+    group_order,
+    group_words,
+    in_order,
+)
 from policies.windows import Calendar
 
 if TYPE_CHECKING:
@@ -95,60 +105,93 @@ def dearest(endpoint: Endpoint) -> Rates:
 
 @dataclass(frozen=True, slots=True)
 class BudgetIndex:
-    """The budgets of one snapshot by whom they bind; built once a version."""
+    """The budgets of one snapshot by whom they bind and on which endpoint; built once a version."""
 
-    by_subject: dict[tuple[ScopeKind, str | None], tuple[Budget, ...]] = field(
-        default_factory=dict[tuple[ScopeKind, str | None], tuple[Budget, ...]]
+    by_subject: dict[tuple[ScopeKind, str | None, str | None], list[Budget]] = field(
+        default_factory=dict[tuple[ScopeKind, str | None, str | None], list[Budget]]
     )
+    pairs: frozenset[str] = frozenset()
+    """Endpoints that a budget of callers names: on these, what pays depends on who calls what."""
 
     @classmethod
     def of(cls, budgets: Iterable[Budget]) -> BudgetIndex:
         """Index budgets, keeping their order."""
-        found: dict[tuple[ScopeKind, str | None], list[Budget]] = {}
+        found: dict[tuple[ScopeKind, str | None, str | None], list[Budget]] = {}
+        pairs: set[str] = set()
         for budget in budgets:
-            found.setdefault((budget.scope, budget.subject_id), []).append(budget)
-        return cls({key: tuple(each) for key, each in found.items()})
+            found.setdefault((budget.scope, budget.subject_id, budget.endpoint_id), []).append(budget)
+            if budget.endpoint_id is not None and budget.scope not in _OF_ENDPOINTS:
+                pairs.add(budget.endpoint_id)
+        return cls(found, frozenset(pairs))
 
-    def of_subject(self, scope: ScopeKind, subject: str | None, endpoint: Endpoint) -> list[Budget]:
-        """Budgets of one subject that pay for calls of the endpoint."""
-        found = self.by_subject.get((scope, subject), ())
-        return [each for each in found if each.endpoint_id is None or each.endpoint_id == endpoint.id]
+    def of_subject(self, scope: ScopeKind, subject: str | None, endpoint_id: str | None) -> list[Budget]:
+        """Budgets of one subject that pay for calls of this endpoint alone, or of all endpoints (None)."""
+        return self.by_subject.get((scope, subject, endpoint_id), [])
+
+
+_OF_ENDPOINTS = frozenset({ScopeKind.ENDPOINT, ScopeKind.DEPLOYMENT})
 
 
 def budget_draws(
     index: BudgetIndex, snapshot: Snapshot, caller: Caller, endpoint: Endpoint, group: str | None = None
 ) -> list[Draw]:
-    """The budgets that pay for a call, all-of first, then the caller's groups of which the first with money pays.
+    """The budgets that pay for a call, all-of first, then the caller's groups of which the first with money pays."""
+    parts = (
+        budgets_of_endpoint(index, endpoint),
+        budgets_of_caller(index, snapshot, caller, group, None),
+        budgets_of_caller(index, snapshot, caller, group, endpoint.id),
+    )
+    return in_order([each for part in parts for each in part], caller, group)
 
-    A user's own budget puts the user default aside for the same kind of period and span of endpoints, whatever the
-    two time zones.
+
+def budgets_of_endpoint(index: BudgetIndex, endpoint: Endpoint) -> list[Draw]:
+    """What pays whoever calls the endpoint."""
+    if not index.by_subject:
+        return []
+    of, owner = index.of_subject, f"endpoint {endpoint.name!r}"
+    draws = [_draw(each, "", "the deployment") for each in of(ScopeKind.DEPLOYMENT, None, endpoint.id)]
+    return draws + [
+        _draw(each, endpoint.id, owner)
+        for subject in (endpoint.id, None)
+        for span in (None, endpoint.id)
+        for each in of(ScopeKind.ENDPOINT, subject, span)
+    ]
+
+
+def budgets_of_caller(
+    index: BudgetIndex, snapshot: Snapshot, caller: Caller, group: str | None, endpoint_id: str | None
+) -> list[Draw]:
+    """What pays for a caller on all endpoints together (None), or on this one alone; neither looks at the other.
+
+    A user's own budget puts the user default aside for the same kind of period, whatever the two time zones.
     """
     if not index.by_subject:
         return []
     who = caller.principal
-    of = index.of_subject
-    draws = [_draw(each, "", "the deployment") for each in of(ScopeKind.DEPLOYMENT, None, endpoint)]
-    for subject in (endpoint.id, None):
-        owner = f"endpoint {endpoint.name!r}"
-        draws += [_draw(each, endpoint.id, owner) for each in of(ScopeKind.ENDPOINT, subject, endpoint)]
-    own = of(ScopeKind.USER, who.id, endpoint) + of(ScopeKind.SERVICE_PRINCIPAL, who.id, endpoint)
-    own += _not_overridden(of(ScopeKind.USER_DEFAULT, None, endpoint), own)
+
+    def of(scope: ScopeKind, subject: str | None) -> list[Budget]:
+        return index.of_subject(scope, subject, endpoint_id)
+
+    draws: list[Draw] = []
+    if endpoint_id is None:
+        draws += [_draw(each, "", "the deployment") for each in of(ScopeKind.DEPLOYMENT, None)]
+    own = of(ScopeKind.USER, who.id) + of(ScopeKind.SERVICE_PRINCIPAL, who.id)
+    own += _not_overridden(of(ScopeKind.USER_DEFAULT, None), own)
     draws += [_draw(each, who.id, f"{who.kind.value.replace('_', ' ')} {who.name!r}") for each in own]
     counted = caller.counted_key
     if counted is not None:
         for subject in (counted, None):
-            keyed = of(ScopeKind.KEY, subject, endpoint)
-            draws += [_draw(each, counted, f"API key {counted!r}") for each in keyed]
+            draws += [_draw(each, counted, f"API key {counted!r}") for each in of(ScopeKind.KEY, subject)]
     for each in group_order(who.groups, group):
-        shared = of(ScopeKind.GROUP, each, endpoint)
-        shared += _not_overridden(of(ScopeKind.GROUP_DEFAULT, None, endpoint), shared)
+        shared = of(ScopeKind.GROUP, each)
+        shared = shared + _not_overridden(of(ScopeKind.GROUP_DEFAULT, None), shared)
         draws += [_draw(budget, each, group_words(snapshot, each), _MONEY_SET, each) for budget in shared]
     return draws
 
 
 def _not_overridden(defaults: list[Budget], own: list[Budget]) -> list[Budget]:
-    spans = {(each.period.unit, each.endpoint_id) for each in own}
-    return [each for each in defaults if (each.period.unit, each.endpoint_id) not in spans]
+    units = {each.period.unit for each in own}
+    return [each for each in defaults if each.period.unit not in units]
 
 
 def _draw(

@@ -118,27 +118,31 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class LimitIndex:
-    """The limits of one snapshot by whom they may bind; built once a version."""
+    """The limits of one snapshot by whom they may bind and on which endpoint; built once a version."""
 
-    by_subject: dict[tuple[ScopeKind, str | None], tuple[Limit, ...]] = field(
-        default_factory=dict[tuple[ScopeKind, str | None], tuple[Limit, ...]]
+    by_subject: dict[tuple[ScopeKind, str | None, str | None], list[Limit]] = field(
+        default_factory=dict[tuple[ScopeKind, str | None, str | None], list[Limit]]
     )
+    pairs: frozenset[str] = frozenset()
+    """Endpoints that a limit of callers names: on these, what binds depends on who calls what."""
 
     @classmethod
     def of(cls, limits: Iterable[Limit]) -> LimitIndex:
         """Index limits, keeping their order."""
-        found: dict[tuple[ScopeKind, str | None], list[Limit]] = {}
+        found: dict[tuple[ScopeKind, str | None, str | None], list[Limit]] = {}
+        pairs: set[str] = set()
         for limit in limits:
-            found.setdefault((limit.scope, limit.subject_id), []).append(limit)
-        return cls({key: tuple(each) for key, each in found.items()})
+            found.setdefault((limit.scope, limit.subject_id, limit.endpoint_id), []).append(limit)
+            if limit.endpoint_id is not None and limit.scope is not ScopeKind.ENDPOINT:
+                pairs.add(limit.endpoint_id)
+        return cls(found, frozenset(pairs))
 
-    def of_subject(self, scope: ScopeKind, subject: str | None, endpoint: Endpoint) -> list[Limit]:
-        """Limits of one subject that count calls of the endpoint."""
-        found = self.by_subject.get((scope, subject), ())
-        return [each for each in found if each.endpoint_id is None or each.endpoint_id == endpoint.id]
+    def of_subject(self, scope: ScopeKind, subject: str | None, endpoint_id: str | None) -> list[Limit]:
+        """Limits of one subject that count calls of this endpoint alone, or of all endpoints (None)."""
+        return self.by_subject.get((scope, subject, endpoint_id), [])
 
 
-_Span = tuple[Metric, Window | None, str | None]
+_Span = tuple[Metric, Window | None]
 METRICS = tuple(Metric)
 
 
@@ -149,42 +153,74 @@ def applicable(
 
     `group` (an id) is tried before the caller's other groups. Of shared limits a call sees its caller's share only.
     """
+    parts = (
+        limits_of_endpoint(index, endpoint, caller.share_percent),
+        limits_of_caller(index, snapshot, caller, group, None),
+        limits_of_caller(index, snapshot, caller, group, endpoint.id),
+    )
+    return in_order([each for part in parts for each in part], caller, group)
+
+
+def limits_of_endpoint(index: LimitIndex, endpoint: Endpoint, share_percent: int = 100) -> list[Draw]:
+    """What binds everyone who calls the endpoint."""
+    owner = f"endpoint {endpoint.name!r}"
+    return _shared_out(
+        [
+            _draw(each, endpoint.id, owner)
+            for subject in (endpoint.id, None)
+            for span in (None, endpoint.id)
+            for each in index.of_subject(ScopeKind.ENDPOINT, subject, span)
+        ],
+        share_percent,
+    )
+
+
+def limits_of_caller(
+    index: LimitIndex, snapshot: Snapshot, caller: Caller, group: str | None, endpoint_id: str | None
+) -> list[Draw]:
+    """What binds a caller on all endpoints together (None), or on this one alone; neither looks at the other."""
     who = caller.principal
-    of = index.of_subject
-    draws = [
-        _draw(each, endpoint.id, f"endpoint {endpoint.name!r}")
-        for subject in (endpoint.id, None)
-        for each in of(ScopeKind.ENDPOINT, subject, endpoint)
-    ]
-    custom = of(ScopeKind.USER, who.id, endpoint) + of(ScopeKind.SERVICE_PRINCIPAL, who.id, endpoint)
+
+    def of(scope: ScopeKind, subject: str | None) -> list[Limit]:
+        return index.of_subject(scope, subject, endpoint_id)
+
+    custom = of(ScopeKind.USER, who.id) + of(ScopeKind.SERVICE_PRINCIPAL, who.id)
     settled = {_span(each) for each in custom}
     of_groups: list[tuple[str, Limit]] = []
     for each in group_order(who.groups, group):
-        own = of(ScopeKind.GROUP, each, endpoint)
+        own = of(ScopeKind.GROUP, each)
         own_spans = {_span(limit) for limit in own}
-        defaults = [
-            limit for limit in of(ScopeKind.GROUP_DEFAULT, None, endpoint) if _span(limit) not in own_spans
-        ]
+        defaults = [limit for limit in of(ScopeKind.GROUP_DEFAULT, None) if _span(limit) not in own_spans]
         of_groups += [(each, limit) for limit in own + defaults if _span(limit) not in settled]
     settled |= {_span(limit) for _, limit in of_groups if limit.scope is ScopeKind.GROUP}
-    custom += [each for each in of(ScopeKind.USER_DEFAULT, None, endpoint) if _span(each) not in settled]
+    custom += [each for each in of(ScopeKind.USER_DEFAULT, None) if _span(each) not in settled]
     owner = f"{who.kind.value.replace('_', ' ')} {who.name!r}"
-    draws += [_draw(each, who.id, owner) for each in custom]
+    draws = [_draw(each, who.id, owner) for each in custom]
     counted = caller.counted_key
     if counted is not None:
         for subject in (counted, None):
-            keyed = of(ScopeKind.KEY, subject, endpoint)
-            draws += [_draw(each, counted, f"API key {counted!r}") for each in keyed]
+            draws += [_draw(each, counted, f"API key {counted!r}") for each in of(ScopeKind.KEY, subject)]
     for number, metric in enumerate(METRICS, 1):
         draws += [
             _draw(limit, each, group_words(snapshot, each), number, each)
             for each, limit in of_groups
             if limit.metric is metric
         ]
-    if caller.share_percent == 100:
+    return _shared_out(draws, caller.share_percent)
+
+
+def in_order(draws: list[Draw], caller: Caller, group: str | None = None) -> list[Draw]:
+    """All-of first, then the alternatives, those of one group side by side."""
+    rank = {each: number for number, each in enumerate(group_order(caller.principal.groups, group), 1)}
+    return sorted(draws, key=lambda draw: (draw.alternatives, rank[draw.group_id] if draw.group_id else 0))
+
+
+def _shared_out(draws: list[Draw], share_percent: int) -> list[Draw]:
+    """The same, of shared limits only so much."""
+    if share_percent == 100:
         return draws
     return [
-        replace(each, capacity=each.capacity * caller.share_percent // 100) if each.scope in SHARED else each
+        replace(each, capacity=each.capacity * share_percent // 100) if each.scope in SHARED else each
         for each in draws
     ]
 
@@ -219,7 +255,7 @@ def window_words(window: Window | None) -> str:
 
 
 def _span(limit: Limit) -> _Span:
-    return limit.metric, limit.window, limit.endpoint_id
+    return limit.metric, limit.window
 
 
 def _draw(limit: Limit, subject: str, owner: str, alternatives: int = 0, group_id: str | None = None) -> Draw:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.counters.frames import Entry
-from gateway.counters.plan import KIND_NUMBERS
+from gateway.counters.taps import KIND_NUMBERS
 from gateway.spool.records import Charge
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gateway.counters.plan import CONCURRENCY, PERIOD, ROLLING, Plan, Tap
+from gateway.counters.plan import Plan
+from gateway.counters.taps import CONCURRENCY, PERIOD, ROLLING, Tap
 from policies.limits import Metric, Mode
 from policies.windows import SUB_BUCKETS
 

@@ -19,7 +19,7 @@ from gateway.counters.frames import Entry, hold_of
 from gateway.counters.hold import Hold
 from gateway.counters.link import Link
 from gateway.counters.lua import command
-from gateway.counters.plan import CLAIM, CONCURRENCY, PERIOD
+from gateway.counters.taps import CLAIM, CONCURRENCY, PERIOD
 from gateway.spool.records import Charge
 
 _pack = msgspec.msgpack.Encoder().encode

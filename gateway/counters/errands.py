@@ -14,7 +14,7 @@ import msgspec
 from gateway.counters.corrections import corrections
 from gateway.counters.frames import ADMITTED, HEAD_BYTES, Entry
 from gateway.counters.link import Link
-from gateway.counters.plan import ROLLING, lasts
+from gateway.counters.taps import ROLLING, lasts
 from gateway.spool.records import Charge
 
 SHORTEST_REBUILT_MS = 3_600_000

@@ -9,7 +9,8 @@ from asyncio import Future
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gateway.counters.plan import PERIOD, Plan, Tap
+from gateway.counters.plan import Plan
+from gateway.counters.taps import PERIOD, Tap
 from gateway.counters.wording import admitted_headers
 from gateway.errors import LimitDetail
 from gateway.spool.records import Charge

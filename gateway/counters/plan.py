@@ -1,4 +1,4 @@
-"""What a caller's draws on an endpoint become for the scripts: compiled once, used for every call.
+"""What a caller's draws on an endpoint become for the scripts: joined of parts made once, used for every call.
 
 Only the request's id, its estimate and its allowance vary from call to call; the rest is bytes made beforehand. A
 plan holds until the snapshot or the epoch changes or one of its calendar periods ends.
@@ -8,39 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeVar
+
+from msgspec import Struct
 
 from gateway.counters.frames import DRAW, entry_layout
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, bulk
+from gateway.counters.taps import (
+    NOTHING,
+    PERIOD,
+    Part,
+    Settled,
+    Shape,
+    Tap,
+    assembled,
+    part_of,
+    row_of,
+)
 from policies.budgets import Rates
-from policies.limits import SHARED, Draw, Metric, Mode
+from policies.limits import Draw
 from policies.limits import charged_group as paying_group
-from policies.windows import FOREVER_MS, Calendar, Rolling, edges
+from policies.windows import FOREVER_MS
 
-T = TypeVar("T")
-
-ROLLING, PERIOD, CONCURRENCY, CLAIM = 1, 2, 3, 4
-KIND_LETTERS = {ROLLING: "r", PERIOD: "p", CONCURRENCY: "n", CLAIM: "i"}
-KIND_NUMBERS = {letter: number for number, letter in KIND_LETTERS.items()}
-NOTHING, ONE, PROMPT, MONEY = 0, 1, 2, 3
-LASTING_MS = 3_600_000
-_AMOUNTS = {
-    Metric.REQUESTS: ONE,
-    Metric.CONCURRENT_REQUESTS: ONE,
-    Metric.INPUT_TOKENS: PROMPT,
-    Metric.OUTPUT_TOKENS: NOTHING,
-    Metric.TOTAL_TOKENS: PROMPT,
-    Metric.MONEY: MONEY,
-}
-_ACTUALS = {
-    Metric.INPUT_TOKENS: 1,
-    Metric.OUTPUT_TOKENS: 2,
-    Metric.TOTAL_TOKENS: 3,
-    Metric.MONEY: 4,
-}
-_TOKEN_METRICS = (Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.TOTAL_TOKENS)
+_MOST = 1_024
+"""Frames that are remembered: as many as there are forms of plans, which are few; custom amounts make more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +44,7 @@ class Standpoint:
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tap:
-    """One draw as the script and the settlement see it."""
-
-    draw: Draw
-    kind: int
-    letter: str
-    metric: str
-    amount_class: int
-    per_token: int
-    key: str
-    """Of a period: the present one's."""
-    next_key: str
-    window_ms: int
-    """Sliding: its width; period: its length."""
-    start_ms: int
-    end_ms: int
-    next_end_ms: int
-    observe: bool
-    identity: tuple[str, str, str, str, str]
-    """What a Charge begins with: limit, subject, metric, key, kind."""
-
-    def key_at(self, position: int) -> str:
-        """The key that was charged at this position."""
-        return self.next_key if self.kind == PERIOD and position != self.start_ms else self.key
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True, gc=False, eq=False):
     """All taps of a caller on an endpoint, and the bytes of the calls for them."""
 
     taps: tuple[Tap, ...]
@@ -101,8 +64,7 @@ class Plan:
     periods: tuple[tuple[int, int], ...]
     """(index, start) of the taps of calendar periods."""
     has_alternatives: bool
-    settled: tuple[tuple[int, int, int, int, int, int], ...]
-    """What a settlement corrects: (index, kind, window, amount class, per token, which of the used amounts)."""
+    settled: tuple[Settled, ...]
     settle_head: bytes
     settle_arguments: bytes
 
@@ -140,24 +102,106 @@ class Plan:
         )
 
 
+class _Frame(Struct, frozen=True, gc=False, eq=False):
+    """What all plans of parts of these shapes have in common."""
+
+    opening: bytes
+    claiming_opening: bytes
+    arguments: bytes
+    settle_opening: bytes
+    settle_arguments: bytes
+    requests: tuple[int, ...]
+    tokens: tuple[int, ...]
+    money_taps: tuple[int, ...]
+    periods: tuple[tuple[int, int], ...]
+    has_alternatives: bool
+    settled: tuple[Settled, ...]
+    valid_until_ms: int
+
+
+class Joiner:
+    """Joins parts to plans, without work for each of their rules."""
+
+    def __init__(self, standpoint: Standpoint) -> None:
+        self.standpoint = standpoint
+        keys, epoch = standpoint.keys, standpoint.epoch
+        held = bulk(keys.holds(epoch, standpoint.worker_id))
+        self._common = bulk(keys.epoch) + bulk(keys.sequence) + bulk(keys.live) + held
+        self._settled_common = bulk(keys.epoch) + held
+        self._who = bulk(epoch.encode()) + bulk(standpoint.worker_id.encode())
+        self._frames: dict[tuple[Shape, ...], _Frame] = {}
+
+    def join(self, rates: Rates, *parts: Part) -> Plan:
+        """The plan of these parts, one after the other."""
+        if len(parts) == 2:
+            # Nearly all plans: spelled out, since callers that take turns on endpoints have one made for each call.
+            one, other = parts
+            shapes = one.shape, other.shape
+            taps = one.taps + other.taps
+            keys, settled_keys = one.keys + other.keys, one.settled_keys + other.settled_keys
+        else:
+            shapes = tuple([each.shape for each in parts])
+            taps = tuple([tap for each in parts for tap in each.taps])
+            keys, settled_keys = (
+                b"".join([each.keys for each in parts]),
+                b"".join([each.settled_keys for each in parts]),
+            )
+        frame = self._frames.get(shapes)
+        if frame is None:
+            if len(self._frames) >= _MOST:
+                del self._frames[next(iter(self._frames))]
+            frame = self._frames[shapes] = self._frame(shapes)
+        return Plan(
+            taps,
+            rates,
+            self.standpoint.epoch,
+            frame.valid_until_ms,
+            frame.opening + self._common + keys,
+            len(frame.opening),
+            frame.claiming_opening,
+            frame.arguments,
+            frame.requests,
+            frame.tokens,
+            frame.money_taps,
+            frame.periods,
+            frame.has_alternatives,
+            frame.settled,
+            frame.settle_opening + settled_keys,
+            frame.settle_arguments,
+        )
+
+    def _frame(self, shapes: Sequence[Shape]) -> _Frame:
+        starts: list[int] = []
+        taps = keys = 0
+        for each in shapes:
+            starts.append(taps)
+            taps, keys = taps + each.taps, keys + each.keys
+        at = list(zip(starts, shapes, strict=True))
+        settled = tuple((first + start, *rest) for start, each in at for first, *rest in each.settled)
+        reserve, settle = self.standpoint.scripts.reserve.by_digest, self.standpoint.scripts.settle.by_digest
+        lasting = any(each.lasting for each in shapes)
+        rows = b"".join([each.rows for each in shapes])
+        size = entry_layout(len(settled)).size
+        return _Frame(
+            # Four keys that all have, those of the counters, the request's own.
+            opening=_opening(reserve, 4 + keys + 1, 5),
+            claiming_opening=_opening(reserve, 4 + keys + 2, 5),
+            arguments=self._who + bulk(rows) + b"$40\r\n",
+            settle_opening=_opening(settle, 2 + len(settled) + 1, 4) + self._settled_common,
+            settle_arguments=self._who + bulk(b"0" if lasting else b"3") + b"$%d\r\n" % size,
+            requests=tuple(start + index for start, each in at for index in each.requests),
+            tokens=tuple(start + index for start, each in at for index in each.tokens),
+            money_taps=tuple(start + index for start, each in at for index in each.money_taps),
+            periods=tuple((start + index, begun) for start, each in at for index, begun in each.periods),
+            has_alternatives=any(each.has_alternatives for each in shapes),
+            settled=settled,  # type: ignore[arg-type]
+            valid_until_ms=min((each.valid_until_ms for each in shapes), default=FOREVER_MS),
+        )
+
+
 def compile_plan(standpoint: Standpoint, draws: Sequence[Draw], rates: Rates, now_ms: int) -> Plan:
-    """Compile draws as of `now_ms`."""
-    taps = [_tap(standpoint.keys, draw, rates, now_ms) for draw in draws]
-    rows: list[bytes] = []
-    group, number = None, 0
-    for tap in taps:
-        if tap.draw.group_id != group:
-            group, number = tap.draw.group_id, number + 1
-        rows.append(_row(tap, tap.amount_class, tap.draw.alternatives, number))
-    return _plan(standpoint, taps, rows, rates)
-
-
-def lasts(kind: str, window_ms: int) -> bool:
-    """Whether what a dead worker took of such a counter would stay there for long: a hold is kept of it.
-
-    Counts of requests are not asked for: a settlement lets them stand.
-    """
-    return kind in ("p", "i") or (kind == "r" and window_ms >= LASTING_MS)
+    """A plan of draws that are in order, as of `now_ms`, in one piece."""
+    return Joiner(standpoint).join(rates, part_of(standpoint.keys, draws, rates, now_ms))
 
 
 def narrowed(standpoint: Standpoint, plan: Plan, positions: Sequence[int]) -> Plan:
@@ -167,17 +211,20 @@ def narrowed(standpoint: Standpoint, plan: Plan, positions: Sequence[int]) -> Pl
     """
     taps: list[Tap] = []
     rows: list[bytes] = []
+    named: list[tuple[str, ...]] = []
     for tap, position in zip(plan.taps, positions, strict=True):
         if position < 0 or not tap.per_token:
             continue
         taps.append(tap)
+        key = tap.key_at(position)
         if tap.kind == PERIOD:
             row = (PERIOD, NOTHING, tap.observe, 0, 0, tap.per_token, tap.draw.capacity)
             rows.append(DRAW.pack(*row, position, FOREVER_MS, FOREVER_MS))
+            named.append((key, key))
         else:
-            rows.append(_row(tap, NOTHING, 0, 0))
-    keyed = {id(tap): tap.key_at(position) for tap, position in zip(plan.taps, positions, strict=True)}
-    return _plan(standpoint, taps, rows, plan.rates, keyed)
+            rows.append(row_of(tap, NOTHING, 0, 0))
+            named.append((key,))
+    return Joiner(standpoint).join(plan.rates, assembled(taps, rows, named))
 
 
 def charged_group(plan: Plan, positions: Sequence[int]) -> str | None:
@@ -185,99 +232,5 @@ def charged_group(plan: Plan, positions: Sequence[int]) -> str | None:
     return paying_group(tap.draw for tap, position in zip(plan.taps, positions, strict=True) if position >= 0)
 
 
-def _plan(
-    standpoint: Standpoint,
-    taps: Sequence[Tap],
-    rows: Sequence[bytes],
-    rates: Rates,
-    keyed: dict[int, str] | None = None,
-) -> Plan:
-    scripts, keys = standpoint.scripts, standpoint.keys
-    held = keys.holds(standpoint.epoch, standpoint.worker_id)
-    names = [keys.epoch, keys.sequence, keys.live, held]
-    for tap in taps:
-        names.append((keyed[id(tap)] if keyed else tap.key).encode())
-        if tap.kind == PERIOD:
-            names.append((keyed[id(tap)] if keyed else tap.next_key).encode())
-    epoch, worker = bulk(standpoint.epoch.encode()), bulk(standpoint.worker_id.encode())
-    settled = tuple(
-        (index, tap.kind, tap.window_ms, tap.amount_class, tap.per_token, _ACTUALS.get(tap.draw.metric, 0))
-        for index, tap in enumerate(taps)
-        if tap.draw.metric is not Metric.REQUESTS
-    )
-    shown = [index for index, tap in enumerate(taps) if not tap.observe]
-    # As in the script: where nothing lasts, no hold is kept that a settlement would have to end.
-    lasting = any(lasts(KIND_LETTERS[kind], window_ms) for _, kind, window_ms, *_ in settled)
-    corrected = [keys.epoch, held, *(taps[each[0]].key.encode() for each in settled)]
-    opening = _opening(scripts.reserve.by_digest, len(names) + 1, 5)
-    return Plan(
-        taps=tuple(taps),
-        rates=rates,
-        epoch=standpoint.epoch,
-        valid_until_ms=min((tap.end_ms for tap in taps if tap.kind == PERIOD), default=FOREVER_MS),
-        head=b"".join([opening, *(bulk(each) for each in names)]),
-        opening=len(opening),
-        claiming_opening=_one(_opening(scripts.reserve.by_digest, len(names) + 2, 5)),
-        arguments=_one(epoch + worker + bulk(b"".join(rows)) + b"$40\r\n"),
-        requests=_one(tuple(index for index in shown if taps[index].draw.metric is Metric.REQUESTS)),
-        tokens=_one(tuple(index for index in shown if taps[index].draw.metric in _TOKEN_METRICS)),
-        money_taps=_one(tuple(index for index, tap in enumerate(taps) if tap.draw.metric is Metric.MONEY)),
-        periods=_one(tuple((index, tap.start_ms) for index, tap in enumerate(taps) if tap.kind == PERIOD)),
-        has_alternatives=any(tap.draw.alternatives for tap in taps),
-        settled=_one(settled),
-        settle_head=b"".join(
-            [
-                _opening(scripts.settle.by_digest, len(corrected) + 1, 4),
-                *(bulk(each) for each in corrected),
-            ]
-        ),
-        settle_arguments=_one(
-            epoch + worker + bulk(b"0" if lasting else b"3") + b"$%d\r\n" % entry_layout(len(settled)).size,
-        ),
-    )
-
-
 def _opening(by_digest: bytes, keys: int, arguments: int) -> bytes:
     return b"".join([b"*%d\r\n" % (3 + keys + arguments), by_digest, bulk(b"%d" % keys)])
-
-
-@lru_cache(maxsize=1024)
-def _one(value: T) -> T:
-    """The first made of equal values, for all plans to share: a plan takes 3.7 KB so, and 6.3 without."""
-    return value
-
-
-def _row(tap: Tap, amount_class: int, alternatives: int, number: int) -> bytes:
-    first = tap.window_ms if tap.kind == ROLLING else tap.start_ms
-    return DRAW.pack(
-        tap.kind, amount_class, tap.observe, alternatives, number, tap.per_token, tap.draw.capacity, first,
-        tap.end_ms, tap.next_end_ms,
-    )  # fmt: skip
-
-
-def _tap(keys: Keys, draw: Draw, rates: Rates, now_ms: int) -> Tap:
-    per_token = 0
-    if draw.metric in (Metric.OUTPUT_TOKENS, Metric.TOTAL_TOKENS):
-        per_token = 1
-    elif draw.metric is Metric.MONEY:
-        per_token = rates.output_per_token
-    window_ms = start = end = next_end = 0
-    next_key = b""
-    match draw.window:
-        case None:
-            kind, key = CONCURRENCY, keys.concurrency(draw.limit_id, draw.subject)
-        case Rolling(milliseconds=window_ms):
-            kind, key = ROLLING, keys.window(draw.limit_id, draw.subject)
-        case Calendar() as calendar:
-            kind = PERIOD
-            start, end = edges(calendar, now_ms)
-            next_end = edges(calendar, end)[1] if end < FOREVER_MS else end
-            window_ms = end - start
-            key, next_key = (keys.period(draw.limit_id, draw.subject, each) for each in (start, end))
-    name, letter = key.decode(), KIND_LETTERS[kind]
-    made = Tap(
-        draw, kind, letter, draw.metric.value, _AMOUNTS[draw.metric], per_token, name, next_key.decode(), window_ms,
-        start, end, next_end, draw.mode is Mode.OBSERVE,
-        (draw.limit_id, draw.subject, draw.metric.value, name, letter),
-    )  # fmt: skip
-    return _one(made) if draw.scope in SHARED else made

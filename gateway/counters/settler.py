@@ -18,7 +18,7 @@ from gateway.counters.corrections import corrections
 from gateway.counters.frames import LOST, Entry, entries_of, held_of
 from gateway.counters.keys import Keys
 from gateway.counters.lua import Scripts, command
-from gateway.counters.plan import CLAIM, lasts
+from gateway.counters.taps import CLAIM, lasts
 from gateway.spool.records import Charge
 
 

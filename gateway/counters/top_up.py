@@ -14,8 +14,9 @@ import hiredis
 from gateway.counters.frames import ASK, GRANTED, LOST, REFUSAL, REFUSED, grant_of
 from gateway.counters.hold import Hold
 from gateway.counters.link import Link
-from gateway.counters.plan import Plan, Tap
+from gateway.counters.plan import Plan
 from gateway.counters.releases import Releases, top_up_charges
+from gateway.counters.taps import Tap
 from gateway.counters.wording import detail_of
 
 

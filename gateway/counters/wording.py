@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from gateway.counters.plan import CONCURRENCY, Plan, Tap
+from gateway.counters.plan import Plan
+from gateway.counters.taps import CONCURRENCY, Tap
 from gateway.errors import BudgetExhausted, LimitDetail, LimitExceeded
 from policies.limits import Metric, window_words
 from policies.weighing import NEVER, retry_after_seconds

@@ -237,4 +237,4 @@ def test_tokens_on_a_priced_entity_that_cost_nothing_raise_the_alarm(
     )
     telemetry.admitted(exchange)
     telemetry.settled(exchange, "ok", usage, cost, 1_000)
-    assert telemetry._unpriced["chat"] == alarms
+    assert telemetry._tallies["chat"].unpriced == alarms

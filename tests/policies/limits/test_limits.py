@@ -173,7 +173,7 @@ def test_budgets_bind_all_of_but_groups_pay_one_for_all() -> None:
         budget("research", ScopeKind.GROUP, "g1"),
     ]
     draws = budget_draws(BudgetIndex.of(budgets), SNAPSHOT, ALICE, CHAT)
-    assert ids(draws) == ["all", "endpoint", "alice-daily", "user", "key", "research", "group"]
+    assert ids(draws) == ["endpoint", "all", "alice-daily", "user", "key", "research", "group"]
     assert [draw.group_id for draw in draws if draw.alternatives] == ["g1", "g2"]
     own = budget("alice", ScopeKind.USER, "alice")
     assert "user" not in ids(budget_draws(BudgetIndex.of([*budgets, own]), SNAPSHOT, ALICE, CHAT))
