@@ -31,7 +31,6 @@ class Answer:
         "_connection",
         "_loop",
         "_parted_size",
-        "_take",
         "_taken",
         "began",
         "done",
@@ -44,6 +43,7 @@ class Answer:
         "paused",
         "size",
         "status",
+        "taker",
         "waiter",
         "whole",
     )
@@ -67,7 +67,8 @@ class Answer:
         self.parted_at = 0.0
         """When the caller let go; 0 until then."""
         self._parted_size = 0
-        self._take: Callable[[bytes], bool] | None = None
+        self.taker: Callable[[bytes], bool] | None = None
+        """Gets each piece in the callback that read it; None while nobody pumps or a piece is held."""
         self._taken = False
         self.began = self.heard = loop.time()
         self.waiter: Future[None] | None = None
@@ -83,24 +84,35 @@ class Answer:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def add(self, parts: list[bytes]) -> None:
+        """Hold what came of the body."""
+        size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        self.parts += parts
+        self.held += size
+        self.size += size
+
     def arrived(self) -> None:
         """Something came: pump it on, or wake the one who waits for it."""
-        take = self._take
-        if take is None:
+        taker = self.taker
+        if taker is None:
+            self.wake()
+        elif self.parts:
+            try:
+                if not taker(self.take()):
+                    self.stop()
+            except Exception as exc:
+                self.stop(exc)
+
+    def stop(self, error: Exception | None = None) -> None:
+        """The taker wants no more for now, or failed."""
+        self.taker = None
+        if error is None:
+            self._taken = True
             self.wake()
             return
-        if not self.parts:
-            return
-        try:
-            if take(self.take()):
-                return
-            self._taken = True
-        except Exception as exc:
-            waiter, self.waiter = self.waiter, None
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(exc)
-        self._take = None
-        self.wake()
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
     def fail(self, error: EngineError) -> None:
         """Nothing more will come; what has come may still be read."""
@@ -112,7 +124,7 @@ class Answer:
         """The body is complete."""
         self.done = True
         self._connection = None
-        if self._take is not None:
+        if self.taker is not None:
             self.arrived()
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
@@ -152,11 +164,11 @@ class Answer:
                 return True
             else:
                 self.heard = self._loop.time()
-                self._take, self._taken = take, False
+                self.taker, self._taken = take, False
                 try:
                     await self.wait()
                 finally:
-                    self._take = None
+                    self.taker = None
                 if self._taken:
                     return False
 

@@ -44,25 +44,37 @@ class Connection(asyncio.BufferedProtocol):
         "_max_answer",
         "_outflow",
         "_parser",
+        "_parts",
         "_released",
         "_surplus",
         "_transport",
         "_until_close",
+        "_whole_parts",
         "closed",
+        "get_buffer",
         "idle_since",
+        "on_body",
     )
 
     def __init__(
         self,
         loop: AbstractEventLoop,
         buffer: memoryview,
+        get_buffer: Callable[[int], memoryview],
         released: Callable[[Connection, bool], None],
         max_answer: int,
     ) -> None:
+        """`get_buffer` gives `buffer`, whatever it is asked for."""
         self._loop = loop
         self._buffer = buffer
         self._released = released
         self._max_answer = max_answer
+        self._parts: list[bytes] = []
+        """What the parser found of a body in the bytes that it was fed."""
+        self._whole_parts = 0
+        # Functions of C, where two of Python were called for every piece.
+        self.get_buffer = get_buffer  # type: ignore[method-assign, assignment]
+        self.on_body = self._parts.append
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Answer | None = None
         self._transport: asyncio.Transport
@@ -127,9 +139,6 @@ class Connection(asyncio.BufferedProtocol):
         if self._outflow is not None:
             self._outflow.let_go()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
     def buffer_updated(self, nbytes: int) -> None:
         answer = self._answer
         if answer is None:
@@ -137,7 +146,6 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return
         answer.heard = self._loop.time()
-        self._framing += nbytes
         try:
             self._parser.feed_data(self._buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -145,6 +153,30 @@ class Connection(asyncio.BufferedProtocol):
             self._surplus = True
             if not self._complete:
                 self._fault = self._fault or "not HTTP/1.1"
+        parts = self._parts
+        if not parts:
+            self._framing += nbytes
+        else:
+            self._framing = 0
+            taker = answer.taker
+            if taker is not None and len(parts) == 1 and not self._complete and not self._fault:
+                # A piece of a stream, as nearly all that is read is: it needs nothing of what follows here.
+                piece = parts.pop()
+                answer.size += len(piece)
+                try:
+                    if not taker(piece):
+                        answer.stop()
+                except Exception as exc:
+                    answer.stop(exc)
+                return
+            if self._surplus and self._complete:
+                # What another answer said, unasked.
+                del parts[self._whole_parts :]
+            answer.add(parts)
+            parts.clear()
+            if answer.whole and answer.size > self._max_answer:
+                self._fail(Garbled(f"the answer is over {self._max_answer} bytes"))
+                return
         if self._complete:
             self._finish(answer)
         elif self._fault:
@@ -208,22 +240,12 @@ class Connection(asyncio.BufferedProtocol):
         answer.status = status
         answer.headers = Fields(self._fields)
 
-    def on_body(self, body: bytes) -> None:
-        answer = self._answer
-        if self._complete or answer is None:
-            return
-        self._framing = 0
-        answer.parts.append(body)
-        answer.held += len(body)
-        answer.size += len(body)
-        if answer.whole and answer.size > self._max_answer:
-            self._fault = f"the answer is over {self._max_answer} bytes"
-
     def on_message_complete(self) -> None:
         if self._interim:
             self._interim = False
         elif not self._complete and not self._fault:
             self._complete = True
+            self._whole_parts = len(self._parts)
             if not self._parser.should_keep_alive():
                 self._surplus = True
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from engines.errors import ConnectFailed, TimedOut
 from engines.http1.address import Address
@@ -45,6 +47,8 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(READ_BYTES))
         """What all connections read into: it is parsed before the next one reads."""
+        # Called for each read with a hint of its size, which getattr takes for its default: so no frame of Python is needed.
+        self._get_buffer: Callable[[int], memoryview] = partial(getattr, self, "_buffer")  # type: ignore[assignment]
         self._timer: asyncio.TimerHandle | None = None
         self._period = max(0.01, min(1.0, *(each / 8 for each in limits)))
 
@@ -90,7 +94,7 @@ class Pool:
             raise ConnectFailed("closed at once")
         self._busy.add(connection)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._period, self._watch)
+            self._timer = self._loop.call_at(self._next(), self._watch)
         return connection
 
     def close(self) -> None:
@@ -104,7 +108,7 @@ class Pool:
             self._timer = None
 
     def _make(self) -> Connection:
-        return Connection(self._loop, self._buffer, self._released, self._max_answer)
+        return Connection(self._loop, self._buffer, self._get_buffer, self._released, self._max_answer)
 
     def _make_tls(self) -> Tls[Connection]:
         return Tls(self._loop, self._buffer, self._make())
@@ -126,7 +130,12 @@ class Pool:
         while self._idle and now - self._idle[0].idle_since > IDLE_SECONDS:
             self._idle[0].abort()
         again = self._busy or self._idle
-        self._timer = self._loop.call_later(self._period, self._watch) if again else None
+        self._timer = self._loop.call_at(self._next(), self._watch) if again else None
+
+    def _next(self) -> float:
+        """When to look again: all pools of a process at once, since waking it costs more than to look."""
+        # A timer that was a little early must not go off twice.
+        return ((self._loop.time() + self._period / 4) // self._period + 1) * self._period
 
 
 def _spoken(connection: Connection) -> bool:
