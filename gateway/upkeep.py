@@ -16,6 +16,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from gateway.beats import beat
 from gateway.engine_meter import EngineMeter
 from gateway.errors import Unavailable
 from gateway.events.heads import HeadExport
@@ -56,7 +57,7 @@ async def _export(settings: Settings, url: str, key: bytes) -> None:
             except Exception:
                 logger.exception("no head of the audit was exported to %s", settings.audit_heads)
                 await asyncio.sleep(60.0)
-            await asyncio.sleep(LOOK_SECONDS)
+            await beat(LOOK_SECONDS)
     finally:
         await engine.dispose()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from gateway.beats import until_beat
 from gateway.spool.books import Away, Books, Calls, Place, Posting, Refused, Seals, Settler
 from gateway.spool.burial import Burials
 from gateway.spool.poster import CLOCKS_APART_MS, DrainedSpool, Poster, now_ms
@@ -39,6 +40,8 @@ SEAL_SECONDS = 1.0
 """Refusals are sealed into the audit this often."""
 LONGEST_BACKOFF_SECONDS = 2.0
 LAST_SECONDS = 10.0
+_STEP_NS = 100_000_000
+"""Changes of a folder that are so far apart have different times."""
 
 
 class AnotherDrainer(RuntimeError):
@@ -97,6 +100,8 @@ class Drainer:
         self._lock = -1
         self._stopping = asyncio.Event()
         self._next_beat = self._next_house = self._next_seal = 0.0
+        self._looked_through = 0
+        """The time of the spools' folder when nothing new was in it; 0 where it was not looked through since it changed."""
 
     def lock(self) -> None:
         """Become this host's drainer; raises AnotherDrainer. Held until `close` or the end of the process."""
@@ -143,7 +148,7 @@ class Drainer:
                 self._is_back()
                 backoff = 0.1
                 if not more:
-                    await self._sleep(PAUSE_SECONDS)
+                    await self._sleep(until_beat(PAUSE_SECONDS))
             await self._last_turns()
         finally:
             self.close()
@@ -209,12 +214,20 @@ class Drainer:
         self._next_seal = now + SEAL_SECONDS
 
     async def _find_spools(self) -> None:
+        # A folder that was looked through is as it was until its time changes; times go in steps of some milliseconds.
+        try:
+            changed = self._root.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if changed == self._looked_through:
+            return
         fresh = [
             folder
             for folder in spool_folders(self._root)
             if UUID(folder.name) not in self._spools and not (folder / CLOSED).exists()
         ]
         if not fresh:
+            self._looked_through = changed if time.time_ns() - changed > _STEP_NS else 0
             return
         positions = await self._books.positions([UUID(folder.name) for folder in fresh])
         if len(positions) < len(fresh):
@@ -228,6 +241,7 @@ class Drainer:
 
     def _start_over(self) -> None:
         """Forget what was read: the positions in the ledger say where to go on."""
+        self._looked_through = 0
         for spool_id, spool in list(self._spools.items()):
             if spool.burial is None:
                 spool.reader.close()
@@ -273,7 +287,8 @@ class Drainer:
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _last_turns(self) -> None:
         """Take what the workers left as they ended."""

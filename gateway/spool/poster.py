@@ -42,6 +42,8 @@ class DrainedSpool:
     suspects: dict[bytes, Suspect] = field(default_factory=dict[bytes, Suspect])
     burial: asyncio.Task[None] | None = None
     """Under way once its owner is dead and all of it is posted."""
+    told: Place | None = None
+    """Of which place its owner was told."""
 
     @property
     def place(self) -> Place:
@@ -106,7 +108,9 @@ class Poster:
             await self._books.post([], positions)
             _remember(spools, positions)
             for spool in spools:
-                write_position(spool.reader.folder, *spool.posted)
+                if spool.told != spool.posted:
+                    write_position(spool.reader.folder, *spool.posted)
+                    spool.told = spool.posted
 
     async def post_what_can_be(self, spool: DrainedSpool, postings: Sequence[Posting]) -> set[bytes]:
         """Post rows by halves until what is refused stands alone; the ids that were new."""

@@ -61,6 +61,9 @@ class SpoolReader:
         self._segment, self._offset = start or (0, 0)
         self._fd = -1
         self._lock = -1
+        self._owner = -1
+        self._behind = (0, "")
+        """The path of the segment behind the present one, with the present one's number."""
         if self._segment and not segment_path(folder, self._segment).exists():
             # It was drained whole and its 24 hours are over.
             self._segment, self._offset = self._later() or 0, 0
@@ -91,16 +94,16 @@ class SpoolReader:
         """Whether the worker has ended; from the first True on, this reader holds the worker's lock."""
         if self._lock >= 0:
             return True
+        if self._owner < 0:
+            try:
+                self._owner = os.open(self.folder / OWNER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return True
         try:
-            fd = os.open(self.folder / OWNER_LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(fd)
             return False
-        self._lock = fd
+        self._lock, self._owner = self._owner, -1
         return True
 
     def skip_torn_end(self) -> bool:
@@ -114,15 +117,18 @@ class SpoolReader:
 
     def close(self) -> None:
         """Let go of the files and of the lock."""
-        for fd in (self._fd, self._lock):
+        for fd in (self._fd, self._lock, self._owner):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._lock = -1
+        self._fd = self._lock = self._owner = -1
 
     # -- frames --------------------------------------------------------------------------------
 
     def _take(self, found: list[Posting], limit: int, size: int) -> bool:
         """Consume whole frames of one chunk; False if there was none."""
+        if os.fstat(self._fd).st_size == self._offset:
+            # Nothing new, as mostly: no room is made for a chunk.
+            return False
         data = os.pread(self._fd, size, self._offset)
         base, stop = self._offset, 0
         for payload, stop in payloads(data):
@@ -191,7 +197,9 @@ class SpoolReader:
 
     def _later(self) -> int | None:
         """The segment behind the present one."""
-        if segment_path(self.folder, self._segment + 1).exists():
+        if self._behind[0] != self._segment:
+            self._behind = self._segment, str(segment_path(self.folder, self._segment + 1))
+        if os.path.exists(self._behind[1]):  # noqa: PTH110 - asked four times a second
             return self._segment + 1
         if self._fd >= 0 and self._lock < 0:
             return None

@@ -17,11 +17,14 @@ from gateway.events import usage
 from gateway.events.sender import WebhookSender, seal_subject
 from gateway.events.signature import HEADER, verifies
 from gateway.events.usage import SETTLED, UsageFeed
+from gateway.events.waiting import look
 from gateway.security.sealing import Sealing
 from gateway.spool.books import Place, Posting
 from gateway.spool.joining import Entry, settled
 from gateway.store.changes import Actor, Configuration
+from gateway.store.ledger import PostgresBooks
 from gateway.store.posting import post_rows
+from gateway.store.tables.credits import credits
 from gateway.store.tables.events import usage_feeds, webhook_deliveries, webhooks
 from tests.budgets.conftest import Receiver, Spending
 from tests.spool.making import intent, settlement
@@ -90,6 +93,37 @@ async def test_each_settled_request_is_told_once_signed_and_with_exact_money(
     assert sum(len(json.loads(body)["data"]["requests"]) for _, body in bodies) == 2
     assert all(verifies(SECRET, body, headers[HEADER], int(time.time())) for headers, body in bodies)
     assert await UsageFeed(engine).counts() >= (2, 0)
+
+
+async def test_one_question_tells_what_waits(
+    engine: AsyncEngine,
+    configuration: Configuration,
+    root: Actor,
+    hook: str,
+    spend: Spending,
+    receiver: Receiver,
+    database_url: str,
+) -> None:
+    books = PostgresBooks(database_url, host="here")
+    sender = WebhookSender(engine, SEALING, listed={"127.0.0.1"})
+    while await sender.turn():
+        pass
+    found = await look(books)
+    assert (found.listened, found.due) == (True, False)
+    await spend("feed_w", 5)
+    await until_told(engine, hook, 1)
+    assert (await look(books)).due
+    while await sender.turn():
+        pass
+    assert not (await look(books)).due
+    async with configuration.change(root) as change:
+        for row in await change.rows(webhooks):
+            await change.remove(webhooks, "webhook", row)
+    async with engine.connect() as connection:
+        known = (await connection.execute(select(credits.c.number).limit(1))).first()
+    found = await look(books)
+    assert (found.listened, found.credited) == (False, known is not None)
+    await books.close()
 
 
 async def test_many_are_told_in_pages_none_twice_even_of_one_posting(
