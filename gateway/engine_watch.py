@@ -21,6 +21,7 @@ from engines.openai import OpenAIEngine
 from engines.providers import PROVIDERS, speaks_responses
 from engines.transport import Timeouts, Transport
 from gateway.adapter_notes import read_standings
+from gateway.beats import until_beat
 from gateway.engine_notes import NOTE, EngineNote, read_note
 from gateway.providers.adapters import ProviderAdapters
 from policies.calling import PLAIN_ENTITY, EntityRules
@@ -213,7 +214,9 @@ class EngineWatch:
     async def _watch(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_READY_SECONDS if self._reason is None else _UNREADY_SECONDS):
+                async with asyncio.timeout(
+                    until_beat(_READY_SECONDS if self._reason is None else _UNREADY_SECONDS)
+                ):
                     await self._hurry.wait()
             self._hurry.clear()
             await self._probe()

@@ -22,6 +22,7 @@ import uvicorn
 
 from engines.experts import ExpertLoad
 from gateway.adapter_shelf import adapters_of
+from gateway.beats import beat
 from gateway.http.acceptor import Acceptor
 from gateway.http.connection import Connection, sweep
 from gateway.http.door import Door
@@ -142,7 +143,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 connection.shutdown()
         await plane.drain(DRAIN_SECONDS)
         for each in servers:
-            each.should_exit = True
+            each.leave()
         await asyncio.gather(*serving, return_exceptions=True)
         for each in [*chores, waiting]:
             each.cancel()
@@ -186,6 +187,16 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, door: Door | None) -> None:
         super().__init__(config)
         self._door = door
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Ask it to end."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own looks ten times a second whether it is to end, and writes a date that no answer carries.
+        await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
@@ -229,7 +240,7 @@ async def _report(
     experts: ExpertLoad,
 ) -> None:
     while True:
-        await asyncio.sleep(FLUSH_SECONDS)
+        await beat(FLUSH_SECONDS)
         trail.tick()
         # The drainer has no page of its own: what it says of itself is shown with what workers count.
         with contextlib.suppress(OSError, ValueError):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import hiredis
 import msgspec
 
+from gateway.beats import beat
 from gateway.counters.address import RedisAddress
 from gateway.counters.beat import Beat
 from gateway.counters.connection import Connection, RedisAway
@@ -264,7 +265,7 @@ class Link:
 
     async def _keep_beating(self) -> None:
         while True:
-            await asyncio.sleep(BEAT_SECONDS if self.usable else PROBE_SECONDS)
+            await beat(BEAT_SECONDS if self.usable else PROBE_SECONDS)
             if not self.connection.ready:
                 continue
             loop = asyncio.get_running_loop()

@@ -6,13 +6,13 @@ but the right to make a probe, which Redis gives to one worker. With Redis away 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 import msgspec
 
+from gateway.beats import beat
 from gateway.counters.commands import Commands, pairs
 from gateway.counters.connection import RedisAway
 from gateway.counters.lua import command
@@ -91,7 +91,7 @@ class SharedTraffic:
                 # Nobody waits for this task: it must outlive whatever it meets.
                 log.exception("circuits and loads were not shared this time")
                 self._traffic.alone = True
-            await asyncio.sleep(GATED_SECONDS if self._traffic.gate.active else PERIOD_SECONDS)
+            await beat(GATED_SECONDS if self._traffic.gate.active else PERIOD_SECONDS)
 
     async def exchange(self) -> None:
         """Tell once and listen once; raises RedisAway."""

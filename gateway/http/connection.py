@@ -15,6 +15,8 @@ from typing import Any, Protocol, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.beats import beat
+
 CONNECTION = "weighbridge.connection"
 """Scope key of the connection, on which a handler leaves what to call when the client is gone."""
 BODY, TASK = "weighbridge.body", "weighbridge.task"
@@ -298,7 +300,7 @@ _HERE = _Here()
 async def sweep(connections: Callable[[], Any]) -> None:
     """End connections that are slow, stalled or idle for too long, once a second, for ever."""
     while True:
-        await asyncio.sleep(1.0)
+        await beat(1.0)
         now = time.monotonic()
         for each in list(connections()):
             if not isinstance(each, Connection):

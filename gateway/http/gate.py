@@ -12,14 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
+from gateway.beats import until_beat
 from gateway.errors import GatewayError, Unavailable
 from gateway.http.credentials import read_credential
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Keys
-from policies.overload import Lateness, Level, heavy, overloaded, seen
+from policies.overload import FEW, Lateness, Level, heavy, overloaded, seen
 
 Headers = list[tuple[bytes, bytes]]
 TICK_SECONDS = 0.02
+REST_SECONDS = 0.25
+"""Between looks at the event loop while few calls run."""
 WEIGHED_SECONDS = 0.1
 """For how long it is remembered who has how much under way."""
 LONGEST_RETRY_SECONDS = 3
@@ -56,8 +59,10 @@ class Gate:
     async def watch(self, running: Sized) -> None:
         """Follow the event loop, for ever; `running` are the calls under way."""
         while True:
-            due = time.monotonic() + TICK_SECONDS
-            await asyncio.sleep(TICK_SECONDS)
+            # Few calls make no loop late: then it is looked at when others wake the process as well.
+            pause = TICK_SECONDS if self.guarded or len(running) >= FEW else until_beat(REST_SECONDS)
+            due = time.monotonic() + pause
+            await asyncio.sleep(pause)
             now = time.monotonic()
             self.note(now, now - due, len(running))
 

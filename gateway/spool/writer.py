@@ -84,6 +84,9 @@ class SpoolWriter:
         self._full = False
         self._alerted = False
         self._stop = threading.Event()
+        self._woken = threading.Event()
+        self.resting = False
+        """The sync thread has nothing to do until more is appended."""
         self._lock = self._claim(root)
         try:
             self._fill_reserve()
@@ -132,7 +135,8 @@ class SpoolWriter:
             self._out_of_room(record, data, exc)
             return
         self._size += size
-        self._dirty = True
+        if not self._dirty:
+            self._soiled()
         if self._size >= self._segment_bytes:
             self._rotate()
 
@@ -148,6 +152,7 @@ class SpoolWriter:
         if self._stop.is_set():
             return
         self._stop.set()
+        self._woken.set()
         self._thread.join()
         if not self._write_waiting():
             logger.critical("spool %s ends with %d records unwritten", self.folder, len(self._waiting))
@@ -268,7 +273,7 @@ class SpoolWriter:
                 return False
             self._waiting.pop(0)
             self._size += len(data)
-            self._dirty = True
+            self._soiled()
         return True
 
     def _judge(self) -> None:
@@ -311,6 +316,12 @@ class SpoolWriter:
 
     # -- the sync thread -----------------------------------------------------------------------
 
+    def _soiled(self) -> None:
+        """Something was written that is not on the disk yet."""
+        self._dirty = True
+        if self.resting:
+            self._woken.set()
+
     def _sync_forever(self) -> None:
         turn = 0
         while not self._stop.wait(SYNC_SECONDS):
@@ -318,6 +329,17 @@ class SpoolWriter:
             turn += 1
             if turn % _POSITION_EVERY == 0:
                 self.refresh()
+                if not self._dirty and not self._full and not self.undrained_bytes:
+                    self._rest()
+
+    def _rest(self) -> None:
+        """All that was written is on the disk and in the ledger: wait until more is."""
+        self._woken.clear()
+        self.resting = True
+        # Looked at once more: who wrote just now may have seen nobody resting.
+        if not self._dirty and not self._stop.is_set():
+            self._woken.wait()
+        self.resting = False
 
     def _sync(self) -> None:
         if not self._dirty and not self._retired:

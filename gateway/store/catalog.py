@@ -17,6 +17,7 @@ from typing import Any
 
 import asyncpg
 
+from gateway.beats import until_beat
 from gateway.errors import Unavailable
 from gateway.store.database import connect
 from gateway.store.snapshot import Built, ConfigurationRows, build
@@ -183,7 +184,7 @@ class FollowedCatalog:
             self._rounds += 1
             self._polled.set()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(until_beat(self._poll_seconds)):
                     await self._hurry.wait()
 
     def _hurried(self, *_: object) -> None:

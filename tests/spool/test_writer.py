@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -219,3 +221,34 @@ def test_appending_stays_cheap(tmp_path: Path) -> None:
             spool.append(record)
         assert (time.process_time() - began) / 5_000 < 40e-6
     assert len(frame(record)) < 1_000
+
+
+def test_what_is_appended_while_nothing_is_left_to_do_is_written_through_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SYNC_SECONDS", 0.001)
+    synced = threading.Event()
+
+    def fdatasync(fd: int) -> None:
+        synced.set()
+
+    monkeypatch.setattr(writing.os, "fdatasync", fdatasync)
+    with SpoolWriter(tmp_path) as spool:
+        for _ in range(3):
+            spool.append(intent())
+            assert synced.wait(30)
+            # The drainer has taken all of it: there is nothing to do until more is appended.
+            size = segment_path(spool.folder, segment_numbers(spool.folder)[-1]).stat().st_size
+            write_position(spool.folder, segment_numbers(spool.folder)[-1], size)
+            until(lambda: spool.resting)
+            synced.clear()
+        assert spool.undrained_bytes == 0
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 30, "closing wakes it"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
