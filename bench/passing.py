@@ -2,10 +2,11 @@
 
     python -m bench.passing
 
-The same 64 chunks, burst and paced, in interleaved rounds: `bytes` hands on what comes; `passed` is all that the gateway
-does for a piece that goes through untouched, with notes and checkpoints; `translated` turns it into another dialect (chat
-chunks into Anthropic's events). `..., counted` are the frames of an engine that counts in every one, as vLLM is asked to:
-there `passed` cuts the counts out. Each is a process of its own; admission and settlement are in none of them.
+The same 64 chunks, burst and paced, in interleaved rounds: `bytes` hands on what comes, by the gateway's own shortcut
+from socket to socket; `asgi bytes` does so as any ASGI application would, reading a piece and sending it; `passed` is all
+that the gateway does for a piece that goes through untouched, with notes and checkpoints; `translated` turns it into
+another dialect (chat chunks into Anthropic's events). `..., counted` are the frames of an engine that counts in every one,
+as vLLM is asked to: there `passed` cuts the counts out. Each is a process of its own; admission and settlement are in none.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bench.stages import build_line, granted_exchange
 from engines.adapter import StreamReader
 from engines.anthropic.client_writing import MessagesWriter
 from engines.chat_stream import ChatStream
+from engines.forms import Forms
 from engines.http1.transport import Http1Transport
 from engines.openai_chat.provider import ChatReader
 from engines.translated_stream import TranslatedStream
@@ -39,7 +41,8 @@ from gateway.pipeline.passage import Passage
 from gateway.spool.writer import SpoolWriter
 
 COUNTED = ", counted"
-WAYS = ("bytes", "passed", "translated", f"bytes{COUNTED}", f"passed{COUNTED}")
+ASGI = "asgi bytes"
+WAYS = (ASGI, "bytes", "passed", "translated", f"{ASGI}{COUNTED}", f"bytes{COUNTED}", f"passed{COUNTED}")
 _ASKED = b'"include_usage":true'
 _LIMIT = 1 << 20
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -50,6 +53,7 @@ def application(upstream_port: int, way: str, home: Path) -> Any:
     """The ASGI application of one way."""
     transport = Http1Transport(f"http://127.0.0.1:{upstream_port}")
     line = build_line(home, SpoolWriter(home / "spool"))
+    forms = Forms()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = b""
@@ -62,8 +66,14 @@ def application(upstream_port: int, way: str, home: Path) -> Any:
             body = body.replace(_ASKED, _ASKED + b',"continuous_usage_stats":true')
         exchange = granted_exchange(line)
         opened = await transport.open("/v1/chat/completions", body, {"x-request-id": exchange.id_text})
+        if way.startswith(ASGI):
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            while piece := await opened.read():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         to = outlet(scope, send, lambda: _HEADERS)
-        reader: StreamReader = ChatStream(show_usage=True, show_running=False, limit=_LIMIT)
+        reader: StreamReader = ChatStream(show_usage=True, show_running=False, limit=_LIMIT, forms=forms)
         if way == "translated":
             writer = MessagesWriter(model="mixtral-demo")
             reader = TranslatedStream(ChatReader(), writer, limit=_LIMIT, most=None, show_usage=True)
@@ -152,14 +162,19 @@ async def _once(loader: Loader, cell: Cell, port: int, pid: int, seconds: float)
 
 
 def table(found: dict[tuple[str, str], list[float]]) -> str:
-    """Medians, and the median of the ratios to the byte proxy, taken round by round."""
-    lines = ["| cell | way | CPU ms a stream (least-most) | over bytes |", "|---|---|---|---|"]
+    """Medians, and the medians of the ratios to both byte proxies, taken round by round."""
+    lines = [
+        f"| cell | way | CPU ms a stream (least-most) | over {ASGI} | over bytes |",
+        "|---|---|---|---|---|",
+    ]
     for (cell, way), figures in found.items():
-        floors = found[cell, "bytes" + (COUNTED if way.endswith(COUNTED) else "")]
-        over = median(mine / floor - 1 for mine, floor in zip(figures, floors, strict=True))
-        lines.append(
-            f"| {cell} | {way} | {median(figures):.3f} ({min(figures):.3f}-{max(figures):.3f}) | {over:+.0%} |"
-        )
+        counted = COUNTED if way.endswith(COUNTED) else ""
+        over = [
+            f"{median(mine / floor - 1 for mine, floor in zip(figures, floors, strict=True)):+.0%}"
+            for floors in (found[cell, ASGI + counted], found[cell, "bytes" + counted])
+        ]
+        spread = f"{median(figures):.3f} ({min(figures):.3f}-{max(figures):.3f})"
+        lines.append(f"| {cell} | {way} | {spread} | {' | '.join(over)} |")
     return "\n".join(lines)
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 import msgspec
 
 from engines.errors import EngineError, Garbled
+from engines.forms import Forms, Whole, without_usage
 from engines.likeness import Likeness, Run
 from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
 
 MAX_EVENT = 8 << 20
 _DONE = b"[DONE]"
 DONE = b"data: [DONE]\n\n"
-_USAGE = b',"usage":'
 _END = b"\n\n"
 _LESSONS = 8
 """How many decoded events are learnt from: a stream whose events are never alike must not pay for each."""
-# Reads past a value without making anything of it: a third of the cost of decoding it.
-_skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class ErrorEvent(EngineError):
@@ -34,9 +32,12 @@ class ChatStream:
     """The state of one stream; chat and text completions alike."""
 
     __slots__ = (
+        "_around",
         "_buffer",
         "_count",
         "_each",
+        "_forms",
+        "_last",
         "_lessons",
         "_likeness",
         "_quick",
@@ -57,7 +58,10 @@ class ChatStream:
 
     estimates = False
 
-    def __init__(self, *, show_usage: bool, show_running: bool, limit: int) -> None:
+    def __init__(
+        self, *, show_usage: bool, show_running: bool, limit: int, forms: Forms | None = None
+    ) -> None:
+        """`forms` are those of earlier answers of the same upstream."""
         self.show_usage = show_usage
         """The client asked for the closing usage event."""
         self.show_running = show_running
@@ -87,6 +91,9 @@ class ChatStream:
         self._each: dict[int, int] = {}
         self._likeness: Likeness | None = None
         self._lessons = _LESSONS
+        self._around = 0
+        self._last = DONE
+        self._forms = forms
 
     @property
     def count(self) -> Count | None:
@@ -110,7 +117,32 @@ class ChatStream:
                 self.steady = self._quick
                 self._quick = True
                 return shown
+        elif self._forms is not None:
+            return self._first(self._forms, data)
         return self._read(data)
+
+    def _first(self, forms: Forms, data: bytes) -> bytes:
+        """The first piece of all: often it is the whole answer."""
+        self._forms = None
+        whole = forms.read(data, self.limit, self.show_usage, self.show_running)
+        if whole is None:
+            shown = self._read(data)
+            likeness, count = self._likeness, self.count
+            if self.done and likeness is not None and count is not None:
+                came_to = Whole(
+                    shown + DONE, self.counted, count, self.finish_reason, self.model, likeness.around
+                )
+                forms.learn(data, came_to, self.show_usage, self.show_running)
+            return shown
+        self.done = True
+        self.running = whole.count.completion
+        self.counted = whole.words
+        self.finish_reason = whole.finish_reason
+        self.model = whole.model
+        self._count = whole.count
+        self._around = whole.around
+        self._last = b""
+        return whole.shown
 
     def _read(self, data: bytes) -> bytes:
         """Read event by event, but for those that are alike and come together."""
@@ -154,7 +186,8 @@ class ChatStream:
     def said(self) -> int:
         """At most so many bytes of words were in what arrived: what frames have around them is taken off."""
         likeness = self._likeness
-        return self.received - (0 if likeness is None else self.counted * likeness.around)
+        around = self._around if likeness is None else likeness.around
+        return self.received - self.counted * around
 
     def ended(self) -> None:
         """The upstream closed; raises Garbled unless [DONE] was read (a last event may lack its blank line)."""
@@ -187,8 +220,8 @@ class ChatStream:
         return events
 
     def terminal(self) -> bytes:
-        """[DONE], whether the upstream's own was read or the gateway ends the stream."""
-        return DONE
+        """[DONE], whether the upstream's own was read or the gateway ends the stream; b"" where it was passed on."""
+        return self._last
 
     def failed(self, code: str, message: str) -> bytes:
         """An error's own frame ends it."""
@@ -293,7 +326,7 @@ class ChatStream:
             if not choices:
                 return b"data: %b\n\n" % payload if self.show_usage else b""
             if not self.show_running:
-                payload = _without_usage(payload)
+                payload = without_usage(payload)
         return b"data: %b\n\n" % payload
 
     def _of_each(self, count: Count, choices: list[Choice]) -> int:
@@ -314,18 +347,3 @@ def _canonical(lines: list[bytes]) -> bytes:
 def _moved(count: Count, completion: int) -> Count:
     """The same with another number of output tokens."""
     return Count(count.prompt, completion, count.cached, 0, count.cache_write)
-
-
-def _without_usage(payload: bytes) -> bytes:
-    """The event without its usage: cut by bytes where usage is the last member, else decoded and written anew."""
-    at = payload.rfind(_USAGE)
-    if at > 0:
-        try:
-            _skip(payload[at + len(_USAGE) : -1])
-        except msgspec.MsgspecError:
-            pass
-        else:
-            return payload[:at] + b"}"
-    value = msgspec.json.decode(payload)
-    value.pop("usage", None)
-    return msgspec.json.encode(value)

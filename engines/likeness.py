@@ -16,18 +16,20 @@ import msgspec
 from engines.messages import Answer, Count, believed
 
 # All that a JSON string may hold in ASCII as it stands: no quote, no backslash, no control character.
-_PLAIN = bytes(each for each in range(0x20, 0x7F) if each not in b'"\\')
+PLAIN = bytes(each for each in range(0x20, 0x7F) if each not in b'"\\')
 _CONTENT = b'"content":"'
 _END = b"\n\n"
 _CLOSED = b"}" + _END
 _COUNTS = re.compile(rb',"usage":(\{"prompt_tokens":\d+,"total_tokens":)(\d+),"completion_tokens":(\d+)')
-_COMPLETION = b',"completion_tokens":'
-_MOST = 9_999_999
+COMPLETION = b',"completion_tokens":'
+MOST_COUNTED = 9_999_999
 """Of a count: below what is absurd."""
 _one_value = msgspec.json.Decoder(msgspec.Raw).decode
 # Words as JSON writes them: no control character, no quote as it stands, no lone surrogate.
 _WORD = rb'[ !#-\[\]-~\x80-\xff]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[ !#-\[\]-~\x80-\xff]*+)*+'
 _word = re.compile(_WORD).fullmatch
+_words_at = re.compile(_WORD).match
+_text = msgspec.json.Decoder(str).decode
 _numbers = msgspec.json.Decoder(list[int]).decode
 
 
@@ -50,15 +52,15 @@ class Likeness:
 
     __slots__ = (
         "_after",
-        "_head",
-        "_middle",
         "_rest",
         "_start",
-        "_tail",
         "_usage_at",
         "_whole",
         "beside",
         "count",
+        "head",
+        "middle",
+        "tail",
     )
 
     def __init__(
@@ -72,7 +74,7 @@ class Likeness:
         whole: bool,
     ) -> None:
         """The words are from `start` to `end`; `found` are the counts, and `whole` says that they are shown."""
-        self._head = line[:start]
+        self.head = line[:start]
         self._start = start
         self._whole = whole
         self.count = count
@@ -80,19 +82,19 @@ class Likeness:
         self.beside = 0
         """What the sum of all tokens is over the completion's."""
         if found is None:
-            self._middle = b""
-            self._tail = self._rest = line[end:] + _END
+            self.middle = b""
+            self.tail = self._rest = line[end:] + _END
             return
-        self._middle = line[end : found.end(1)]
+        self.middle = line[end : found.end(1)]
         """From the end of the words to the counts."""
-        self._tail = line[found.end() :] + _END
+        self.tail = line[found.end() :] + _END
         """From the counts on; all that follows the words where there are none."""
         self.beside = int(found[2]) - int(found[3])
-        self._rest = b"%d".join(each.replace(b"%", b"%%") for each in (self._middle, _COMPLETION, self._tail))
+        self._rest = b"%d".join(each.replace(b"%", b"%%") for each in (self.middle, COMPLETION, self.tail))
         """All that follows the words, for the two counts to be put in."""
         self._usage_at = found.start() - end
         """Where that begins which is not shown."""
-        self._after = self._middle[: self._usage_at] + b"}" + _END
+        self._after = self.middle[: self._usage_at] + b"}" + _END
         """What is shown in its place."""
 
     @classmethod
@@ -107,9 +109,9 @@ class Likeness:
         if delta.tool_calls or delta.reasoning_content or choice.text or line.count(_CONTENT) != 1:
             return None
         start = line.index(_CONTENT) + len(_CONTENT)
-        end = line.find(b'"', start)
-        words = line[start:end]
-        if not words or words.translate(None, _PLAIN) or delta.content != words.decode():
+        inside = _words_at(line, start)
+        end = start if inside is None else inside.end()
+        if line[end : end + 1] != b'"' or _text(line[start - 1 : end + 1]) != delta.content:
             return None
         if answer.usage is None:
             return cls(line, start, end, count=None, found=None, whole=whole)
@@ -120,24 +122,24 @@ class Likeness:
             _one_value(line[found.start(1) : -1])
         except msgspec.MsgspecError:
             return None  # the usage is not the last member
-        if int(found[3]) != count.completion or not 0 < count.completion <= int(found[2]) <= _MOST:
+        if int(found[3]) != count.completion or not 0 < count.completion <= int(found[2]) <= MOST_COUNTED:
             return None
         return cls(line, start, end, count=count, found=found, whole=whole)
 
     @property
     def around(self) -> int:
         """Bytes of a frame that are neither words nor counts, its blank line aside."""
-        return len(self._head) + len(self._middle) + len(self._tail) - len(_END)
+        return len(self.head) + len(self.middle) + len(self.tail) - len(_END)
 
     def next(self, frame: bytes, running: int) -> bytes | None:
         """What is shown of a whole frame that is alike, with words for one token more than `running`; None of any other."""
         rest = self._rest
         if self.count is not None:
             rest %= (running + 1 + self.beside, running + 1)
-        if not (frame.startswith(self._head) and frame.endswith(rest)):
+        if not (frame.startswith(self.head) and frame.endswith(rest)):
             return None
         words = frame[self._start : -len(rest)]
-        if not words or (words.translate(None, _PLAIN) and not (_word(words) and _is_utf8(words))):
+        if not words or (words.translate(None, PLAIN) and not (_word(words) and _is_utf8(words))):
             return None
         if self._whole or self.count is None:
             return frame
@@ -148,7 +150,7 @@ class Likeness:
 
         All of them are cut by what stands between two frames' words, which proves that it stands there.
         """
-        head, middle, tail = self._head, self._middle, self._tail
+        head, middle, tail = self.head, self.middle, self.tail
         if not data.startswith(head, at):
             return None
         end = data.rfind(middle or tail, at)
@@ -193,8 +195,18 @@ def _words_of(between: int) -> Callable[[bytes, int], list[bytes]]:
 def _counted_words_of(middle: int, between: int) -> Callable[[bytes, int], list[tuple[bytes, bytes, bytes]]]:
     """Finds words, both counts after them, and the second one alone."""
     number = rb"[1-9]\d{0,6}"
-    pair = rb"(%b%b(%b))" % (number, _COMPLETION, number)
+    pair = rb"(%b%b(%b))" % (number, COMPLETION, number)
     return re.compile(rb"%b(%b)(?s:.{%d})%b(?s:.{%d})" % (_BEGIN, _WORD, middle, pair, between)).findall
+
+
+def are_words(words: list[bytes]) -> bool:
+    """Whether each of these is a string's inside as JSON writes it, and none is empty."""
+    if not all(words):
+        return False
+    text = b"\n".join(words)
+    if len(text.translate(None, PLAIN)) == len(words) - 1:
+        return True
+    return _word(b" ".join(words)) is not None and _is_utf8(text)
 
 
 def _are_utf8(words: list[bytes]) -> bool:

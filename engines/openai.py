@@ -20,6 +20,7 @@ from engines.clients import CHAT, EMBEDDINGS, RESPONSES, client_of
 from engines.embeddings import check_vectors
 from engines.errors import Garbled, Refused
 from engines.experts import ROUTED, ExpertLoad
+from engines.forms import Forms
 from engines.messages import ABSURD, NO_ERROR, Answer, Choice, decode_answer
 from engines.native import retry_after
 from engines.openai_chat.body import chat_body
@@ -65,6 +66,7 @@ class OpenAIEngine:
         self._below = below
         self._spoken = _SPOKEN | {RESPONSES} if responses else _SPOKEN
         self._experts = experts
+        self._forms = Forms()
         # What has another name there, and what we are asked to send under that of OpenAI's.
         self._renamed = self._provider.renamed
 
@@ -119,7 +121,9 @@ class OpenAIEngine:
         if call.path in self._spoken:
             if call.path == RESPONSES:
                 return ResponsesStream(told_of(call.body), limit=limit, most=call.max_tokens)
-            return ChatStream(show_usage=show_usage, show_running=show_running, limit=limit)
+            return ChatStream(
+                show_usage=show_usage, show_running=show_running, limit=limit, forms=self._forms
+            )
         writer = client_of(call.path).writer(
             call.body, show_usage=show_usage, model=call.model, now=int(time.time())
         )

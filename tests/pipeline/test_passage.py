@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from engines.chat_stream import ChatStream
+from engines.openai import OpenAIEngine
 from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import stream
 from gateway.pipeline.passage import Passage
 from gateway.spool.records import Intent, Progress, Settlement
-from tests.pipeline.fakes import FIRST, SNAPSHOT, Hold, Outlet, World, frames
+from tests.pipeline.fakes import FIRST, SNAPSHOT, Hold, Outlet, Transport, World, frames
 
 
 def passage(world: World, outlet: Outlet, *, limit: int = 10_000) -> tuple[Passage, ChatStream, Any]:
@@ -86,6 +87,29 @@ async def test_an_answer_that_comes_whole_is_settled_like_a_plain_one_before_its
     assert (world.spool.slots, world.spool.ended) == (0, [])
     assert world.reservations.settlements[0][1] == 100
     assert outlet.frames[0].count(b"data: ") == 102
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["counted", "not counted"])
+async def test_an_answer_that_is_like_an_earlier_one_is_settled_as_if_it_were_the_first(
+    running: bool,
+) -> None:
+    whole = b"".join(frames(100, running=running))
+    adapter = OpenAIEngine(Transport(), is_vllm=False)
+
+    async def run() -> object:
+        world, outlet = World(), Outlet()
+        world.engines.adapter = lambda entity, address: adapter  # type: ignore[method-assign]
+        adapter.transport.pieces = [whole]  # type: ignore[attr-defined]
+        exchange = world.exchange(stream=True)
+        await authenticate(world.line, exchange)
+        await stream(world.line, exchange, outlet)
+        (end,) = world.spool.of(Settlement)
+        told = end.status, end.finish_reason, end.last.output, end.last.fresh_input, exchange.doubt
+        return b"".join(outlet.frames), told, world.reservations.settlements
+
+    first = await run()
+    assert adapter._forms._known
+    assert await run() == first
 
 
 async def test_the_piece_that_ends_an_answer_is_noted_and_waits_for_the_settlement() -> None:
