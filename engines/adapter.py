@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engines.messages import Answer, Count
+from engines.pieces import Pieces
 from engines.transport import OpenResponse
 
 
@@ -60,6 +61,10 @@ class StreamReader(Protocol):
     @property
     def said(self) -> int:
         """The bytes of the answer's words so far, or a number above."""
+        ...
+
+    def pieces(self) -> Pieces | None:
+        """The words of the answer as they came, once it has ended; None where they do not say what it came to."""
         ...
 
     @property

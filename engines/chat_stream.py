@@ -13,11 +13,13 @@ from engines.errors import EngineError, Garbled
 from engines.forms import Forms, Whole, without_usage
 from engines.likeness import Likeness, Run
 from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
+from engines.pieces import KEPT, Pieces, digits, texts_of
 
 MAX_EVENT = 8 << 20
 _DONE = b"[DONE]"
 DONE = b"data: [DONE]\n\n"
 _END = b"\n\n"
+_BETWEEN = b',"completion_tokens":'
 _LESSONS = 8
 """How many decoded events are learnt from: a stream whose events are never alike must not pay for each."""
 
@@ -33,10 +35,12 @@ class ChatStream:
 
     __slots__ = (
         "_around",
+        "_bare",
         "_buffer",
         "_count",
         "_each",
         "_forms",
+        "_kept",
         "_last",
         "_lessons",
         "_likeness",
@@ -86,7 +90,10 @@ class ChatStream:
         self._quick = False
         """The last feed was one event like the one before."""
         self._count: Count | None = None
+        self._bare = 0
         self._buffer = b""
+        self._kept: list[bytes] = []
+        """The beginning of what arrived, up to KEPT bytes and the read that goes beyond."""
         self._sample = b""
         self._each: dict[int, int] = {}
         self._likeness: Likeness | None = None
@@ -105,6 +112,8 @@ class ChatStream:
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, give what the client gets. After `exhausted`, raise `limit` and feed b"" to go on."""
+        if self.received < KEPT:
+            self._kept.append(data)
         self.received += len(data)
         likeness = self._likeness
         if likeness is not None and not self._buffer and not self.done:
@@ -188,6 +197,27 @@ class ChatStream:
         likeness = self._likeness
         around = self._around if likeness is None else likeness.around
         return self.received - self.counted * around
+
+    def pieces(self) -> Pieces | None:
+        """The words as they came, of one choice that has nothing else."""
+        kept = b"".join(self._kept)
+        texts = texts_of(kept)
+        if not texts or self._each:
+            return None
+        if len(kept) == self.received:
+            return Pieces(texts)
+        # By their number and by their bytes: later ones may be longer, where more comes at a time.
+        words, all_words = sum(len(each.encode()) for each in texts), self.said - self._beside()
+        return Pieces(texts, min(1.0, len(texts) / max(1, self.counted), words / max(1, all_words)))
+
+    def _beside(self) -> int:
+        """Bytes of events that have no words, and of blank lines and counts in those that have."""
+        likeness, count = self._likeness, self.count
+        beside = self._bare + self.counted * len(_END)
+        if likeness is None or likeness.count is None or count is None or not count.completion:
+            return beside
+        counts = digits(count.completion) + digits(count.prompt + count.completion) - digits(count.prompt)
+        return beside + (self.counted * counts // count.completion) + self.counted * len(_BETWEEN)
 
     def ended(self) -> None:
         """The upstream closed; raises Garbled unless [DONE] was read (a last event may lack its blank line)."""
@@ -316,6 +346,8 @@ class ChatStream:
             self.distrusted = True
         self.running = running
         self.counted += content
+        if not content:
+            self._bare += len(payload) + 8
         for choice in choices:
             if choice.finish_reason is not None:
                 self.finish_reason = choice.finish_reason

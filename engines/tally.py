@@ -18,6 +18,7 @@ from engines.canonical import (
     Usage,
 )
 from engines.messages import ABSURD, Count
+from engines.pieces import KEPT, Pieces
 
 _BYTES_A_TOKEN = 4
 _CALL_BYTES = 512
@@ -29,7 +30,9 @@ class Tally:
 
     __slots__ = (
         "_ahead",
+        "_aside",
         "_most",
+        "_texts",
         "count",
         "counted",
         "distrusted",
@@ -46,6 +49,10 @@ class Tally:
 
     def __init__(self, *, limit: int, most: int | None) -> None:
         self._most = ABSURD if most is None else most
+        self._texts: list[str] = []
+        """Text as it came, as long as there is little of it."""
+        self._aside = False
+        """Something else came that tokens are spent on."""
         self._ahead = False
         """What comes up to the next count is in the last one already."""
         self.limit = limit
@@ -63,11 +70,26 @@ class Tally:
         """What is known, for the client's last events."""
         return _usage(self.count) if self.count is not None else Usage(output=self.counted)
 
+    def pieces(self) -> Pieces | None:
+        """The words as they came, if there are only words."""
+        texts = [each for each in self._texts if each]
+        if self._aside or not texts:
+            return None
+        return Pieces(texts, min(1.0, sum(len(each.encode()) for each in texts) / self.said))
+
     def fits(self, event: Event) -> bool:
         """Count the event; False, and nothing counted, where it would pass the limit."""
-        if type(event) is TextDelta or isinstance(event, RefusalDelta):
+        if type(event) is TextDelta:
+            if not self._grown(event.text):
+                return False
+            if self.said < KEPT:
+                self._texts.append(event.text)
+            return True
+        if isinstance(event, RefusalDelta):
+            self._aside = True
             return self._grown(event.text)
         if isinstance(event, ReasoningDelta):
+            self._aside = True
             # Of a thought that is not shown there is its proof alone.
             self.said += len(event.signature) + len(event.redacted)
             return self._grown(event.text)
@@ -75,6 +97,7 @@ class Tally:
             return self._grown(event.arguments)
         if isinstance(event, ToolCallBegan):
             self.said += _CALL_BYTES
+            self._aside = True
             return True
         if isinstance(event, Counted):
             return self._counts(event)

@@ -1,13 +1,17 @@
 """Whether an upstream's count can be true of what was sent and what came back.
 
-There is no tokenizer here: a count is doubted where it cannot be at all, where a token would have to be less than a byte, or
-where fewer tokens are told than pieces of text came, each of which is one at least. More tokens than pieces are no reason to doubt:
-many providers, and an engine under load, put several into one. What is doubted is charged as told, marked and counted.
+There is no tokenizer here: a count is doubted where it cannot be at all, where a token would have to be less than a byte, where
+fewer tokens are told than pieces of text came, each of which is one at least, and where far more are told than any tokenizer would
+make of them. More tokens than pieces are no reason alone: many providers, and an engine under load, put several into one.
+What is doubted is charged as told, marked and counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+
+from policies.recount import least_tokens, most_tokens
 
 _TEMPLATE = 1_024
 """Tokens that a provider may put around any prompt."""
@@ -15,6 +19,10 @@ _MESSAGE = 64
 """And around each message."""
 _FEW = 16
 """So few pieces say nothing."""
+_UNSEEN = 4
+"""Tokens of an answer that nobody sees: its end, and what stopped it."""
+_SMALL = 2.5
+"""A local model's tokenizer may have but 2,000 words, and makes so many times the tokens of others."""
 
 
 class Doubt(StrEnum):
@@ -29,6 +37,9 @@ class Doubt(StrEnum):
     FEW = "few"
     """Less than four fifths of the pieces that came back, or half of what their text was taken for."""
 
+    MANY = "many"
+    """More than six fifths of what the text that came back may be."""
+
     @property
     def said(self) -> str:
         """In words, for the attempt that it is about."""
@@ -40,6 +51,7 @@ _SAID = {
     Doubt.INPUT: "its usage has more input tokens than bytes were sent",
     Doubt.OUTPUT: "its usage has more output tokens than bytes came back",
     Doubt.FEW: "its usage has far less output than came back",
+    Doubt.MANY: "its usage has far more output than came back",
 }
 
 
@@ -66,3 +78,15 @@ def doubt(
     if pieces > _FEW and (2 * completion < pieces if estimated else 5 * completion < 4 * pieces):
         return Doubt.FEW
     return None
+
+
+def far_more(told: int, seen: float) -> bool:
+    """Whether so many tokens are told that `seen` of them leave more than a fifth unexplained."""
+    return told > _FEW and 5 * told > 6 * seen + 5 * _UNSEEN
+
+
+def many(told: int, pieces: Sequence[str], *, share: float, local: bool) -> bool:
+    """Whether `told` tokens, thoughts aside, are far more than an answer's text can be, of which `pieces` are a share."""
+    if not far_more(told, 0.9 * least_tokens("".join(pieces).encode()) / share):
+        return False
+    return far_more(told, most_tokens(pieces, fine=_SMALL if local else 1.0) / share)

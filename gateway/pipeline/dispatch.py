@@ -37,7 +37,7 @@ async def call_plain(line: Line, exchange: Exchange, route: Route) -> bytes:
         count = believed(answer.usage)
         if count is not None:
             exchange.count, exchange.source = count, UsageSource.REPORTED
-            exchange.answer_bytes = len(completed.body)
+            exchange.answer = completed.body
         else:
             if answer.usage is not None and answer.usage.prompt_tokens is not None:
                 exchange.doubt = Doubt.IMPOSSIBLE

@@ -56,7 +56,7 @@ class Exchange:
     """One request on its way; steps read what earlier steps wrote. Times are monotonic nanoseconds."""
 
     __slots__ = (
-        "answer_bytes",
+        "answer",
         "api",
         "attempt",
         "attempts",
@@ -152,8 +152,8 @@ class Exchange:
         self.counted = 0
         """Output tokens counted here, where the upstream gives none."""
         self.source = UsageSource.NONE
-        self.answer_bytes = 0
-        """The length of a plain answer."""
+        self.answer = b""
+        """A plain answer, where its upstream counted."""
         self.doubt: Doubt | None = None
         """What is wrong with the upstream's count."""
         self.finish_reason: str | None = None

@@ -5,7 +5,10 @@ The settlement is in the spool before the client sees the end of its answer; the
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from engines.messages import Count
+from engines.pieces import first_text, whole_pieces
 from gateway import crashpoints
 from gateway.pipeline.attempts import CACHED, attempt_record
 from gateway.pipeline.exchange import Exchange
@@ -13,12 +16,28 @@ from gateway.pipeline.line import Line
 from gateway.pipeline.weighing import estimated_prompt
 from gateway.spool.records import Settlement
 from policies.caching import HIT
-from policies.catalog import Price
-from policies.doubts import Doubt, doubt
+from policies.catalog import EntityKind, Price
+from policies.doubts import Doubt, doubt, far_more, many
+from policies.recount import least_tokens
 from policies.usage import Usage, UsageSource, inclusive
 
 _NOTHING = Usage()
 _NO_PRICE = Price(id="")
+_UNSEEN = frozenset(
+    {
+        "audio",
+        "best_of",
+        "include_reasoning",
+        "modalities",
+        "output_config",
+        "prediction",
+        "reasoning",
+        "reasoning_effort",
+        "thinking",
+        "web_search_options",
+    }
+)
+"""What asks for output that is paid for and may not be shown, nor be told apart."""
 
 
 def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | None = None) -> None:
@@ -110,11 +129,40 @@ def _doubt(exchange: Exchange) -> None:
             messages=request.messages,
             pieces=0 if reader is None else reader.counted,
             estimated=reader is not None and reader.estimates,
-            answer_bytes=exchange.answer_bytes if reader is None else reader.said,
+            answer_bytes=len(exchange.answer) if reader is None else reader.said,
         )
+        if exchange.doubt is None and _many(exchange, count):
+            exchange.doubt = Doubt.MANY
     if exchange.doubt is not None:
         said = exchange.doubt.said
         exchange.why = said if exchange.why is None else f"{exchange.why}; {said}"
+
+
+def _many(exchange: Exchange, count: Count) -> bool:
+    """Whether far more output is told than the answer's text can be; read only where there is reason to look."""
+    told, reader, request = count.completion - count.reasoning, exchange.reader, exchange.request
+    if reader is None:
+        seen = least_tokens(first_text(exchange.answer))
+    else:
+        seen = reader.said / 4.8 if reader.estimates else reader.counted
+    if not far_more(told, seen) or exchange.finish_reason == "tool_calls":
+        return False
+    if not _UNSEEN.isdisjoint(request.body) or _hosted(request.body) or (reader is not None and request.n > 1):
+        return False
+    pieces = whole_pieces(exchange.answer) if reader is None else reader.pieces()
+    if pieces is None:
+        return False
+    local = exchange.entity is not None and exchange.entity.kind is EntityKind.LOCAL
+    return many(told, pieces.texts, share=pieces.share, local=local)
+
+
+def _hosted(body: dict[str, Any]) -> bool:
+    """Whether tools are asked for that run at the provider: their calls need not be shown."""
+    tools = body.get("tools")
+    return isinstance(tools, list) and any(
+        isinstance(tool, dict) and tool.get("type", "function") not in ("function", "custom")
+        for tool in cast("list[Any]", tools)
+    )
 
 
 def _usage(exchange: Exchange) -> Usage:

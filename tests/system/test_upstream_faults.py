@@ -295,6 +295,7 @@ async def test_usage_that_cannot_be_is_replaced_by_a_count_of_ours_and_says_so(
         ("few", True, 20, Doubt.FEW),
         ("many", True, 6_000, Doubt.OUTPUT),
         ("many", False, 6_000, Doubt.OUTPUT),
+        # Twice as many tokens as deltas may be true: several can be in one word.
         ("disagree", True, 120, None),
     ],
 )
@@ -308,12 +309,34 @@ async def test_a_usage_that_disagrees_with_what_came_is_charged_as_told_marked_a
     assert (row["status"], row["usage_source"], row["completion_tokens"]) == ("ok", "reported", charged)
     LIED_TO.add(answer.request_id)
     (tried,) = await attempts(gateway, answer.request_id)
-    # Twice as many tokens as deltas may be true: several can be in one.
     assert tried["reason"] == (None if doubt is None else doubt.said)
     if doubt is None:
         return
     found = (await gateway.ask("GET", "/metrics")).body.decode()
     assert f'weighbridge_usage_doubted_total{{doubt="{doubt}",endpoint="{ENDPOINT}"}}' in found
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_usage_of_twice_what_the_words_can_be_is_charged_as_told_marked_and_counted(
+    gateway: Deployment, upstream: Upstream, stream: bool
+) -> None:
+    name = f"dear-{stream}".lower()
+    endpoint = {"name": name, "served_entities": [external(f"{upstream.url}/v1")]}
+    await gateway.administer("POST", "/endpoints", endpoint)
+    words = " ".join(["the cat sat on a mat and so it did as well"] * 5)
+    for usage, doubt in (("disagree", Doubt.MANY), ("true", None)):
+        body = {**chat(f'[[text="{words}" usage={usage}]]', stream=stream, max_tokens=800), "model": name}
+        answer = await gateway.ask("POST", CHAT, body, key=gateway.admin_key)
+        assert answer.status == 200, answer
+        row = await gateway.row_of(answer.request_id)
+        told = 60 if doubt is None else 120
+        assert (row["status"], row["usage_source"], row["completion_tokens"]) == ("ok", "reported", told)
+        (tried,) = await attempts(gateway, answer.request_id)
+        assert tried["reason"] == (None if doubt is None else doubt.said)
+        if doubt is not None:
+            LIED_TO.add(answer.request_id)
+    found = (await gateway.ask("GET", "/metrics")).body.decode()
+    assert f'weighbridge_usage_doubted_total{{doubt="many",endpoint="{name}"}} 1' in found
 
 
 @pytest.mark.parametrize("lines", ["crlf", "cr", "mixed"])
