@@ -147,7 +147,11 @@ def _many(exchange: Exchange, count: Count) -> bool:
         seen = reader.said / 4.8 if reader.estimates else reader.counted
     if not far_more(told, seen) or exchange.finish_reason == "tool_calls":
         return False
-    if not _UNSEEN.isdisjoint(request.body) or _hosted(request.body) or (reader is not None and request.n > 1):
+    if (
+        not _UNSEEN.isdisjoint(request.body)
+        or _hosted(request.body)
+        or (reader is not None and request.n > 1)
+    ):
         return False
     pieces = whole_pieces(exchange.answer) if reader is None else reader.pieces()
     if pieces is None:
