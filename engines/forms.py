@@ -33,6 +33,10 @@ _KEPT = 4
 _MOST = 4_096
 """Numbers that are kept as they are written; no answer that comes in one piece has so many words."""
 _COUNTS = re.compile(rb'(,"usage":\{"prompt_tokens":)(\d+),"total_tokens":(\d+),"completion_tokens":(\d+)')
+_three_counts = re.compile(
+    rb'\{"prompt_tokens":(0|[1-9]\d{0,6}),"total_tokens":(?:0|[1-9]\d{0,6}),"completion_tokens":(0|[1-9]\d{0,6})\}'
+).fullmatch
+"""A usage of the most usual kind, whose counts are believed."""
 _PROMPT = b'"prompt_tokens":'
 _TOTAL = b',"total_tokens":'
 _decode_usage = msgspec.json.Decoder(WireUsage).decode
@@ -100,6 +104,9 @@ class _Ends(msgspec.Struct, frozen=True, gc=False):
         begins = at - len(stem)
         if begins < 0 or not data.startswith(stem, begins):
             return None
+        simple = _three_counts(data, at + len(_CLOSING), len(data) - len(after))
+        if simple is not None:
+            return begins, Count(int(simple[1]), int(simple[2]))
         told = data[at + len(_CLOSING) : -len(after)]
         if not told.isascii() or b"\n" in told or b"\r" in told:
             return None

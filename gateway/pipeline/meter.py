@@ -17,6 +17,9 @@ from policies.usage import UsageSource
 
 _CHECKPOINT_TOKENS = 64
 _CHECKPOINT_NS = 500_000_000
+_NOWHERE = -1
+# An attribute of an enumeration costs as much as ten of another.
+_REPORTED, _COUNTED = UsageSource.REPORTED, UsageSource.COUNTED
 
 
 class Meter:
@@ -33,15 +36,26 @@ class Meter:
         "_recorded",
         "_refused",
         "_slice",
+        "clock",
         "look_at",
         "look_ns",
         "noted_at",
+        "words",
     )
 
     def __init__(self, line: Line, exchange: Exchange, reader: StreamReader) -> None:
         self._line = line
         self._exchange = exchange
         self._reader = reader
+        self.noted_at = _NOWHERE
+        """Where in the running table the output tokens are noted."""
+
+    def _begin(self) -> None:
+        """There will be more than one piece: what an answer that comes whole has no need of."""
+        line, exchange = self._line, self._exchange
+        self.clock = line.monotonic_ns
+        self.words = line.spool.running.words
+        """The running table."""
         self._slice = STREAM_SLICE * exchange.request.n
         most = exchange.request.max_tokens
         self._most = None if most is None else most * exchange.request.n
@@ -53,26 +67,27 @@ class Meter:
         self.look_at = 0
         """A piece that brings fewer output tokens than this, before `look_ns`, is noted and needs no other look."""
         self.look_ns = 0
-        self.noted_at = 0
-        """Where in the running table the output tokens are noted."""
+        exchange.slot = line.spool.running.begin(exchange.id, exchange.attempt)
+        self.noted_at = line.spool.running.completion_at(exchange.slot)
 
     def read(self) -> None:
         """Take over what the reader has seen; called after every feed that may have changed more than the output."""
         self.take_over()
         exchange, reader = self._exchange, self._reader
-        running, count, table = reader.running, reader.count, self._line.spool.running
-        if self._checkpoint_tokens < 0 and not reader.done:
-            exchange.slot = table.begin(exchange.id, exchange.attempt)
-            self.noted_at = table.completion_at(exchange.slot)
+        if self.noted_at == _NOWHERE:
+            if reader.done:
+                return
+            self._begin()
+        running, count = reader.running, reader.count
         if exchange.slot >= 0:
             prompt, cached = (0, 0) if count is None else (count.prompt, count.cached)
-            table.note(exchange.slot, exchange.attempt, prompt, running, cached)
+            self._line.spool.running.note(exchange.slot, exchange.attempt, prompt, running, cached)
         if reader.done:
             # The settlement is the next record, and the client gets the rest after it.
             if self._asked is not None:
                 self._ask()
             return
-        now = self._line.monotonic_ns()
+        now = self.clock()
         # The first byte is a checkpoint of its own: from it on, an interrupted request costs what is known.
         if running - self._checkpoint_tokens >= _CHECKPOINT_TOKENS or (
             now - self._checkpoint_ns >= _CHECKPOINT_NS and running != self._checkpoint_tokens
@@ -90,9 +105,9 @@ class Meter:
         count = reader.count
         if count is not None:
             exchange.count = count
-            exchange.source = UsageSource.REPORTED if count.exact else UsageSource.COUNTED
+            exchange.source = _REPORTED if count.exact else _COUNTED
         else:
-            exchange.counted, exchange.source = reader.counted, UsageSource.COUNTED
+            exchange.counted, exchange.source = reader.counted, _COUNTED
         exchange.finish_reason = reader.finish_reason
 
     async def extend(self) -> bool:

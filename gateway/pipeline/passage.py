@@ -19,15 +19,13 @@ from gateway.pipeline.ports import Outlet
 class Passage:
     """One stream under way."""
 
-    __slots__ = ("_clock", "_feed", "_reader", "_words", "_write", "held", "meter")
+    __slots__ = ("_feed", "_reader", "_write", "held", "meter")
 
     def __init__(self, line: Line, exchange: Exchange, reader: StreamReader, outlet: Outlet) -> None:
         self._reader = reader
         # What a piece needs is at hand: it finds nothing in the processor's caches.
         self._feed = reader.feed
         self._write = outlet.write
-        self._clock = line.monotonic_ns
-        self._words = line.spool.running.words
         self.meter = Meter(line, exchange, reader)
         self.held = b""
         """The last frames, for the client once the settlement is on record."""
@@ -37,7 +35,9 @@ class Passage:
         try:
             return await opened.pump(self.take)
         finally:
-            self.meter.take_over()
+            # The end was taken over before it was held.
+            if not self._reader.done:
+                self.meter.take_over()
 
     def take(self, data: bytes) -> bool:
         """Pass on what the upstream sent; False when it must wait: at the end, at the grant's, for the client."""
@@ -46,8 +46,8 @@ class Passage:
         if reader.steady:
             # Nearly every piece: one more token, noted by a store.
             running = reader.running
-            if running < meter.look_at and self._clock() < meter.look_ns:
-                self._words[meter.noted_at] = running
+            if running < meter.look_at and meter.clock() < meter.look_ns:
+                meter.words[meter.noted_at] = running
                 open_ = self._write(frames)
                 crashpoints.reach("mid_stream")
                 return open_
