@@ -122,7 +122,7 @@ async def _found(line: Line, exchange: Exchange, route: Route) -> Stored | None:
     age = max(0, line.wall_ms() - stored.at_ms) // 1000
     if age > (rules.ttl_seconds if wish.max_age_seconds is None else wish.max_age_seconds):
         return None
-    exchange.cache, exchange.cache_age, exchange.storing = HIT, age, False
+    exchange.cache, exchange.cache_age = HIT, age
     return stored
 
 

@@ -91,9 +91,8 @@ def refuse_private(text: str) -> None:
     found = ipaddress.ip_address(text)
     if isinstance(found, ipaddress.IPv6Address):
         # An IPv4 address in other clothes is judged by what it is.
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is None and int(found) >> 32 == 0x0064_FF9B << 64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
+        # Teredo's and those of NAT64 are reserved as a whole.
+        inner = found.ipv4_mapped or found.sixtofour
         if inner is not None:
             refuse_private(str(inner))
     if not found.is_global or found.is_multicast or found.is_reserved or found.is_unspecified:

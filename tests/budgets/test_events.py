@@ -281,7 +281,7 @@ async def test_what_was_sealed_for_another_webhook_is_not_sent(
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
-        "2002:a00:1::", "192.0.2.1",
+        "2002:a00:1::", "192.0.2.1", "64:ff9b::808:808", "64:ff9b:1::1", "2001::f7f7:f7f7",
     ],
 )  # fmt: skip
 async def test_a_name_that_leads_to_a_private_address_is_not_connected_to(address: str) -> None:

@@ -12,13 +12,16 @@ import pytest
 from engines.errors import ConnectFailed, EngineError, Refused
 from gateway.errors import Forbidden, GatewayError, OutOfService, Unavailable, UpstreamTimeout
 from gateway.pipeline.authenticate import authenticate
+from gateway.pipeline.authorize import authorize
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.route import choose_route
+from gateway.pipeline.tries import Tries
 from gateway.spool.records import Attempt, Settlement
 from policies.calling import EndpointRules, EntityRules, Sticky
 from policies.catalog import EntityKind
 from policies.circuits import State
-from policies.routing import RESIDENCY
+from policies.routing import RESIDENCY, Route
 from tests.pipeline.fakes import (
     ENDPOINT,
     FIRST,
@@ -115,6 +118,39 @@ async def test_an_open_circuit_excludes_an_entity_with_its_reason_while_another_
     world.engines.reasons["e2"] = "it is away"
     world.engines.transports["e1"].answer = plain_answer("back", 3, 2)
     assert b"back" in await walk(world, world.exchange())
+
+
+async def test_while_one_call_tries_a_circuit_others_keep_away_until_it_has_told() -> None:
+    world = world_of(FIRST)
+    replicas(world, ConnectFailed("x"), None)
+    for _ in range(20):
+        await walk(world, world.exchange())
+    world.clock_ms += 6_000
+    choose = {"tried": (), "prefix": None, "tokens": 1, "stream": False}
+    assert [world.traffic.choose(FIRST, ("r0", "r1"), **choose).address for _ in range(4)] == [
+        "r0",
+        *["r1"] * 3,
+    ]
+    assert world.traffic.target(FIRST, "r0").circuit.state is State.HALF_OPEN
+
+
+async def test_with_every_circuit_open_what_must_stay_is_tried_here_and_nowhere_else() -> None:
+    here = replace(FIRST, kind=EntityKind.LOCAL)
+    world = world_of(here, SECOND, endpoint=replace(ENDPOINT, local_only=True))
+    world.engines.transports["e1"].answer = ConnectFailed("x")
+    for _ in range(8):
+        with pytest.raises(GatewayError):
+            await walk(world, world.exchange())
+    assert world.traffic.target(here, world.engines.addresses(here)[0]).circuit.state is State.OPEN
+    exchange = world.exchange()
+    await authenticate(world.line, exchange)
+    authorize(exchange)
+    assert exchange.local_only
+    assert choose_route(world.line, exchange).order == (here,)
+    # And whoever chose otherwise would be stopped on the way out.
+    with pytest.raises(OutOfService):
+        await Tries(world.line, exchange, Route((SECOND,))).next()
+    assert not world.engines.transports["e2"].sent
 
 
 async def test_attempts_that_fail_add_nothing_and_the_books_hold_the_answer_alone() -> None:

@@ -64,6 +64,19 @@ def test_a_call_that_began_before_tells_nothing_of_now() -> None:
     assert succeeded(opened, 600, 900).state is State.CLOSED
 
 
+def test_of_a_circuit_that_is_tried_only_the_probe_tells_anything() -> None:
+    trying = probing(broken(3), 1_100)
+    # It began before the circuit opened, and timed out while another was sent to see.
+    assert failed(trying, 90, 1_200, RULES, "x") is trying
+    assert succeeded(trying, 90, 1_200) is trying
+    assert failed(trying, 1_100, 1_200, RULES, "x").state is State.OPEN
+
+
+def test_of_two_opinions_of_the_same_moment_ones_own_holds() -> None:
+    mine, yours = Circuit(State.OPEN, 9, 1, 5), Circuit(State.CLOSED, 0, 0, 5)
+    assert younger(mine, yours) is mine and younger(yours, mine) is yours
+
+
 def test_an_upstream_that_asks_for_a_pause_gets_it_and_no_penalty() -> None:
     resting = failed(CLOSED, 100, 100, RULES, "upstream_429", rest_ms=3_000)
     assert (resting.state, resting.until_ms, resting.opened) == (State.OPEN, 3_100, 0)

@@ -33,6 +33,8 @@ def test_the_split_chooses_and_the_fallbacks_follow_in_order() -> None:
     assert names(SPLIT, 0.0) == ["a", "b", "c"]
     assert names(SPLIT, 0.69) == ["a", "b", "c"]
     assert names(SPLIT, 0.71) == ["b", "c"]
+    halves = Endpoint("n", "chat", "llm/v1/chat", (A, B), split=(("a", 50), ("b", 50)))
+    assert (names(halves, 0.5), names(halves, 0.499999)) == (["b"], ["a"])
     assert names(SPLIT, 0.999999) == ["b", "c"]
 
 

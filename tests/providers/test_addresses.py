@@ -20,8 +20,9 @@ from engines.adapter import Call
 from engines.aiohttp_client import AiohttpTransport
 from engines.errors import EngineError, Refused
 from engines.http1.transport import Http1Transport
-from engines.transport import OpenResponse, Response, Timeouts
+from engines.transport import Response, Timeouts
 from gateway.providers.adapters import ProviderAdapters
+from gateway.providers.secrets import secrets_of
 from gateway.security.addresses import AddressRefused, read_address
 from gateway.security.sealing import SealError, Sealing, provider_subject
 from policies.catalog import Account, EntityKind, Price, ServedEntity
@@ -148,19 +149,32 @@ async def test_a_credential_is_told_at_its_own_address_alone(listener: list[Any]
     await made.aclose()
 
 
+class Opened:
+    """The head of an answer."""
+
+    def __init__(self, status: int, upstream: Upstream) -> None:
+        self.status = status
+        self._upstream = upstream
+        upstream.open_ += 1
+
+    def close(self) -> None:
+        self._upstream.open_ -= 1
+
+
 class Upstream:
     """Takes some secrets; keeps those that it was told."""
 
     def __init__(self, *taken: str) -> None:
         self.taken = taken
         self.told: list[str] = []
+        self.open_ = 0
 
     async def post(self, path: str, body: bytes, headers: Any) -> Response:
         self.told.append(headers["authorization"].removeprefix("Bearer "))
         return Response(200 if self.told[-1] in self.taken else 401, {}, b"")
 
-    async def open(self, path: str, body: bytes, headers: Any) -> OpenResponse:
-        raise NotImplementedError
+    async def open(self, path: str, body: bytes, headers: Any) -> Any:
+        return Opened((await self.post(path, body, headers)).status, self)
 
     async def get(self, path: str) -> Response:
         raise NotImplementedError
@@ -187,6 +201,49 @@ async def test_the_version_before_is_told_where_the_newest_is_refused_and_the_ne
     assert (await transport.post("/", b"", {})).status == 401
     with pytest.raises(EngineError):
         await AuthorizedTransport(upstream, InHeader("bearer"), Fixed("a\r\nb: c")).post("/", b"", {})
+
+
+async def test_a_stream_that_is_refused_for_its_credential_is_closed_before_the_other_is_told() -> None:
+    upstream = Upstream("old")
+    transport = AuthorizedTransport(upstream, InHeader("bearer"), Fixed("new", "old"))
+    assert (await transport.open("/", b"", {})).status == 200
+    assert (upstream.told, upstream.open_) == (["new", "old"], 1)
+
+
+def test_a_credential_is_no_other_variable_and_no_file_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_CREDENTIAL_MINE", "word")
+    (tmp_path / "secret").write_text("theirs")
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "mine").write_text("word\n")
+
+    def told(source: str, reference: str) -> tuple[str, ...]:
+        account = Account("a", "mine", "openai", "https://api.example.com/v1", source, reference=reference)
+        return tuple(secrets_of(account, SEALING, folder).current())
+
+    assert told("environment", "WEIGHBRIDGE_CREDENTIAL_MINE") == told("file", "mine") == ("word",)
+    # What an administrator cannot ask for by the API is refused all the same where it stands in the table.
+    for source, reference in (("environment", "PATH"), ("environment", "HOME"), ("file", "../secret")):
+        with pytest.raises(NoCredential):
+            told(source, reference)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:word@example.com/v1",
+        "https://@example.com/v1",
+        "https://example.com/v1#part",
+        "https://2130706433/v1",
+        "https://127.1/v1",
+        "https://example.com\\@127.0.0.1/v1",
+    ],
+)
+def test_addresses_that_are_read_in_two_ways_are_refused_before_any_name_is_looked_up(address: str) -> None:
+    with pytest.raises(AddressRefused):
+        read_address(address, ())
 
 
 @pytest.mark.parametrize("address", ["https://api.openai.com/v1", "https://[2606:4700::1111]/v1"])
