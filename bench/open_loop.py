@@ -17,6 +17,8 @@ from typing import Any, cast
 import httptools
 
 MOST_CONNECTIONS = 4000
+OPEN_BEFORE = 512
+"""Connections that are there when the first call is made: opening one costs this side more than a call."""
 GRACE_SECONDS = 30.0
 
 
@@ -36,28 +38,34 @@ class Offer:
     unguided: int = 0
     """Refusals with 503 that did not say when to come back."""
     statuses: Counter[int] = field(default_factory=Counter[int])
-    answers: list[tuple[float, float, int]] = field(default_factory=list[tuple[float, float, int]])
-    """(seconds since the beginning, how long it took, status)."""
+    answers: list[tuple[float, float, int, float]] = field(
+        default_factory=list[tuple[float, float, int, float]]
+    )
+    """(seconds since the beginning, how long it took, status, how long until the first of its body)."""
 
 
 class Client(asyncio.Protocol):
     """One connection; between calls it waits in `free`."""
 
-    def __init__(self, offer: Offer, first: bytes) -> None:
+    def __init__(self, offer: Offer, first: bytes | None) -> None:
+        """`first` is what it calls with at once, None where it waits."""
         self._offer = offer
         self._payload = first
         self._began = time.perf_counter()
-        self._busy = True
+        self._first = 0.0
+        self._busy = first is not None
         self._guided = False
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.write(self._payload)
+        if self._payload is not None:
+            self._transport.write(self._payload)
 
     def call(self, payload: bytes) -> None:
         """Call once."""
         self._began = time.perf_counter()
+        self._first = 0.0
         self._busy = True
         self._guided = False
         self._transport.write(payload)
@@ -73,12 +81,17 @@ class Client(asyncio.Protocol):
         if name.lower() == b"retry-after":
             self._guided = value.isdigit()
 
+    def on_body(self, _: bytes) -> None:
+        self._first = self._first or time.perf_counter()
+
     def on_message_complete(self) -> None:
         offer, now = self._offer, time.perf_counter()
         status = self._parser.get_status_code()
         offer.statuses[status] += 1
         offer.unguided += status == 503 and not self._guided
-        offer.answers.append((now - offer.began, now - self._began, status))
+        offer.answers.append(
+            (now - offer.began, now - self._began, status, (self._first or now) - self._began)
+        )
         offer.running -= 1
         self._busy = False
         offer.free.append(self)
@@ -98,6 +111,13 @@ async def offer_calls(
 ) -> dict[str, Any]:
     """Offer (calls a second, seconds) one after the other; what came of each phase."""
     offer = Offer(payloads, keys, port, time.perf_counter())
+    for _ in range(min(OPEN_BEFORE, int(max(rate for rate, _ in phases)))):
+        _, client = await asyncio.get_running_loop().create_connection(
+            lambda: Client(offer, None), "127.0.0.1", port
+        )
+        offer.connections += 1
+        offer.free.append(client)
+    offer.began = time.perf_counter()
     sent, edges = 0, [0.0]
     for rate, seconds in phases:
         begins = time.perf_counter()
@@ -150,10 +170,11 @@ async def _send(offer: Offer, number: int) -> None:
 def _phase(offer: Offer, begins: float, ends: float) -> dict[str, Any]:
     """What was answered within a phase; times of what was begun in it."""
     seconds = ends - begins
-    within = [(took, status) for at, took, status in offer.answers if begins <= at - took < ends]
-    well = sorted(took for took, status in within if status == 200)
-    turned = sorted(took for took, status in within if status == 503)
-    answered = sum(1 for at, _, status in offer.answers if status == 200 and begins <= at < ends)
+    within = [each for each in offer.answers if begins <= each[0] - each[1] < ends]
+    well = sorted(took for _, took, status, _ in within if status == 200)
+    first = sorted(first for _, _, status, first in within if status == 200)
+    turned = sorted(took for _, took, status, _ in within if status == 503)
+    answered = sum(1 for at, _, status, _ in offer.answers if status == 200 and begins <= at < ends)
     return {
         "seconds": seconds,
         "offered": len(within) / seconds,
@@ -163,6 +184,9 @@ def _phase(offer: Offer, begins: float, ends: float) -> dict[str, Any]:
         "p50_ms": at(well, 0.50),
         "p99_ms": at(well, 0.99),
         "longest_ms": at(well, 1.0),
+        "first_p50_ms": at(first, 0.50),
+        "first_p99_ms": at(first, 0.99),
+        "first_longest_ms": at(first, 1.0),
         "turned_p50_ms": at(turned, 0.50),
         "turned_p99_ms": at(turned, 0.99),
     }
@@ -172,7 +196,7 @@ def _well_after(offer: Offer, edge: float) -> float:
     """Seconds from the last phase's beginning to the last call of it that was turned away or took over 100 ms."""
     late = [
         at - took - edge
-        for at, took, status in offer.answers
+        for at, took, status, _ in offer.answers
         if at - took >= edge and (status != 200 or took > 0.1)
     ]
     return max(late, default=0.0)

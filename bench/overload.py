@@ -22,6 +22,7 @@ from bench.deployment import Deployment
 from bench.homes import home_of
 from bench.loader import Loader
 from bench.processors import Meter, go_first, own_mb, two_cores
+from bench.tenants import tenants
 
 CELL = Cell("burst-64", 64, True, f"tokens={CHUNKS}", "64 chunks at once")
 FIRST = Cell("first", 32, False, "tokens=4", "first call of each key")
@@ -34,6 +35,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the flood (10)")
     parser.add_argument("--keys", type=int, default=2000, help="API keys that call at random (2,000)")
     parser.add_argument("--unbounded", action="store_true", help="a worker that turns nobody away")
+    parser.add_argument(
+        "--tenants", action="store_true", help="what one who floods is to others (bench/tenants.py)"
+    )
     return parser.parse_args()
 
 
@@ -116,7 +120,10 @@ def main() -> int:
     """Run and print; the exit status."""
     options = _options()
     with home_of() as home:
-        print(_printed(asyncio.run(_run(options, home)), options))
+        if options.tenants:
+            print(asyncio.run(tenants(options, home)))
+        else:
+            print(_printed(asyncio.run(_run(options, home)), options))
     return 0
 
 

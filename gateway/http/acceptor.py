@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-AT_ONCE = 128
+AT_ONCE = 32
 """Connections taken in one turn; the rest in the next one, so that those who are in already are not kept waiting."""
 PAUSE_SECONDS = 1.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}

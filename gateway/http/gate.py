@@ -1,4 +1,4 @@
-"""The door of one worker: turns calls away early while the worker has more to do than it can.
+"""The door of one worker: lets calls begin a few at a time where many come at once, and turns away what is more than it can do.
 
 Nothing is read, looked up or reserved for who is turned away: the answer is 503 `overloaded` with retry-after. What runs
 already goes on, and health, metrics and administration are always answered.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
@@ -17,9 +17,21 @@ from gateway.errors import GatewayError, Unavailable
 from gateway.http.credentials import read_credential
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Keys
-from policies.overload import FEW, Lateness, Level, heavy, overloaded, seen
+from policies.overload import (
+    EACH_TURN,
+    FEW,
+    Lateness,
+    Level,
+    begun,
+    heavy,
+    overloaded,
+    seen,
+    stalled,
+    without_line,
+)
 
 Headers = list[tuple[bytes, bytes]]
+Line = deque[asyncio.Future[None]]
 TICK_SECONDS = 0.02
 REST_SECONDS = 0.25
 """Between looks at the event loop while few calls run."""
@@ -40,7 +52,7 @@ class Overloaded(Unavailable):
 
 
 class Gate:
-    """Decides at each call whether it is begun; `watch` runs beside and sees how late the event loop is."""
+    """Decides of each call whether it is begun, and when; `watch` runs beside and sees how late the event loop is."""
 
     def __init__(self, keys: Keys, *, late_ms: int, most_calls: int, refused: Callable[[str], None]) -> None:
         self._keys = keys
@@ -51,37 +63,99 @@ class Gate:
         self._heavy: frozenset[str] = frozenset()
         self._weighed_at = 0.0
         self._turned = 0
-        self.crowd = most_calls * 3 // 4
+        self._light: Line = deque()
+        self._others: Line = deque()
+        self._coming = 0
+        """Let in at their connection in this turn, and not in line yet."""
+        self._turning = False
+        """A line stands, or stood a turn ago."""
+        self._turn_at = 0.0
+        self._left = 0
+        """How many more calls may begin in this turn."""
+        self._looked_at = time.monotonic()
+        self._stalled_ms = 0
+        """How long the loop stood still lately without a line."""
+        self.crowd = min(most_calls * 3 // 4, without_line(0))
         """From here on the number of running calls is looked at more closely."""
         self.guarded = False
-        """Somebody may be turned away: each call is looked at more closely."""
+        """A line stands, or somebody may be turned away: each call is looked at more closely."""
 
     async def watch(self, running: Sized) -> None:
         """Follow the event loop, for ever; `running` are the calls under way."""
         while True:
             # Few calls make no loop late: then it is looked at when others wake the process as well.
-            pause = TICK_SECONDS if self.guarded or len(running) >= FEW else until_beat(REST_SECONDS)
+            often = self.guarded or self._stalled_ms or len(running) >= FEW
+            pause = TICK_SECONDS if often else until_beat(REST_SECONDS)
             due = time.monotonic() + pause
+            self._looked_at = due - TICK_SECONDS
             await asyncio.sleep(pause)
             now = time.monotonic()
             self.note(now, now - due, len(running))
 
     def note(self, now: float, late: float, running: int) -> None:
         """The loop came round so many seconds late."""
-        found = seen(self._lateness, int(now * 1000), int(late * 1000), self._late_ms, running)
-        self._lateness, self.guarded = found, found.level is not Level.CALM or found.bound is not None
+        late_ms = max(0, int(late * 1000))
+        self._lateness = seen(self._lateness, int(now * 1000), late_ms, self._late_ms)
+        self._looked_at, self._coming = now, 0
+        self._stalled_ms = stalled(self._stalled_ms, late_ms, self._turning)
+        self.guarded = self._turning or self._lateness.level is not Level.CALM
+        self.crowd = min(self._most * 3 // 4, without_line(running))
 
-    def check(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> None:
-        """Raises Overloaded for a call that is not to be begun; see `turns_away`."""
-        if self.turns_away(headers, running, count):
+    async def enter(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> None:
+        """Return when the call with this head may begin; raises Overloaded. `running` and `count` as for `turns_away`."""
+        loop = asyncio.get_running_loop()
+        if not self._turning:
+            self.guarded = self._turning = True
+            self._turn_at, self._left = time.monotonic(), EACH_TURN
+            late_ms = int((self._turn_at - self._looked_at - TICK_SECONDS) * 1000)
+            self._stalled_ms = stalled(self._stalled_ms, late_ms, False)
+            loop.call_soon(self._turn, loop)
+        if self._full(len(self._light) + len(self._others), headers, running, count):
             raise Overloaded(self.turned_away())
+        if self._left > 0 and not self._light and not self._others:
+            self._left -= 1
+            return
+        light = self._is_light(headers, running.values())
+        if light and not self._light and self._left > -EACH_TURN:
+            # Past all the others at once; the next turn has so many fewer.
+            self._left -= 1
+            return
+        place: asyncio.Future[None] = loop.create_future()
+        (self._light if light else self._others).append(place)
+        await place
 
     def turns_away(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> bool:
-        """Whether a call with this head is not to be begun; `count` calls run, `running` those whose caller is known."""
-        level = overloaded(self._lateness, count, self._most)
+        """Whether a call with this head is not to be begun; `count` calls run, `running` those whose caller is known.
+
+        For calls of which nothing is made yet; who is let in comes to `enter` in the next turn.
+        """
+        waiting = len(self._light) + len(self._others) + self._coming
+        away = self._full(waiting, headers, running, count)
+        self._coming += not away
+        return away
+
+    def _full(self, waiting: int, headers: Headers, running: Mapping[Any, Exchange], count: int) -> bool:
+        level = overloaded(self._lateness, waiting, self._stalled_ms, count, self._most)
         return level is Level.FULL or (
             level is Level.PRESSED and not self._is_light(headers, running.values())
         )
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A turn of the loop begins: who is first in line may go. Who was let in during the last one is in line by now."""
+        now = time.monotonic()
+        left = begun(int((now - self._turn_at) * 1000)) + min(0, self._left)
+        self._turn_at, self._coming = now, 0
+        light, others = self._light, self._others
+        while left > 0 and (light or others):
+            place = (light if light and (left % EACH_TURN or not others) else others).popleft()
+            # Who has left meanwhile takes nobody's turn.
+            if not place.done():
+                place.set_result(None)
+                left -= 1
+        self._left = left
+        self._turning = left <= 0
+        if self._turning:
+            loop.call_soon(self._turn, loop)
 
     def turned_away(self) -> int:
         """Count one that is, and give the seconds after which it may come back."""

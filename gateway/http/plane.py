@@ -109,7 +109,7 @@ class DataPlane:
         try:
             gate = self._gate
             if gate is not None and (gate.guarded or len(self.running) > gate.crowd):
-                gate.check(scope["headers"], self.exchanges, len(self.running) - 1)  # type: ignore[arg-type]
+                await gate.enter(scope["headers"], self.exchanges, len(self.running) - 1)  # type: ignore[arg-type]
             if scope.get("method") != "POST":
                 raise MethodNotAllowed("This path takes POST.")
             if self.closing and isinstance(connection, Connection):

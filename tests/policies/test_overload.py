@@ -1,4 +1,4 @@
-"""Whom an overloaded worker turns away: lateness that lasts, a bound on running calls, and callers' shares."""
+"""Whom an overloaded worker turns away: lateness that lasts, a line that is short, and callers' shares; and what comes of it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.overload import (
-    FALL_PERCENT,
+    AT_ONCE,
+    EACH_TURN,
     FEW,
+    FORGOTTEN_MS,
+    LINE,
+    LONGEST_STALL_MS,
     MEMORY_MS,
     PATIENCE_MS,
     Lateness,
     Level,
+    begun,
     crowded,
     heavy,
+    lined_up,
     overloaded,
     seen,
+    stalled,
+    without_line,
 )
 
-MOST, RUNNING = 100, 1_000
+MOST = 100
 LATE, TOO_LATE = MOST + 1, 2 * MOST + 1
 
 
@@ -27,7 +35,7 @@ def after(*looks: tuple[int, int]) -> Lateness:
     """(when, how late), one after the other."""
     found = Lateness()
     for now, late in looks:
-        found = seen(found, now, late, MOST, RUNNING)
+        found = seen(found, now, late, MOST)
     return found
 
 
@@ -64,7 +72,7 @@ def test_only_lateness_that_lasts_turns_calls_away(looks: list[tuple[int, int]],
 def test_a_timely_turn_is_always_calm_and_a_refusing_one_was_late(late: list[int], step: int) -> None:
     found = Lateness()
     for number, each in enumerate(late):
-        found = seen(found, number * step, each, MOST, RUNNING)
+        found = seen(found, number * step, each, MOST)
         if each <= MOST:
             assert found.level is Level.CALM
         if found.level is Level.FULL:
@@ -80,42 +88,141 @@ def test_a_quarter_of_the_room_is_kept_for_those_who_have_little(running: int, l
 
 @pytest.mark.parametrize("level", Level)
 def test_a_late_worker_with_few_calls_is_on_a_busy_machine_and_turns_nobody_away(level: Level) -> None:
-    late = Lateness(0, 0, level, FEW)
-    assert overloaded(late, FEW - 1, 4096) is Level.CALM
-    assert overloaded(late, FEW, 4096) is max(level, Level.PRESSED)
-    assert overloaded(Lateness(0, 0, level), FEW, 4096) is level
-    assert overloaded(late, 8, 8) is Level.FULL
+    late = Lateness(0, 0, level)
+    assert overloaded(late, 0, 0, FEW - 1, 4096) is Level.CALM
+    assert overloaded(late, 0, 0, FEW, 4096) is level
+    assert overloaded(late, 0, 0, 8, 8) is Level.FULL
 
 
-def test_a_bound_falls_from_what_runs_with_each_late_turn_and_rises_slowly_after() -> None:
-    first = after((0, LATE), (PATIENCE_MS, LATE))
-    assert first.bound == RUNNING * (100 - FALL_PERCENT) // 100
-    second = seen(first, PATIENCE_MS + 20, LATE, MOST, RUNNING)
-    assert second.bound == first.bound * (100 - FALL_PERCENT) // 100
-    # On time again: whoever waits is not let in at once.
-    timely = seen(second, PATIENCE_MS + 40, 0, MOST, second.bound)
-    assert timely.level is Level.CALM
-    assert timely.bound is not None
-    assert second.bound < timely.bound < first.bound
-    assert overloaded(timely, timely.bound, 4096) is Level.PRESSED
-    assert overloaded(timely, 2 * timely.bound, 4096) is Level.FULL
-    assert overloaded(timely, timely.bound - 1, 4096) is Level.CALM
+@pytest.mark.parametrize(
+    ("waiting", "stalled_ms", "level"),
+    [
+        (0, 0, 0),
+        (LINE - 1, 0, 0),
+        (LINE, 0, 1),
+        (LINE * 5 // 4 - 1, 0, 1),
+        (LINE * 5 // 4, 0, 2),
+        (LINE + 99, 100, 0),
+        (LINE + 100, 100, 1),
+        ((LINE + 100) * 5 // 4, 100, 2),
+    ],
+    ids=str,
+)
+def test_a_line_has_an_end_and_a_quarter_more_for_those_who_have_little(
+    waiting: int, stalled_ms: int, level: int
+) -> None:
+    assert lined_up(waiting, stalled_ms) == level
+    assert overloaded(Lateness(), waiting, stalled_ms, waiting, 4096) == level
 
 
-def test_a_bound_that_nobody_comes_near_is_forgotten_after_a_while_and_never_before() -> None:
-    found = after((0, LATE), (PATIENCE_MS, LATE))
-    soon = seen(found, PATIENCE_MS + MEMORY_MS, 0, MOST, 0)
-    assert soon.bound is not None
-    assert seen(soon, PATIENCE_MS + MEMORY_MS + 1, 0, MOST, soon.bound).bound is not None
-    assert seen(soon, PATIENCE_MS + MEMORY_MS + 1, 0, MOST, soon.bound // 2).bound is None
+def test_a_stall_is_forgotten_little_by_little_and_a_standing_line_is_none() -> None:
+    assert stalled(0, 300, standing=False) == 300
+    assert stalled(0, 300, standing=True) == 0
+    assert stalled(300, 40, standing=True) == 300 - FORGOTTEN_MS
+    assert stalled(0, 60_000, standing=False) == LONGEST_STALL_MS
+    assert stalled(FORGOTTEN_MS - 1, -20, standing=False) == 0
 
 
-@given(turns=st.lists(st.tuples(st.integers(0, 5 * MOST), st.integers(0, 5_000)), max_size=60))
-def test_a_bound_never_keeps_out_the_few_that_any_worker_carries(turns: list[tuple[int, int]]) -> None:
-    found = Lateness()
-    for number, (late, running) in enumerate(turns):
-        found = seen(found, number * 50, late, MOST, running)
-        assert found.bound is None or found.bound >= FEW
+def test_calls_that_wait_for_an_upstream_are_not_in_line_however_many() -> None:
+    for open_streams in (0, 500, 4_000):
+        assert without_line(open_streams) > open_streams
+    assert without_line(0) == AT_ONCE
+
+
+class Loop:
+    """An event loop whose turns take as long as what is done in them, on a clock of its own; times are milliseconds.
+
+    A call costs half of itself when it is begun and half when its upstream has answered; who is refused costs a little. Half of
+    capacity is offered, for a second, then `times` of it, then half again.
+    """
+
+    UPSTREAM, REFUSAL, TICK = 2.0, 0.05, 20.0
+
+    def __init__(self, times: float, *, cost: float = 0.8, streams: float = 0.0, stall: float = 0.0) -> None:
+        """Streams that are open take this share of the time; the first flood's turn may stand still."""
+        self.cost, self.share = cost, streams
+        capacity = (1 - streams) / cost
+        phases = ((1_000, capacity / 2), (3_000, capacity * times), (4_000, capacity / 2))
+        self.arrivals: list[float] = []
+        at = 0.0
+        for end, rate in phases:
+            while at < end:
+                self.arrivals.append(at)
+                at += 1 / rate
+        self.answers: list[tuple[float, float]] = []
+        self.refused: list[float] = []
+        self._run(stall)
+
+    def _run(self, stall: float) -> None:
+        now, next_arrival, looked = 0.0, 0, 0.0
+        line: list[float] = []
+        away: list[tuple[float, float]] = []
+        crowd, stalled_ms, turning, turn = without_line(0), 0, False, 0.0
+        while next_arrival < len(self.arrivals) or line or away:
+            begins, work = [], 0.0
+            if turning:
+                count = begun(int(turn))
+                begins, line = line[:count], line[count:]
+                turning = len(begins) == count
+            while next_arrival < len(self.arrivals) and self.arrivals[next_arrival] <= now:
+                arrived = self.arrivals[next_arrival]
+                next_arrival += 1
+                running = len(line) + len(away) + len(begins)
+                if not turning and running < crowd:
+                    begins.append(arrived)
+                    continue
+                if not turning:
+                    turning = True
+                    stalled_ms = stalled(stalled_ms, int(now - looked - self.TICK), standing=False)
+                if overloaded(Lateness(), len(line), stalled_ms, running, 4096) is Level.CALM:
+                    line.append(arrived)
+                else:
+                    self.refused.append(arrived)
+                    work += self.REFUSAL
+            ready = [each for each in away if each[0] <= now]
+            away = [each for each in away if each[0] > now]
+            work += (len(begins) + len(ready)) * self.cost / 2
+            if stall and now >= 500:
+                work, stall = work + stall, 0.0
+            turn = work / (1 - self.share) + 0.1
+            now += turn
+            away += [(now + self.UPSTREAM, each) for each in begins]
+            self.answers += [(arrived, now - arrived) for _, arrived in ready]
+            if now >= looked + self.TICK:
+                late_ms = int(now - looked - self.TICK)
+                looked = now
+                stalled_ms = stalled(stalled_ms, late_ms, turning)
+                crowd = without_line(len(line) + len(away))
+
+    def p99(self, begins: float, ends: float) -> float:
+        took = sorted(each for arrived, each in self.answers if begins <= arrived < ends)
+        return took[len(took) * 99 // 100]
+
+
+@pytest.mark.parametrize("streams", [0.0, 0.3], ids=["short calls", "beside streams"])
+@pytest.mark.parametrize(("times", "least"), [(2, 0.8), (4, 0.6), (10, 0.3)], ids=str)
+def test_whatever_is_offered_what_is_answered_is_answered_soon_and_most_of_capacity_is(
+    times: float, least: float, streams: float
+) -> None:
+    loop = Loop(times, streams=streams)
+    in_flood = [each for each in loop.answers if 1_000 <= each[0] < 3_000]
+    capacity = (1 - streams) / loop.cost
+    assert len(in_flood) >= least * capacity * 2_000
+    # Who waits is behind a line and what was begun; the rest of the time goes into refusals.
+    assert loop.p99(1_000, 3_000) <= 1.1 * (LINE + AT_ONCE) / (least * capacity)
+    # Nobody before it is turned away, and who comes after it finds what the line has left, for as long as that takes.
+    assert not [each for each in loop.refused if each < 1_000 or each > 3_100]
+    assert loop.p99(3_300, 4_000) <= 30
+
+
+@pytest.mark.parametrize("stall", [20, 100, 300, 600])
+def test_a_stall_at_half_of_capacity_turns_nobody_away(stall: int) -> None:
+    assert Loop(0.5, stall=stall).refused == []
+
+
+@given(turn_ms=st.integers(0, 5_000))
+def test_some_of_the_line_are_begun_in_each_turn_and_never_so_many_that_turns_grow(turn_ms: int) -> None:
+    assert EACH_TURN <= begun(turn_ms) <= max(EACH_TURN, turn_ms / 4)
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(1, 1000), min_size=1, max_size=30))

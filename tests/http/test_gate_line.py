@@ -1,0 +1,124 @@
+"""The gate of a worker: who begins at once, who waits in line, who goes first, and who is turned away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway.errors import GatewayError
+from gateway.http.gate import Gate, Overloaded
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.ports import Keys
+from policies.overload import AT_ONCE, EACH_TURN, LINE
+
+
+class Known:
+    """Everybody whose credential is a name."""
+
+    def known(self, credential: str) -> object | None:
+        return SimpleNamespace(principal=SimpleNamespace(id=credential)) if credential.isalpha() else None
+
+
+class Crowd:
+    """Calls at a gate; `flood` has many under way, and nobody else has any."""
+
+    def __init__(self) -> None:
+        self.told = Counter[str]()
+        self.gate = Gate(
+            cast("Keys", Known()), late_ms=100, most_calls=4096, refused=lambda code: self.told.update([code])
+        )
+        flood = SimpleNamespace(caller=SimpleNamespace(principal=SimpleNamespace(id="flood")))
+        self.running = cast("dict[Any, Exchange]", dict.fromkeys(range(AT_ONCE), flood))
+        self.began: list[str] = []
+        self.refused: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def call(self, who: str, times: int = 1) -> None:
+        self.tasks += [asyncio.create_task(self._call(who)) for _ in range(times)]
+
+    def turned_away(self, who: str) -> bool:
+        """At its connection."""
+        return self.gate.turns_away(self._head(who), self.running, AT_ONCE)
+
+    def _head(self, who: str) -> list[tuple[bytes, bytes]]:
+        return [(b"authorization", b"Bearer " + who.encode())] if who else []
+
+    async def _call(self, who: str) -> None:
+        try:
+            await self.gate.enter(self._head(who), self.running, AT_ONCE)
+        except Overloaded:
+            self.refused.append(who)
+        else:
+            self.began.append(who)
+
+    async def turns(self, count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def test_a_line_is_begun_a_few_a_turn_and_is_gone_in_the_end() -> None:
+    crowd = Crowd()
+    crowd.call("flood", 3 * EACH_TURN)
+    await crowd.turns(1)
+    assert len(crowd.began) == EACH_TURN
+    assert crowd.gate.guarded
+    await crowd.end()
+    assert crowd.began == ["flood"] * 3 * EACH_TURN
+    await crowd.turns(2)
+    crowd.gate.note(crowd.gate._looked_at + 1, 0.0, 0)  # pyright: ignore[reportPrivateUsage]
+    assert not crowd.gate.guarded
+
+
+async def test_somebody_with_little_under_way_goes_past_a_flood_and_it_goes_on_all_the_same() -> None:
+    crowd = Crowd()
+    crowd.call("flood", LINE)
+    crowd.call("light")
+    await crowd.turns(1)
+    assert crowd.began == ["flood"] * EACH_TURN + ["light"]
+    # Many who have little wait among themselves, and one in so many is of the others.
+    crowd.call("light", LINE // 4)
+    await crowd.turns(6)
+    assert 0 < crowd.began[EACH_TURN + 1 :].count("flood") <= 2 + (len(crowd.began) - EACH_TURN) // EACH_TURN
+    await crowd.end()
+    assert crowd.refused == []
+    await crowd.end()
+    assert crowd.refused == []
+    assert Counter(crowd.began) == {"flood": LINE, "light": 1 + LINE // 4}
+
+
+async def test_what_a_line_does_not_hold_is_turned_away_the_flood_first_and_told_when_to_come_back() -> None:
+    crowd = Crowd()
+    crowd.call("flood", EACH_TURN + LINE + 5)
+    crowd.call("light")
+    crowd.call("")
+    await crowd.turns(1)
+    assert crowd.refused == ["flood"] * 5 + [""], "who cannot be known is turned away with the flood"
+    assert crowd.turned_away("flood")
+    # A quarter more for those who have little; then nobody.
+    let_in = 0
+    while not crowd.turned_away("light"):
+        let_in += 1
+    assert let_in == LINE // 4
+    assert crowd.told == {"overloaded": 6}
+    await crowd.end()
+    assert not crowd.turned_away("flood")
+
+
+async def test_who_leaves_while_in_line_takes_nobodys_turn() -> None:
+    crowd = Crowd()
+    crowd.call("flood", 2 * EACH_TURN)
+    await crowd.turns(1)
+    for task in crowd.tasks[EACH_TURN:]:
+        task.cancel()
+    crowd.call("other", EACH_TURN)
+    await crowd.end()
+    assert crowd.began == ["flood"] * EACH_TURN + ["other"] * EACH_TURN
+    with pytest.raises(GatewayError):
+        raise Overloaded(crowd.gate.turned_away())
