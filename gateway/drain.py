@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.beats import beat, until_beat
+from engines.beats import beat, until_beat
 from gateway.counters.earlier import EarlierSpend
 from gateway.counters.settler import CounterSettler
 from gateway.errors import Unavailable

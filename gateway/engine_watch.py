@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engines.adapter import Adapter
+from engines.beats import until_beat
 from engines.errors import EngineError
 from engines.experts import ExpertLoad
 from engines.http1.transport import Http1Transport
@@ -21,7 +22,6 @@ from engines.openai import OpenAIEngine
 from engines.providers import PROVIDERS, speaks_responses
 from engines.transport import Timeouts, Transport
 from gateway.adapter_notes import read_standings
-from gateway.beats import until_beat
 from gateway.engine_notes import NOTE, EngineNote, read_note
 from gateway.providers.adapters import ProviderAdapters
 from policies.calling import PLAIN_ENTITY, EntityRules

@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from gateway.beats import beat
+from engines.beats import beat
 from gateway.engine_meter import EngineMeter
 from gateway.errors import Unavailable
 from gateway.events.heads import HeadExport

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from engines.beats import beat
 from engines.experts import ExpertLoad
 from gateway.adapter_shelf import adapters_of
-from gateway.beats import beat
 from gateway.http.acceptor import Acceptor
 from gateway.http.connection import Connection, sweep
 from gateway.http.door import Door

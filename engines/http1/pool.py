@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from engines.beats import until_beat
 from engines.errors import ConnectFailed, TimedOut
 from engines.http1.address import Address
 from engines.http1.connection import Connection
@@ -94,7 +95,7 @@ class Pool:
             raise ConnectFailed("closed at once")
         self._busy.add(connection)
         if self._timer is None:
-            self._timer = self._loop.call_at(self._next(), self._watch)
+            self._timer = self._loop.call_later(until_beat(self._period), self._watch)
         return connection
 
     def close(self) -> None:
@@ -130,12 +131,7 @@ class Pool:
         while self._idle and now - self._idle[0].idle_since > IDLE_SECONDS:
             self._idle[0].abort()
         again = self._busy or self._idle
-        self._timer = self._loop.call_at(self._next(), self._watch) if again else None
-
-    def _next(self) -> float:
-        """When to look again: all pools of a process at once, since waking it costs more than to look."""
-        # A timer that was a little early must not go off twice.
-        return ((self._loop.time() + self._period / 4) // self._period + 1) * self._period
+        self._timer = self._loop.call_later(until_beat(self._period), self._watch) if again else None
 
 
 def _spoken(connection: Connection) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import hiredis
 import msgspec
 
-from gateway.beats import beat
+from engines.beats import beat
 from gateway.counters.address import RedisAddress
 from gateway.counters.beat import Beat
 from gateway.counters.connection import Connection, RedisAway

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import msgspec
 
-from gateway.beats import beat
+from engines.beats import beat
 from gateway.counters.commands import Commands, pairs
 from gateway.counters.connection import RedisAway
 from gateway.counters.lua import command

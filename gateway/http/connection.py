@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.beats import beat
+from engines.beats import beat
 
 CONNECTION = "weighbridge.connection"
 """Scope key of the connection, on which a handler leaves what to call when the client is gone."""

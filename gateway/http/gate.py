@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
-from gateway.beats import until_beat
+from engines.beats import until_beat
 from gateway.errors import GatewayError, Unavailable
 from gateway.http.credentials import read_credential
 from gateway.pipeline.exchange import Exchange

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from gateway.beats import until_beat
+from engines.beats import until_beat
 from gateway.spool.books import Away, Books, Calls, Place, Posting, Refused, Seals, Settler
 from gateway.spool.burial import Burials
 from gateway.spool.poster import CLOCKS_APART_MS, DrainedSpool, Poster, now_ms

@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from gateway.beats import until_beat
+from engines.beats import until_beat
 from gateway.errors import Unavailable
 from gateway.store.database import connect
 from gateway.store.snapshot import Built, ConfigurationRows, build
