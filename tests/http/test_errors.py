@@ -67,6 +67,13 @@ def test_only_a_limit_that_resets_soon_asks_for_another_try() -> None:
         assert b"retry-after" not in dict(headers)
 
 
+def test_when_to_try_again_is_said_in_every_dialect() -> None:
+    busy = e.Unavailable("x", retry_after_seconds=4)
+    for dialect in Dialect:
+        for error, seconds in ((SOON, b"7"), (busy, b"4")):
+            assert dict(rendered(error, dialect, "r")[1])[b"retry-after"] == seconds
+
+
 def test_a_terminal_frame_is_an_error_to_each_dialects_clients() -> None:
     error = e.UpstreamFailed("It broke.")
     assert error_frame(error, Dialect.OPENAI, "r").startswith(b'data: {"error":')

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from engines.chat_stream import ChatStream
+from engines.errors import ConnectFailed
 from gateway.pipeline.draining import MOST, Drains
 from policies.calling import EntityRules
-from tests.pipeline.fakes import FIRST
+from tests.pipeline.fakes import FIRST, frames
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,39 @@ def test_only_what_is_billed_whole_and_only_so_many_at_once(
 def test_without_an_entity_there_is_nothing_to_read() -> None:
     exchange: Any = SimpleNamespace(entity=None, stopped_by="client")
     assert not Drains().room_for(exchange)
+
+
+class Opened:
+    """An upstream that sends its pieces, and then breaks off or ends."""
+
+    def __init__(self, pieces: list[bytes], fault: Exception | None) -> None:
+        self._pieces = pieces
+        self._fault = fault
+
+    async def read(self) -> bytes:
+        if self._pieces:
+            return self._pieces.pop(0)
+        if self._fault is not None:
+            raise self._fault
+        return b""
+
+
+@pytest.mark.parametrize("end", ["whole", "closed", "reset", "refused more"])
+async def test_however_reading_on_ends_what_came_is_counted_and_its_seat_is_free_again(end: str) -> None:
+    pieces = frames(5)
+    reader = ChatStream(show_usage=False, show_running=False, limit=3 if end == "refused more" else 100)
+    opened: Any = Opened(
+        pieces if end in ("whole", "refused more") else pieces[:4],
+        ConnectFailed("x") if end == "reset" else None,
+    )
+    read: list[int] = []
+
+    async def extend() -> bool:
+        return False
+
+    drains = Drains()
+    meter: Any = SimpleNamespace(read=lambda: read.append(reader.running), extend=extend)
+    await drains.drain(opened, reader, meter)
+    assert drains.running == 0
+    assert reader.done is (end == "whole")
+    assert read[-1] == reader.running == {"whole": 5, "refused more": 3}.get(end, reader.running) > 0

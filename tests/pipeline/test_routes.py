@@ -126,7 +126,7 @@ async def test_while_one_call_tries_a_circuit_others_keep_away_until_it_has_told
     for _ in range(20):
         await walk(world, world.exchange())
     world.clock_ms += 6_000
-    choose = {"tried": (), "prefix": None, "tokens": 1, "stream": False}
+    choose: dict[str, Any] = {"tried": (), "prefix": None, "tokens": 1, "stream": False}
     assert [world.traffic.choose(FIRST, ("r0", "r1"), **choose).address for _ in range(4)] == [
         "r0",
         *["r1"] * 3,

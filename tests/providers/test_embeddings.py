@@ -9,6 +9,8 @@ import pytest
 
 from engines.embeddings import check_vectors
 from engines.errors import Garbled
+from gateway.errors import BadRequest
+from gateway.http.openai.embeddings import MAX_INPUTS, MAX_TOKEN, read_embedding
 
 
 def answer(*vectors: Any) -> bytes:
@@ -44,3 +46,33 @@ def test_a_vector_for_every_input_is_an_answer(given: Any, told: bytes) -> None:
 def test_anything_else_is_none(told: bytes) -> None:
     with pytest.raises(Garbled):
         check_vectors(told, {"input": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("given", "weighs"),
+    [
+        ("a text", (6, 0, 1)),
+        (["é", "b"], (3, 0, 2)),
+        ([1, 2, 3], (0, 3, 1)),
+        ([[1], [2, 3]], (0, 3, 2)),
+    ],
+)
+def test_what_is_to_be_embedded_weighs_its_bytes_or_its_tokens(
+    given: Any, weighs: tuple[int, int, int]
+) -> None:
+    asked = read_embedding({"model": "m", "input": given})
+    assert (asked.text_bytes, asked.token_ids, asked.messages) == weighs
+    assert asked.max_tokens == 0 and asked.body == {"input": given}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None, "", [], [""], ["a", ""], [[]], [1, "a"], [[1], "a"], [True], [-1], [MAX_TOKEN], [1.0], {"a": 1},
+        ["a"] * (MAX_INPUTS + 1),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_embedded_is_refused_by_name(given: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read_embedding({"model": "m", "input": given})
+    assert caught.value.param == "input"

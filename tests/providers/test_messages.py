@@ -121,6 +121,9 @@ def test_a_shared_stream_passes_through_untouched_whatever_the_boundaries(case: 
     for cut in range(1, len(data), 1 if case == "tools at once" else 17):
         assert passed(data[:cut], data[cut:]) == data
     assert passed(data.replace(b"\n", b"\r\n")) == data
+    # What comes after its end is nobody's.
+    for more in (b'event: ping\ndata: {"type":"ping"}\n\n', b"data: [DONE]\n\n"):
+        assert passed(data + more) == passed(data, more) == data
 
 
 @pytest.mark.parametrize("case", ["text", "tools at once", "reasoning"])
