@@ -10,10 +10,11 @@ from __future__ import annotations
 import msgspec
 
 from engines.errors import EngineError, Garbled
-from engines.forms import Forms, Whole, without_usage
+from engines.forms import Forms, without_usage
 from engines.likeness import Likeness, Run
 from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
 from engines.pieces import KEPT, Pieces, digits, texts_of
+from engines.whole import Whole
 
 MAX_EVENT = 8 << 20
 _DONE = b"[DONE]"

@@ -36,12 +36,9 @@ def answer_whole(scope: Scope, headers: Headers, body: bytes, status: bytes = b"
     if cycle.disconnected:
         return True
     head = _head(cycle, headers, status)
-    cycle.response_started = cycle.response_complete = True
+    cycle.response_started = True
     cycle.transport.write(b"%b\r\n%b" % (head, body))
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
+    _completed(cycle)
     return True
 
 
@@ -50,6 +47,23 @@ def begin_chunked(cycle: RequestResponseCycle, headers: Headers, first: bytes) -
     head = _head(cycle, headers)
     cycle.response_started = cycle.chunked_encoding = True
     cycle.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(first), first))
+
+
+def end_chunked(cycle: RequestResponseCycle) -> bool:
+    """Write the end of a body that comes in chunks; False where ASGI must do it: a client that is gone, or reads slowly."""
+    if not cycle.chunked_encoding or cycle.response_complete or cycle.disconnected or cycle.flow.write_paused:
+        return False
+    cycle.transport.write(b"0\r\n\r\n")
+    _completed(cycle)
+    return True
+
+
+def _completed(cycle: RequestResponseCycle) -> None:
+    cycle.response_complete = True
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
 
 
 def _head(cycle: RequestResponseCycle, headers: Headers, status: bytes = b"200 OK") -> bytes:

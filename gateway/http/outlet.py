@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.http.answering import Headers, begin_chunked, cycle_of
+from gateway.http.answering import Headers, begin_chunked, cycle_of, end_chunked
 
 if TYPE_CHECKING:
     from litestar.types import Scope, Send
@@ -51,7 +51,8 @@ class StraightOutlet:
 
     async def end(self) -> None:
         """Finish the answer."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        if not end_chunked(self._cycle):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class AsgiOutlet:
