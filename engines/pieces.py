@@ -46,8 +46,12 @@ def texts_of(answer: bytes) -> list[str] | None:
 
 def first_text(answer: bytes) -> bytes:
     """A text of a plain answer as JSON writes it, or the beginning of one: enough to see that there is enough of it."""
-    at = answer.find(_CONTENT)
-    return b"" if at < 0 else answer[at + len(_CONTENT) : answer.find(b'",', at + len(_CONTENT))]
+    at = answer.find(_CONTENT) + len(_CONTENT)
+    if at < len(_CONTENT):
+        return b""
+    # Whatever the text has, it goes no further than where its message does, or what follows it there begins.
+    ends = [end for end in (answer.find(b'",', at), answer.find(b'"}', at)) if end >= 0]
+    return answer[at : min(ends)] if ends else b""
 
 
 def whole_pieces(answer: bytes) -> Pieces | None:

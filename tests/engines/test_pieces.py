@@ -9,7 +9,7 @@ import pytest
 
 from engines.canonical import ReasoningDelta, TextDelta, ToolCallBegan
 from engines.chat_stream import ChatStream
-from engines.pieces import KEPT, digits, texts_of, whole_pieces
+from engines.pieces import KEPT, digits, first_text, texts_of, whole_pieces
 from engines.tally import Tally
 
 encode = msgspec.json.encode
@@ -83,6 +83,13 @@ def test_so_it_is_of_answers_in_blocks(kind: str) -> None:
     assert whole_pieces(encode({"content": [{"type": kind}, text]})) is None
     spaced = b'{"content": [{"type": "text", "text": "\\ud83d\\ude00 \\u00e9"}]}'
     assert texts_of(spaced) == ["😀 é"]
+
+
+@pytest.mark.parametrize("message", [{"content": "so it is"}, {"content": "so it is", "refusal": None}])
+def test_the_first_text_is_found_wherever_it_stands_in_its_message(message: dict[str, Any]) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    assert first_text(encode({"choices": [choice], "model": "m"})) == b"so it is"
+    assert first_text(b'{"choices": []}') == first_text(b'{"content":"cut') == b""
 
 
 def test_of_a_long_plain_answer_beginning_and_end_are_looked_at() -> None:
