@@ -339,3 +339,23 @@ async def test_an_endpoint_that_stores_nothing_asks_nothing() -> None:
         assert (await world.flow()).cache is None
     assert world.answers.asked == 0
     assert world.calls == 4
+
+
+@pytest.mark.parametrize(
+    "other", [{"path": "/v1/completions"}, {"shared_headers": {"anthropic-beta": "x"}}, {"max_tokens": 7}]
+)
+async def test_what_is_sent_elsewhere_or_with_other_headers_is_another_question(
+    other: dict[str, Any],
+) -> None:
+    world = Storing()
+
+    async def asked(**changes: Any) -> str | None:
+        exchange = world.exchange(temperature=0)
+        exchange.request = msgspec.structs.replace(exchange.request, **changes)
+        await authenticate(world.line, exchange)
+        await complete(world.line, exchange)
+        return exchange.cache
+
+    assert [await asked(), await asked(**other), await asked(), await asked(**other)] == [
+        "miss", "miss", "hit", "hit",
+    ]  # fmt: skip

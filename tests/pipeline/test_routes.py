@@ -371,8 +371,9 @@ async def test_a_deadline_in_the_middle_of_a_stream_ends_it_with_an_error_and_wh
     assert end.last is not None and end.last.output == 2
 
 
-async def test_an_entity_that_is_slow_to_its_first_token_gives_way() -> None:
-    world = world_of(replace(FIRST, rules=EntityRules(first_token_ms=20)), SECOND)
+@pytest.mark.parametrize("rules", [EntityRules(first_token_ms=20), EntityRules(total_ms=20)])
+async def test_an_entity_that_is_slow_to_its_first_token_gives_way(rules: EntityRules) -> None:
+    world = world_of(replace(FIRST, rules=rules), SECOND)
     world.engines.transports["e1"].pieces = [frames(1)[0], None]
     world.engines.transports["e2"].pieces = frames(2)
     assert (await flow(world, world.exchange(stream=True)))[-1] == b"data: [DONE]\n\n"

@@ -22,7 +22,7 @@ from engines.errors import EngineError, Refused
 from engines.http1.transport import Http1Transport
 from engines.transport import Response, Timeouts
 from gateway.providers.adapters import ProviderAdapters
-from gateway.providers.secrets import secrets_of
+from gateway.providers.secrets import _File, secrets_of  # pyright: ignore[reportPrivateUsage]
 from gateway.security.addresses import AddressRefused, read_address
 from gateway.security.sealing import SealError, Sealing, provider_subject
 from policies.catalog import Account, EntityKind, Price, ServedEntity
@@ -145,6 +145,12 @@ async def test_a_credential_is_told_at_its_own_address_alone(listener: list[Any]
     moved = replace(account, base_url=address)
     with pytest.raises(NoCredential):
         await made.adapter(entity(address, moved, "openai"), address, Timeouts()).complete(CALL)
+    # The same host's other port is another's, too.
+    beside = f"http://127.0.0.1:{listener[0] ^ 1}/v1"
+    subject = provider_subject("a", beside)
+    account = replace(account, base_url=beside, sealed=(SEALING.seal(b"secret", subject),))
+    with pytest.raises(NoCredential):
+        await made.adapter(entity(address, account, "openai"), address, Timeouts()).complete(CALL)
     assert len(listener) == 1
     await made.aclose()
 
@@ -168,10 +174,11 @@ class Upstream:
         self.taken = taken
         self.told: list[str] = []
         self.open_ = 0
+        self.refusal = Response(401, {}, b"")
 
     async def post(self, path: str, body: bytes, headers: Any) -> Response:
         self.told.append(headers["authorization"].removeprefix("Bearer "))
-        return Response(200 if self.told[-1] in self.taken else 401, {}, b"")
+        return Response(200, {}, b"") if self.told[-1] in self.taken else self.refusal
 
     async def open(self, path: str, body: bytes, headers: Any) -> Any:
         return Opened((await self.post(path, body, headers)).status, self)
@@ -201,6 +208,33 @@ async def test_the_version_before_is_told_where_the_newest_is_refused_and_the_ne
     assert (await transport.post("/", b"", {})).status == 401
     with pytest.raises(EngineError):
         await AuthorizedTransport(upstream, InHeader("bearer"), Fixed("a\r\nb: c")).post("/", b"", {})
+
+
+async def test_a_credential_is_refused_by_what_the_provider_says_of_it_and_a_request_is_not() -> None:
+    for refusal, told in (
+        (Response(403, {}, b""), ["new", "old"]),
+        (Response(400, {}, b'{"error":{"details":[{"reason":"API_KEY_INVALID"}]}}'), ["new", "old"]),
+        (Response(400, {}, b'{"error":{"message":"no such field"}}'), ["new"]),
+        (Response(429, {}, b""), ["new"]),
+    ):
+        upstream = Upstream("old")
+        upstream.refusal = refusal
+        await AuthorizedTransport(upstream, InHeader("bearer"), Fixed("new", "old")).post("/", b"", {})
+        assert upstream.told == told
+
+
+def test_a_file_is_read_again_when_it_changes_and_what_it_held_before_still_counts(tmp_path: Path) -> None:
+    now = 100.0
+    secrets = _File(tmp_path, "key", lambda: now)
+    with pytest.raises(NoCredential):
+        secrets.current()
+    for text, held in (("one\n", ["one"]), ("other", ["other", "one"]), ("", ["other", "one"])):
+        now += 1
+        (tmp_path / "key").write_text(text)
+        assert list(secrets.current()) == held
+    # Not at every call.
+    (tmp_path / "key").write_text("third")
+    assert list(secrets.current()) == ["other", "one"]
 
 
 async def test_a_stream_that_is_refused_for_its_credential_is_closed_before_the_other_is_told() -> None:
