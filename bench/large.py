@@ -1,8 +1,9 @@
 """What prompts of megabytes do to everybody else: `python -m bench.large`.
 
 Small calls come at a steady rate, whether answered or not, first alone, then while large prompts pass through the same
-worker, then alone again; `/healthz` is asked fifty times a second all the while. Said is how long small calls and health took,
-and how long the same small calls took through nginx while the same prompts passed there: upstream and load read them too.
+worker, then alone again, and then beside a flood; `/healthz` is asked fifty times a second all the while. Said is how long small
+calls and health took, how late the worker's event loop was, and how long the same small calls took through nginx while the same
+prompts passed there: upstream and load read them too.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import asyncio
 import json
 import os
 import sys
-import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.books import Books, Oracle
 from bench.cells import CELLS, Cell
 from bench.deployment import Deployment
+from bench.flood import PROMPTS, STREAMS, waves
 from bench.homes import home_of
 from bench.loader import Loader
 from bench.nginx import Nginx, program
-from bench.open_loop import at
 from bench.processors import go_first, pinned, two_cores
+from bench.side import Side
+from bench.watched import Watched
 from gateway.seed import ENDPOINT
 
 SMALL = next(each for each in CELLS if each.name == "plain-16")
@@ -52,65 +54,55 @@ def body(size: int, messages: int) -> str:
     return json.dumps({"model": ENDPOINT, "messages": told, "max_tokens": 16})
 
 
-async def _health(port: int, took: list[float]) -> None:
-    """Ask fifty times a second, each time on a connection of its own, for ever."""
-    while True:
-        began = time.perf_counter()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        await reader.read()
-        writer.close()
-        took.append(time.perf_counter() - began)
-        await asyncio.sleep(max(0.0, began + 0.02 - time.perf_counter()))
-
-
 async def _run(options: argparse.Namespace, home: Path) -> str:
     cores = two_cores()
     go_first()
     lines = [
         (
             f"| {options.rate:g} small calls/s, while there pass | large calls/s | small p50, p99, longest ms "
-            "| health p99, longest ms | through nginx: large calls/s, small p50, p99, longest ms |"
+            "| health p99, longest ms | loop late: 99 and 99.9 of 100 turns, longest, at most ms "
+            "| through nginx: large calls/s, small p50, p99, longest ms |"
         ),
-        "|---|---|---|---|---|",
+        "|---|---|---|---|---|---|",
     ]
-    async with Deployment(home, keys=500, cores=cores, environment={}) as deployment:
-        loaders = [await Loader.start(deployment.keys_file, cores[0]) for _ in range(2)]
-        books = await Books.open(deployment.database_url, deployment.redis_url)
-        oracle = Oracle(deployment.upstream_port)
+    async with AsyncExitStack() as stack:
+        deployment = Deployment(home, keys=500, cores=cores, environment={})
+        side = await Side.open(stack, deployment, cores[0])
+        other = await Loader.start(deployment.keys_file, cores[0])
+        stack.push_async_callback(other.stop)
+        loaders = [side.loader, other]
         nginx = None
         if (found := program()) is not None:
             nginx = Nginx(home / "nginx", deployment.upstream_port)
             with pinned(cores[1]):
                 await nginx.start(found, as_root=os.geteuid() == 0)
-        calls = 0
-        try:
-            oracle.forget()
-            calls += (await loaders[0].touch_every_key(SMALL, deployment.port))["calls"]
-            books.note(calls, oracle.counted())
-            for name in ("nothing", *KINDS, "nothing, again"):
-                beside = ""
-                if nginx is not None:
-                    _, beside = await _part(loaders, nginx.port, KINDS.get(name), options)
-                took: list[float] = []
-                health = asyncio.create_task(_health(deployment.port, took))
-                oracle.forget()
-                calls, told = await _part(loaders, deployment.port, KINDS.get(name), options)
-                health.cancel()
-                large, small = told.split(": ")
-                took.sort()
-                lines.append(
-                    f"| {name} | {large} | {small} | {at(took, 0.99):.1f}, {at(took, 1.0):.1f} | {beside} |"
-                )
-                await books.drained(calls)
-                books.note(calls, oracle.counted())
-            await books.check()
-        finally:
-            await books.close()
-            for each in loaders:
-                await each.stop()
+            stack.push_async_callback(nginx.stop)
+        await side.touch_every_key(SMALL)
+        for name in ("nothing", *KINDS, "nothing, again"):
+            beside = ""
             if nginx is not None:
-                await nginx.stop()
+                _, beside = await _part(loaders, nginx.port, KINDS.get(name), options)
+            side.oracle.forget()
+            async with Watched(deployment.port) as watched:
+                calls, told = await _part(loaders, deployment.port, KINDS.get(name), options)
+            large, small = told.split(": ")
+            lines.append(f"| {name} | {large} | {small} | {watched} | {beside} |")
+            await side.book(calls)
+        await side.books.check()
+        keys = deployment.keys_file.read_text().split()
+        async with Watched(deployment.port) as watched:
+            prompt = body(1 << 20, 1)
+            flood = asyncio.create_task(waves(other, deployment.port, keys, prompt, 2 * options.seconds))
+            small = await side.loader.offer(SMALL, deployment.port, [(options.rate, options.seconds)] * 2)
+            waved = await flood
+        if set(small["statuses"]) != {"200"} or small["lost"]:
+            raise RuntimeError(f"small calls beside the flood: {small['statuses']}, {small['lost']} lost")
+        lines.append(
+            f"| {PROMPTS} prompts of 1 MiB at once and {STREAMS} streams cut after 5 MiB | {waved.prompts / waved.seconds:.1f} and "
+            f"{waved.cut / waved.seconds:.1f} | {', '.join(_times(small))} | {watched} | |"
+        )
+        # Who was cut has a row as well, and no answer that the oracle's count could be held against.
+        await side.books.drained(waved.prompts + waved.cut + small["statuses"]["200"])
     return "\n".join(lines)
 
 
@@ -124,13 +116,16 @@ async def _part(
     statuses = small["statuses"]
     if set(statuses) != {"200"} or done["failed"] or small["lost"]:
         raise RuntimeError(f"{statuses}, {done['quotes']}")
-    p50, p99, longest = (
-        max(each[figure] for each in small["phases"]) for figure in ("p50_ms", "p99_ms", "longest_ms")
-    )
     return (
         statuses["200"] + done["calls"],
-        f"{done['calls'] / done['seconds']:.1f}: {p50:.1f}, {p99:.1f}, {longest:.1f}",
+        f"{done['calls'] / done['seconds']:.1f}: {', '.join(_times(small))}",
     )
+
+
+def _times(offered: dict[str, Any]) -> list[str]:
+    """Of the worse phase: p50, p99, longest."""
+    figures = ("p50_ms", "p99_ms", "longest_ms")
+    return [f"{max(each[figure] for each in offered['phases']):.1f}" for figure in figures]
 
 
 async def _large(

@@ -15,12 +15,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import median
 
-from bench.books import Books, Oracle
 from bench.cells import CELLS
 from bench.deployment import Deployment
 from bench.homes import home_of
-from bench.loader import Loader
 from bench.processors import Meter, go_first
+from bench.side import Side
 
 CELL = next(each for each in CELLS if each.name == "plain-64")
 
@@ -42,26 +41,17 @@ async def _run(options: argparse.Namespace, home: Path) -> str:
     rates: dict[int, list[float]] = {1: [], 2: []}
     shares: dict[int, list[float]] = {1: [], 2: []}
     async with AsyncExitStack() as stack:
-        sides: dict[int, tuple[Deployment, Loader, Books, Oracle]] = {}
+        sides: dict[int, Side] = {}
         for workers in (1, 2):
             at = home / str(workers)
             at.mkdir(mode=0o711)
-            deployment = await stack.enter_async_context(
-                Deployment(at, keys=500, cores=pair, environment={}, workers=workers, roam=True)
-            )
-            loader = await Loader.start(deployment.keys_file, *pair)
-            stack.push_async_callback(loader.stop)
-            books = await Books.open(deployment.database_url, deployment.redis_url)
-            stack.push_async_callback(books.close)
-            oracle = Oracle(deployment.upstream_port)
-            oracle.forget()
-            done = await loader.touch_every_key(CELL, deployment.port)
-            await books.drained(done["calls"])
-            books.note(done["calls"], oracle.counted())
-            sides[workers] = deployment, loader, books, oracle
+            deployment = Deployment(at, keys=500, cores=pair, environment={}, workers=workers, roam=True)
+            sides[workers] = side = await Side.open(stack, deployment, *pair)
+            await side.touch_every_key(CELL)
         for _ in range(options.rounds):
-            for workers, (deployment, loader, books, oracle) in sides.items():
-                oracle.forget()
+            for workers, side in sides.items():
+                deployment, loader = side.deployment, side.loader
+                side.oracle.forget()
                 meter = Meter(deployment.groups())
                 meter.start()
                 offered = await loader.offer(CELL, deployment.port, [(options.rate, options.seconds)] * 2)
@@ -76,10 +66,9 @@ async def _run(options: argparse.Namespace, home: Path) -> str:
                 by_worker = each.stop().values()
                 shares[workers].append(max(by_worker) / sum(by_worker))
                 calls += done["calls"] + more["calls"]
-                await books.drained(calls)
-                books.note(calls, oracle.counted())
-        for _, _, books, _ in sides.values():
-            await books.check()
+                await side.book(calls)
+        for side in sides.values():
+            await side.books.check()
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
     dearer = [two / one for one, two in zip(costs[1], costs[2], strict=True)]
     return "\n".join(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 1.0
 ENDPOINTS_A_TURN = 100
 """Some 30 us each. With a thousand endpoints in use all of them each second took 25 us of every call, 25 ms at once."""
+_LATE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -121,6 +122,12 @@ class Telemetry:
             ["layer", "expert"],
             registry=None,
         )
+        self._loop: Histogram = Histogram(
+            "weighbridge_event_loop_late_seconds",
+            "How late a worker's timer came: for so long its event loop was at something else.",
+            buckets=_LATE_BUCKETS,
+            registry=None,
+        )
         self._running: Gauge = Gauge(
             "weighbridge_requests_running",
             "Requests between admission and settlement.",
@@ -147,6 +154,7 @@ class Telemetry:
         self._lanes: defaultdict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
         self._missed: defaultdict[str, int] = defaultdict(int)
         self._first_tokens: defaultdict[str, list[int]] = defaultdict(list)
+        self._lates: list[int] = []
         self.running = 0
 
     def admitted(self, exchange: Exchange) -> None:
@@ -198,6 +206,10 @@ class Telemetry:
         """A request was refused before admission."""
         self._turned_away[code] += 1
 
+    def came_late(self, seconds: float) -> None:
+        """The event loop came round so late."""
+        self._lates.append(int(seconds * 1e9))
+
     def payload(self, outcome: str) -> None:
         """A call that was to be kept was `stored` or `dropped`."""
         self._kept[outcome] += 1
@@ -233,6 +245,9 @@ class Telemetry:
             _observe(self._first_token.labels(name), times)
         for counted in (self._turned_away, self._kept, self._lanes, self._missed, self._first_tokens):
             counted.clear()
+        if self._lates:
+            _observe(self._loop, self._lates)
+            self._lates.clear()
         self._running.set(self.running)
 
     def _hand_over(self, name: str, tally: Tally) -> None:

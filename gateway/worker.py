@@ -71,6 +71,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             late_ms=settings.overload_ms,
             most_calls=settings.max_calls,
             refused=telemetry.refused,
+            came_late=telemetry.came_late,
         )
         plane = DataPlane(line, Origins(settings.trusted_proxies), gate)
         revocations = Revocations(line, plane.exchanges)

@@ -17,11 +17,14 @@ from engines.errors import ConnectFailed, TimedOut
 from engines.http1.address import Address
 from engines.http1.connection import Connection
 from engines.http1.tls import Tls
+from engines.http1.turns import Turns
 from engines.transport import Resolve
 
 IDLE_SECONDS = 15.0
 MOST_IDLE = 256
 READ_BYTES = 1 << 16
+ANSWERS_A_TURN = 4
+"""How many answers that have much to give are read in a turn of the loop."""
 _TRUSTED_SECONDS = 1.0
 """An idle connection is looked at before use when it was idle for longer: upstreams close theirs after seconds."""
 
@@ -48,6 +51,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(READ_BYTES))
         """What all connections read into: it is parsed before the next one reads."""
+        self._turns = Turns(self._loop, ANSWERS_A_TURN)
         # Called for each read with a hint of its size, which getattr takes for its default: so no frame of Python is needed.
         self._get_buffer: Callable[[int], memoryview] = partial(getattr, self, "_buffer")  # type: ignore[assignment]
         self._timer: asyncio.TimerHandle | None = None
@@ -109,7 +113,9 @@ class Pool:
             self._timer = None
 
     def _make(self) -> Connection:
-        return Connection(self._loop, self._buffer, self._get_buffer, self._released, self._max_answer)
+        return Connection(
+            self._loop, self._buffer, self._get_buffer, self._released, self._max_answer, self._turns
+        )
 
     def _make_tls(self) -> Tls[Connection]:
         return Tls(self._loop, self._buffer, self._make())

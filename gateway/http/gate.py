@@ -54,11 +54,20 @@ class Overloaded(Unavailable):
 class Gate:
     """Decides of each call whether it is begun, and when; `watch` runs beside and sees how late the event loop is."""
 
-    def __init__(self, keys: Keys, *, late_ms: int, most_calls: int, refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        late_ms: int,
+        most_calls: int,
+        refused: Callable[[str], None],
+        came_late: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._keys = keys
         self._late_ms = late_ms
         self._most = most_calls
         self._refused = refused
+        self._came_late = came_late
         self._lateness = Lateness()
         self._heavy: frozenset[str] = frozenset()
         self._weighed_at = 0.0
@@ -90,6 +99,7 @@ class Gate:
             self._looked_at = due - TICK_SECONDS
             await asyncio.sleep(pause)
             now = time.monotonic()
+            self._came_late(max(0.0, now - due))
             self.note(now, now - due, len(running))
 
     def note(self, now: float, late: float, running: int) -> None:

@@ -131,7 +131,7 @@ class DataPlane:
             await authenticate(self.line, exchange, self.origins.of(scope))
             self.exchanges[task] = exchange
             try:
-                body: bytes = scope[BODY] if BODY in scope else await _body(scope, receive)
+                body: bytes = scope[BODY] if BODY in scope else await _body(receive, self._large)
             except TooLarge:
                 await _rest(receive)
                 raise
@@ -350,7 +350,7 @@ def _told(exchange: Exchange, api: Api) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
+async def _body(receive: Receive, large: LargeBodies) -> bytes:
     """The whole body; raises TooLarge before reading on."""
     message = await receive()
     body: bytes = message.get("body", b"")  # type: ignore[assignment]
@@ -361,6 +361,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     parts = [body]
     size = len(body)
     while message.get("more_body"):
+        if size > LARGE:
+            await large.turn()
         message = await receive()
         if message["type"] == "http.disconnect":
             raise CancelledError

@@ -39,6 +39,7 @@ from gateway.telemetry import Telemetry
 told = Telemetry(Path(sys.argv[1]))
 told.running = 3
 told.refused("x")
+told.came_late(0.03)
 told.flush()
 print(os.getpid(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -65,3 +66,5 @@ def test_of_a_process_that_was_killed_its_counts_stay_and_its_gauges_go(tmp_path
     after = run(_ASKED).stdout.splitlines()
     assert "weighbridge_requests_running 0.0" in after
     assert 'weighbridge_refused_total{code="x"} 1.0' in after
+    assert 'weighbridge_event_loop_late_seconds_bucket{le="0.02"} 0.0' in after
+    assert 'weighbridge_event_loop_late_seconds_bucket{le="0.03"} 1.0' in after

@@ -12,6 +12,7 @@ import pytest
 
 from engines.errors import Garbled
 from engines.http1.connection import Connection
+from engines.http1.turns import Turns
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 PIECE = b"6\r\npiece.\r\n"
@@ -27,7 +28,8 @@ class Wire:
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(1 << 16))
         get_buffer = partial(getattr, self, "buffer")
-        self.connection = Connection(asyncio.get_running_loop(), self.buffer, get_buffer, nothing, 1 << 20)
+        loop = asyncio.get_running_loop()
+        self.connection = Connection(loop, self.buffer, get_buffer, nothing, 1 << 20, Turns(loop, 1))
         self.connection.connection_made(
             SimpleNamespace(  # type: ignore[arg-type]
                 write=nothing,
