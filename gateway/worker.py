@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import json
 import logging
 import socket
@@ -23,6 +22,7 @@ import uvicorn
 from engines.beats import beat
 from engines.experts import ExpertLoad
 from gateway.adapter_shelf import adapters_of
+from gateway.collector import Collector
 from gateway.http.acceptor import Acceptor
 from gateway.http.connection import Connection, sweep
 from gateway.http.door import Door
@@ -118,15 +118,21 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         if admin_fd is not None:
             servers.append(opened(data=False))
             sockets.append(socket.socket(fileno=admin_fd))
-        # What was built lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        collector = Collector(lambda: telemetry.running)
         chores = [
             asyncio.create_task(sweep(lambda each=each: each.server_state.connections)) for each in servers
         ]
         chores.append(
             asyncio.create_task(
-                _report(telemetry, trail, health, settings.spool_dir, parts.line.traffic, engines.experts)
+                _report(
+                    telemetry,
+                    trail,
+                    health,
+                    settings.spool_dir,
+                    parts.line.traffic,
+                    engines.experts,
+                    collector,
+                )
             )
         )
         chores.append(asyncio.create_task(revocations.watch()))
@@ -239,6 +245,7 @@ async def _report(
     spool_dir: Path,
     traffic: Traffic,
     experts: ExpertLoad,
+    collector: Collector,
 ) -> None:
     while True:
         await beat(FLUSH_SECONDS)
@@ -254,6 +261,7 @@ async def _report(
         telemetry.state("open_circuits", float(traffic.open_circuits))
         telemetry.state("waiting_calls", float(traffic.waiting))
         telemetry.flush(ENDPOINTS_A_TURN)
+        collector.turn()
 
 
 def _away(confirmed_seconds_ago: float | None) -> str | None:

@@ -6,7 +6,7 @@ meanwhile is reported to Redis on return, where it still counts. Money is never 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.counters.plan import Plan
@@ -73,17 +73,18 @@ class LocalCounters:
     ) -> LocalGrant | LocalRefusal:
         """Decide as the script would, with shares for capacities; charges what it admits."""
         base = (0, 0, 0, 0) if topping_up else (0, 1, prompt_tokens, money)
-        granted, charged = output, [False] * len(plan.taps)
+        taps = plan.taps
+        granted, charged = output, [False] * len(taps)
         refused: LocalRefusal | None = None
         index = 0
-        while index < len(plan.taps):
-            last = _end_of_set(plan, index)
-            alternatives = _alternatives(plan, index, last)
+        while index < len(taps):
+            last = _end_of_set(taps, index)
+            alternatives = _alternatives(taps, index, last)
             nearest: LocalRefusal | None = None
             for members in alternatives:
                 most, late = output, None
                 for member in members:
-                    found = self._most(plan.taps[member], now_ms, base, output, least, workers)
+                    found = self._most(taps[member], now_ms, base, output, least, workers)
                     if isinstance(found, LocalRefusal):
                         late = found if late is None or _later(found, late) else late
                     else:
@@ -100,7 +101,7 @@ class LocalCounters:
             index = last
         if refused is not None:
             return refused
-        return self._charge(plan, charged, now_ms, base, granted, workers)
+        return self._charge(taps, charged, now_ms, base, granted, workers)
 
     def correct(self, charges: Iterable[tuple[str, int, int]]) -> None:
         """Corrections (key, position, delta) of what was charged here; those of others are passed over."""
@@ -198,10 +199,16 @@ class LocalCounters:
         return tap.window_ms
 
     def _charge(
-        self, plan: Plan, charged: list[bool], now_ms: int, base: tuple[int, ...], output: int, workers: int
+        self,
+        taps: Sequence[Tap],
+        charged: list[bool],
+        now_ms: int,
+        base: tuple[int, ...],
+        output: int,
+        workers: int,
     ) -> LocalGrant:
         positions, remaining, resets = [-1] * len(charged), [0] * len(charged), [0] * len(charged)
-        for index, tap in enumerate(plan.taps):
+        for index, tap in enumerate(taps):
             if not charged[index]:
                 continue
             key, position = _key_at(tap, now_ms)
@@ -226,18 +233,18 @@ def _key_at(tap: Tap, now_ms: int) -> tuple[str, int]:
     return tap.key, 0
 
 
-def _end_of_set(plan: Plan, index: int) -> int:
-    number = plan.taps[index].draw.alternatives
+def _end_of_set(taps: Sequence[Tap], index: int) -> int:
+    number = taps[index].draw.alternatives
     end = index + 1
-    while number and end < len(plan.taps) and plan.taps[end].draw.alternatives == number:
+    while number and end < len(taps) and taps[end].draw.alternatives == number:
         end += 1
     return end
 
 
-def _alternatives(plan: Plan, start: int, end: int) -> list[list[int]]:
+def _alternatives(taps: Sequence[Tap], start: int, end: int) -> list[list[int]]:
     found: dict[str | None, list[int]] = {}
     for index in range(start, end):
-        found.setdefault(plan.taps[index].draw.group_id, []).append(index)
+        found.setdefault(taps[index].draw.group_id, []).append(index)
     return list(found.values())
 
 

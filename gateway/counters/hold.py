@@ -114,7 +114,7 @@ class Hold:
         """Make the headers of a grant that is complete."""
         self.headers = admitted_headers(self.plan, *self.parts)
         reserved = b"input=%d, output=%d" % (self.prompt_tokens, self.granted_output)
-        if self.plan.money_taps:
+        if self.plan.frame.money_taps:
             cost = self.money + self.plan.rates.output_per_token * self.granted_output
             reserved += b", nano_usd=%d" % cost
         self.headers.append((b"x-weighbridge-reserved", reserved))
@@ -123,13 +123,20 @@ class Hold:
 
     def charges_at(self, positions: Sequence[int], output: int) -> list[Charge]:
         """The charges that a grant of `output` tokens made at `positions` (-1: not charged)."""
-        base = 0, 1, self.prompt_tokens, self.money
+        base, plan = (0, 1, self.prompt_tokens, self.money), self.plan
+        for index, start in plan.frame.periods:
+            if positions[index] != start and positions[index] >= 0:
+                # A period that has begun since the plan was made.
+                return [
+                    charge_of(tap, position, base[tap.amount_class] + tap.per_token * output)
+                    for tap, position in zip(plan.taps, positions, strict=True)
+                    if position >= 0
+                ]
         return [
-            # The common case is spelled out here: this runs for every limit of every request.
-            Charge(*tap.identity, position, base[tap.amount_class] + tap.per_token * output, 0, tap.window_ms)
-            if position == tap.start_ms or tap.kind != PERIOD
-            else charge_of(tap, position, base[tap.amount_class] + tap.per_token * output)
-            for tap, position in zip(self.plan.taps, positions, strict=True)
+            Charge(*identity, position, base[amount_class] + per_token * output, 0, window_ms)
+            for identity, (amount_class, per_token, window_ms, _), position in zip(
+                plan.identities, plan.frame.forms, positions, strict=True
+            )
             if position >= 0
         ]
 
@@ -140,19 +147,19 @@ class Hold:
             return []
         base, output = (0, 1, self.prompt_tokens, self.money), self.granted_output
         return [
-            tap.draw.capacity - left - base[tap.amount_class] - tap.per_token * output
-            if position >= 0
-            else -1
-            for tap, position, left in zip(self.plan.taps, self.parts[0], self.parts[1], strict=True)
+            capacity - left - base[amount_class] - per_token * output if position >= 0 else -1
+            for (amount_class, per_token, _, capacity), position, left in zip(
+                self.plan.frame.forms, self.parts[0], self.parts[1], strict=True
+            )
         ]
 
     @property
     def ordinary(self) -> bool:
         """Whether the plan's ready-made settlement fits: one grant by Redis, of every tap, in the present periods."""
         plan, positions = self.plan, self.parts[0]
-        if self.local or self.claim is not None or len(self.charges) != len(plan.taps):
+        if self.local or self.claim is not None or len(self.charges) != len(plan.identities):
             return False
-        for index, start in plan.periods:  # noqa: SIM110 - a generator is two calls more, for every request
+        for index, start in plan.frame.periods:  # noqa: SIM110 - a generator is two calls more, for every request
             if positions[index] != start:
                 return False
         return True

@@ -17,6 +17,8 @@ from gateway.counters.lua import Scripts, bulk
 from gateway.counters.taps import (
     NOTHING,
     PERIOD,
+    Form,
+    Identity,
     Part,
     Settled,
     Shape,
@@ -44,19 +46,17 @@ class Standpoint:
     worker_id: str
 
 
-class Plan(Struct, frozen=True, gc=False, eq=False):
-    """All taps of a caller on an endpoint, and the bytes of the calls for them."""
+class Frame(Struct, frozen=True, gc=False, eq=False):
+    """What all plans of parts of the same shapes have in common."""
 
-    taps: tuple[Tap, ...]
-    rates: Rates
-    epoch: str
-    valid_until_ms: int
     head: bytes
-    opening: int
-    """How much of `head` comes before its keys."""
-    claiming_opening: bytes
+    """Of a reservation, up to the counters' keys."""
+    claiming_head: bytes
     """The same where there is one more key, the idempotency claim."""
     arguments: bytes
+    settle_head: bytes
+    settle_arguments: bytes
+    forms: tuple[Form, ...]
     requests: tuple[int, ...]
     """Indexes of the taps that count requests; their tightest shows in the headers."""
     tokens: tuple[int, ...]
@@ -65,17 +65,58 @@ class Plan(Struct, frozen=True, gc=False, eq=False):
     """(index, start) of the taps of calendar periods."""
     has_alternatives: bool
     settled: tuple[Settled, ...]
-    settle_head: bytes
-    settle_arguments: bytes
+    valid_until_ms: int
+
+
+class Plan(Struct, frozen=True, gc=False, eq=False):
+    """All taps of a caller on an endpoint, and the bytes of the calls for them."""
+
+    frame: Frame
+    rates: Rates
+    epoch: str
+    parts: tuple[Part, ...]
+    identities: tuple[Identity, ...]
+    """Of the taps."""
+    keys: bytes
+    more_keys: bytes
+    settled_keys: bytes
+    more_settled_keys: bytes
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """For what is rare: refusals, top-ups, deciding without Redis."""
+        return tuple([tap for each in self.parts for tap in each.taps])
+
+    def key_at(self, index: int, position: int) -> str:
+        """The key of the tap that was charged at this position."""
+        for each, start in self.frame.periods:
+            if each == index and position != start:
+                return self.taps[index].next_key
+        return self.identities[index][3]
 
     def call(self, memory: bytes, ask: bytes) -> bytes:
         """The bytes of one reservation."""
-        return b"%b$%d\r\n%b\r\n%b%b\r\n$0\r\n\r\n" % (self.head, len(memory), memory, self.arguments, ask)
+        frame = self.frame
+        return b"%b%b%b$%d\r\n%b\r\n%b%b\r\n$0\r\n\r\n" % (
+            frame.head,
+            self.keys,
+            self.more_keys,
+            len(memory),
+            memory,
+            frame.arguments,
+            ask,
+        )
 
     def claiming_call(self, memory: bytes, ask: bytes, claim: bytes, digest: bytes) -> bytes:
         """The bytes of one reservation that claims an idempotency key."""
-        keys = self.claiming_opening + self.head[self.opening :] + bulk(memory) + bulk(claim)
-        return b"%b%b%b\r\n%b" % (keys, self.arguments, ask, bulk(digest))
+        keys = self.keys + self.more_keys + bulk(memory) + bulk(claim)
+        return b"%b%b%b%b\r\n%b" % (
+            self.frame.claiming_head,
+            keys,
+            self.frame.arguments,
+            ask,
+            bulk(digest),
+        )
 
     def settle_call(
         self,
@@ -88,35 +129,21 @@ class Plan(Struct, frozen=True, gc=False, eq=False):
         """The bytes of an ordinary settlement: one grant, every tap charged, each period the present one."""
         prompt, completion, cost = used
         actual = (0, prompt, completion, prompt + completion, cost)
+        frame = self.frame
         numbers: list[int] = []
-        for index, kind, window_ms, amount_class, per_token, which in self.settled:
+        for index, kind, window_ms, amount_class, per_token, which in frame.settled:
             delta = actual[which] - base[amount_class] - per_token * output
             numbers += (kind, positions[index], window_ms, delta)
-        entries = entry_layout(len(self.settled)).pack(*numbers)
-        return b"%b$%d\r\n%b\r\n%b%b\r\n" % (
-            self.settle_head,
+        entries = entry_layout(len(frame.settled)).pack(*numbers)
+        return b"%b%b%b$%d\r\n%b\r\n%b%b\r\n" % (
+            frame.settle_head,
+            self.settled_keys,
+            self.more_settled_keys,
             len(memory),
             memory,
-            self.settle_arguments,
+            frame.settle_arguments,
             entries,
         )
-
-
-class _Frame(Struct, frozen=True, gc=False, eq=False):
-    """What all plans of parts of these shapes have in common."""
-
-    opening: bytes
-    claiming_opening: bytes
-    arguments: bytes
-    settle_opening: bytes
-    settle_arguments: bytes
-    requests: tuple[int, ...]
-    tokens: tuple[int, ...]
-    money_taps: tuple[int, ...]
-    periods: tuple[tuple[int, int], ...]
-    has_alternatives: bool
-    settled: tuple[Settled, ...]
-    valid_until_ms: int
 
 
 class Joiner:
@@ -129,73 +156,68 @@ class Joiner:
         self._common = bulk(keys.epoch) + bulk(keys.sequence) + bulk(keys.live) + held
         self._settled_common = bulk(keys.epoch) + held
         self._who = bulk(epoch.encode()) + bulk(standpoint.worker_id.encode())
-        self._frames: dict[tuple[Shape, ...], _Frame] = {}
+        self._frames: dict[tuple[Shape, ...], Frame] = {}
 
     def join(self, rates: Rates, *parts: Part) -> Plan:
         """The plan of these parts, one after the other."""
         if len(parts) == 2:
-            # Nearly all plans: spelled out, since callers that take turns on endpoints have one made for each call.
+            # Nearly all plans: their bytes stay with their parts, and nothing is copied.
             one, other = parts
-            shapes = one.shape, other.shape
-            taps = one.taps + other.taps
-            keys, settled_keys = one.keys + other.keys, one.settled_keys + other.settled_keys
-        else:
-            shapes = tuple([each.shape for each in parts])
-            taps = tuple([tap for each in parts for tap in each.taps])
-            keys, settled_keys = (
-                b"".join([each.keys for each in parts]),
-                b"".join([each.settled_keys for each in parts]),
-            )
-        frame = self._frames.get(shapes)
-        if frame is None:
-            if len(self._frames) >= _MOST:
-                del self._frames[next(iter(self._frames))]
-            frame = self._frames[shapes] = self._frame(shapes)
+            frame = self._frames.get((one.shape, other.shape)) or self._framed(parts)
+            return Plan(
+                frame, rates, self.standpoint.epoch, parts, one.identities + other.identities,
+                one.keys, other.keys, one.settled_keys, other.settled_keys,
+            )  # fmt: skip
         return Plan(
-            taps,
+            self._frames.get(tuple([each.shape for each in parts])) or self._framed(parts),
             rates,
             self.standpoint.epoch,
-            frame.valid_until_ms,
-            frame.opening + self._common + keys,
-            len(frame.opening),
-            frame.claiming_opening,
-            frame.arguments,
-            frame.requests,
-            frame.tokens,
-            frame.money_taps,
-            frame.periods,
-            frame.has_alternatives,
-            frame.settled,
-            frame.settle_opening + settled_keys,
-            frame.settle_arguments,
+            parts,
+            tuple([name for each in parts for name in each.identities]),
+            b"".join([each.keys for each in parts]),
+            b"",
+            b"".join([each.settled_keys for each in parts]),
+            b"",
         )
 
-    def _frame(self, shapes: Sequence[Shape]) -> _Frame:
+    def _framed(self, parts: Sequence[Part]) -> Frame:
+        if len(self._frames) >= _MOST:
+            del self._frames[next(iter(self._frames))]
+        shapes = tuple([each.shape for each in parts])
+        frame = self._frames[shapes] = self._frame(shapes)
+        return frame
+
+    def _frame(self, shapes: Sequence[Shape]) -> Frame:
         starts: list[int] = []
         taps = keys = 0
         for each in shapes:
             starts.append(taps)
-            taps, keys = taps + each.taps, keys + each.keys
+            taps, keys = taps + len(each.forms), keys + each.keys
         at = list(zip(starts, shapes, strict=True))
-        settled = tuple((first + start, *rest) for start, each in at for first, *rest in each.settled)
+        settled = tuple(
+            (start + index, kind, window_ms, amount_class, per_token, which)
+            for start, each in at
+            for index, kind, window_ms, amount_class, per_token, which in each.settled
+        )
         reserve, settle = self.standpoint.scripts.reserve.by_digest, self.standpoint.scripts.settle.by_digest
         lasting = any(each.lasting for each in shapes)
         rows = b"".join([each.rows for each in shapes])
         size = entry_layout(len(settled)).size
-        return _Frame(
+        return Frame(
             # Four keys that all have, those of the counters, the request's own.
-            opening=_opening(reserve, 4 + keys + 1, 5),
-            claiming_opening=_opening(reserve, 4 + keys + 2, 5),
+            head=_opening(reserve, 4 + keys + 1, 5) + self._common,
+            claiming_head=_opening(reserve, 4 + keys + 2, 5) + self._common,
             arguments=self._who + bulk(rows) + b"$40\r\n",
-            settle_opening=_opening(settle, 2 + len(settled) + 1, 4) + self._settled_common,
+            settle_head=_opening(settle, 2 + len(settled) + 1, 4) + self._settled_common,
             settle_arguments=self._who + bulk(b"0" if lasting else b"3") + b"$%d\r\n" % size,
+            forms=tuple(form for each in shapes for form in each.forms),
             requests=tuple(start + index for start, each in at for index in each.requests),
             tokens=tuple(start + index for start, each in at for index in each.tokens),
             money_taps=tuple(start + index for start, each in at for index in each.money_taps),
             periods=tuple((start + index, begun) for start, each in at for index, begun in each.periods),
             has_alternatives=any(each.has_alternatives for each in shapes),
-            settled=settled,  # type: ignore[arg-type]
-            valid_until_ms=min((each.valid_until_ms for each in shapes), default=FOREVER_MS),
+            settled=settled,
+            valid_until_ms=min(each.valid_until_ms for each in shapes),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.counters.link import Link
 from gateway.counters.plan import Joiner, Plan, Standpoint
-from gateway.counters.remembered import Remembered
+from gateway.counters.remembered import Kept, Remembered
 from gateway.counters.taps import Part, part_of
 from policies.budgets import Rates, dearest
 from policies.catalog import Endpoint, Snapshot
@@ -35,15 +35,26 @@ class _OfEndpoint:
         """Whether a rule binds callers here alone."""
 
 
-class _OfCaller:
+class _OfCaller(Kept):
     """What a caller takes from wherever it calls, and the plan where it called last."""
 
     __slots__ = ("last", "part", "there")
 
     def __init__(self, part: Part) -> None:
+        super().__init__()
         self.part = part
         self.there: Part | None = None
         self.last: Plan | None = None
+
+
+class _OfPair(Kept):
+    """The plan of a caller on an endpoint on which a rule binds callers alone."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
 
 
 class Plans:
@@ -55,7 +66,7 @@ class Plans:
         self._indexes: Indexes | None = None
         self._endpoints: dict[tuple[str, int], _OfEndpoint] = {}
         self._callers: Remembered[_Who, _OfCaller] = Remembered(_CALLERS)
-        self._pairs: Remembered[tuple[_Who, str], Plan] = Remembered(_PAIRS)
+        self._pairs: Remembered[tuple[_Who, str], _OfPair] = Remembered(_PAIRS)
 
     @property
     def standpoint(self) -> Standpoint:
@@ -89,11 +100,15 @@ class Plans:
             known = _OfCaller(part_of(self._link.keys, draws, here.rates, now_ms))
             self._callers.put(who, known)
         if here.paired:
-            plan = self._pairs.get((who, endpoint.id))
-            if plan is None or plan.epoch != self._link.epoch or now_ms >= plan.valid_until_ms:
-                plan = self._pair(indexes, caller, endpoint, group, here, known.part, now_ms)
-                self._pairs.put((who, endpoint.id), plan)
-            return plan
+            pair = self._pairs.get((who, endpoint.id))
+            if (
+                pair is None
+                or pair.plan.epoch != self._link.epoch
+                or now_ms >= pair.plan.frame.valid_until_ms
+            ):
+                pair = _OfPair(self._pair(indexes, caller, endpoint, group, here, known.part, now_ms))
+                self._pairs.put((who, endpoint.id), pair)
+            return pair.plan
         plan = known.last
         if plan is None or known.there is not here.part or plan.epoch != self._link.epoch:
             plan = known.last = self._join(here.rates, here.part, known.part)

@@ -8,20 +8,29 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
+
+class Kept:
+    """What can be remembered: it knows whether it was asked for."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
 K = TypeVar("K")
-V = TypeVar("V")
+V = TypeVar("V", bound=Kept)
 
 
 class Remembered(Generic[K, V]):
     """Second chance: who was asked for since goes round once more."""
 
-    __slots__ = ("_asked", "_held", "_most", "_order")
+    __slots__ = ("_held", "_most", "_order")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: dict[K, V] = {}
         self._order: deque[K] = deque()
-        self._asked: set[K] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -30,7 +39,7 @@ class Remembered(Generic[K, V]):
         """What is remembered."""
         found = self._held.get(key)
         if found is not None:
-            self._asked.add(key)
+            found.asked = True
         return found
 
     def put(self, key: K, value: V) -> None:
@@ -45,11 +54,10 @@ class Remembered(Generic[K, V]):
         """Forget all."""
         self._held.clear()
         self._order.clear()
-        self._asked.clear()
 
     def _forget_one(self) -> None:
-        order, asked = self._order, self._asked
-        while order[0] in asked:
-            asked.discard(order[0])
+        held, order = self._held, self._order
+        while (eldest := held[order[0]]).asked:
+            eldest.asked = False
             order.rotate(-1)
-        del self._held[order.popleft()]
+        del held[order.popleft()]

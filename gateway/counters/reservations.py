@@ -176,7 +176,7 @@ class Reservations:
             claim = (link.keys.claim(caller.principal.id, digest), idempotency[1].encode())
         hold = Hold(
             self, future, plan, request_id, self._memory_prefix + request_id.encode(), prompt_tokens, output_tokens,
-            least_output, plan.rates.fixed(prompt_tokens) if plan.money_taps else 0, claim,
+            least_output, plan.rates.fixed(prompt_tokens) if plan.frame.money_taps else 0, claim,
         )  # fmt: skip
         if link.usable:
             self._ask(hold)
@@ -195,7 +195,7 @@ class Reservations:
             hold.top_up_plan = narrowed(self._plans.standpoint, hold.plan, hold.parts[0])
         plan = hold.top_up_plan
         hold.step += 1
-        if not plan.taps:
+        if not plan.identities:
             hold.granted_output += output_tokens
             future.set_result(output_tokens)
             return future
@@ -298,12 +298,12 @@ class Reservations:
         hold.granted_output = grant.output
         hold.parts = (positions, grant.remaining, grant.resets)
         hold.charges = hold.charges_at(positions, grant.output)
-        if plan.has_alternatives:
+        if plan.frame.has_alternatives:
             hold.group_id = charged_group(plan, positions)
-        for index in plan.money_taps:
+        for index in plan.frame.money_taps:
             position = positions[index]
             if position >= 0:
-                self._local.remember_left(plan.taps[index].key_at(position), grant.remaining[index])
+                self._local.remember_left(plan.key_at(index, position), grant.remaining[index])
         if hold.claim is not None:
             hold.charges.append(claim_charge(hold.claim))
         hold.write_headers()

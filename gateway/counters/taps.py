@@ -42,6 +42,14 @@ _ACTUALS = {
 _TOKEN_METRICS = (Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.TOTAL_TOKENS)
 
 
+Identity = tuple[str, str, str, str, str]
+"""Limit, subject, metric, key, kind."""
+Form = tuple[int, int, int, int]
+"""What the same draw of others has as well: amount class, per token, window, capacity."""
+Settled = tuple[int, int, int, int, int, int]
+"""What a settlement corrects: (index, kind, window, amount class, per token, which of the used amounts)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tap:
     """One draw as the script and the settlement see it."""
@@ -61,23 +69,19 @@ class Tap:
     end_ms: int
     next_end_ms: int
     observe: bool
-    identity: tuple[str, str, str, str, str]
-    """What a Charge begins with: limit, subject, metric, key, kind."""
+    identity: Identity
+    """What a Charge begins with."""
 
     def key_at(self, position: int) -> str:
         """The key that was charged at this position."""
         return self.next_key if self.kind == PERIOD and position != self.start_ms else self.key
 
 
-Settled = tuple[int, int, int, int, int, int]
-"""What a settlement corrects: (index, kind, window, amount class, per token, which of the used amounts)."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """All of a part but whose it is: equal for callers by the thousand, so made once and compared by identity."""
 
-    taps: int
+    forms: tuple[Form, ...]
     keys: int
     rows: bytes
     """The draws for the reservation's script."""
@@ -100,6 +104,8 @@ class Part:
 
     shape: Shape
     taps: tuple[Tap, ...]
+    """For what is rare. What every call looks at stands beside it, so that its caches hold more of it."""
+    identities: tuple[Identity, ...]
     keys: bytes
     """The names of the counters, as the reservation's script is given them."""
     settled_keys: bytes
@@ -128,7 +134,7 @@ def assembled(taps: Sequence[Tap], rows: Sequence[bytes], named: Sequence[tuple[
         if tap.draw.metric is not Metric.REQUESTS
     )
     shape = _shape(
-        len(taps),
+        tuple((tap.amount_class, tap.per_token, tap.window_ms, tap.draw.capacity) for tap in taps),
         sum(map(len, named)),
         b"".join(rows),
         tuple(index for index in shown if taps[index].draw.metric is Metric.REQUESTS),
@@ -144,6 +150,7 @@ def assembled(taps: Sequence[Tap], rows: Sequence[bytes], named: Sequence[tuple[
     return Part(
         shape,
         tuple(taps),
+        tuple(tap.identity for tap in taps),
         b"".join([bulk(key.encode()) for each in named for key in each]),
         b"".join([bulk(taps[each[0]].key.encode()) for each in settled]),
     )

@@ -73,14 +73,15 @@ def admitted_headers(
     `charged` holds a tap's position in its counter, or -1.
     """
     headers: list[tuple[bytes, bytes]] = []
-    for (limit, rest, reset), indexes in ((_REQUESTS, plan.requests), (_TOKENS, plan.tokens)):
+    frame = plan.frame
+    for (limit, rest, reset), indexes in ((_REQUESTS, frame.requests), (_TOKENS, frame.tokens)):
         best, least = -1, 0
         for index in indexes:
             if charged[index] >= 0 and (best < 0 or remaining[index] < least):
                 best, least = index, remaining[index]
         if best >= 0:
             headers += (
-                (limit, b"%d" % plan.taps[best].draw.capacity),
+                (limit, b"%d" % frame.forms[best][3]),
                 (rest, b"%d" % (least if least > 0 else 0)),
                 (reset, duration(resets[best])),
             )
