@@ -25,7 +25,7 @@ class Fallback:
     def decide(self, hold: Hold) -> None:
         """Admit or refuse what Redis was, or would have been, asked for."""
         future = hold.future
-        if future.done():
+        if future is None or future.done():
             return
         if hold.claim is not None:
             future.set_exception(
@@ -65,7 +65,7 @@ class Fallback:
         hold.local = hold.charges_at(found.positions, found.output)
         hold.group_id = charged_group(hold.plan, found.positions)
         hold.write_headers()
-        future.set_result(hold)
+        hold.give()
 
     def top_up(self, asked: TopUp) -> None:
         """Decide a top-up, whoever admitted the request."""

@@ -79,7 +79,8 @@ class Hold:
         claim: tuple[bytes, bytes] | None,
     ) -> None:
         self.home = home
-        self.future = future
+        self.future: Future[Hold] | None = future
+        """Who waits; None once it was answered with this."""
         self.plan = plan
         self.request_id = request_id
         self.memory = memory
@@ -109,6 +110,12 @@ class Hold:
         self.top_up_plan: Plan | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         """`x-ratelimit-*` of the tightest limits, `x-weighbridge-reserved`, and `-degraded` where it is."""
+
+    def give(self) -> None:
+        """Hand itself to whoever waits. Were the future kept, each admission would leave a cycle of 16 objects behind."""
+        future, self.future = self.future, None
+        if future is not None:
+            future.set_result(self)
 
     def write_headers(self) -> None:
         """Make the headers of a grant that is complete."""

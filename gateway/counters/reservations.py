@@ -257,10 +257,10 @@ class Reservations:
         link.succeeded(now_ms)
         if code == GRANTED:
             self._granted(hold, grant_of(reply))
-            if future.done():
+            if future is None or future.done():
                 self.settle(hold, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0)
             else:
-                future.set_result(hold)
+                hold.give()
         elif code == LOST:
             link.lost()
             self._decide_here(hold)
@@ -270,7 +270,7 @@ class Reservations:
             draws = [tap.draw for tap in hold.plan.taps]
             hold.plan = compile_plan(self._plans.standpoint, draws, hold.plan.rates, now_ms)
             self._ask(hold)
-        elif not future.done():
+        elif future is not None and not future.done():
             future.set_exception(_error(hold, reply))
 
     def unanswered(self, hold: Hold) -> None:

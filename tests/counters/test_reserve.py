@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import pytest
 from redis.asyncio import Redis
 
+from gateway.counters.hold import Hold
 from gateway.counters.reservations import Reservations
 from gateway.errors import BudgetExhausted, Forbidden, LimitExceeded
 from policies.budgets import Budget
@@ -279,3 +281,21 @@ async def test_a_window_outlives_its_last_charge_also_where_a_refusal_moved_it(
     async with Redis.from_url(redis_url) as client:
         (key,) = [each async for each in client.scan_iter(match="*:r:*")]
         assert await client.pttl(key) > 61 * 2000 // 60
+
+
+async def test_an_admission_leaves_no_cycle_behind_for_the_collector(worker: Reservations) -> None:
+    world = World(limits=(limit_of(Metric.TOTAL_TOKENS, 1000),))
+    await settle(worker, await world.reserve(worker, 10, 10), 5, 5)
+
+    def left() -> int:
+        return sum(type(each) is Hold for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        for _ in range(5):
+            await settle(worker, await world.reserve(worker, 10, 10), 5, 5)
+        assert left() <= before
+    finally:
+        gc.enable()
