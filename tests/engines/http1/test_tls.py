@@ -227,7 +227,7 @@ async def every(calls: list[Coroutine[Any, Any, None]]) -> None:
 
 @on("uvloop")
 async def test_the_whole_corpus_comes_to_the_same_over_tls_and_with_aiohttp(good: ssl.SSLContext) -> None:
-    limits = Timeouts(connect=10, first_byte=0.6, between=0.6, total=10)
+    limits = Timeouts(connect=10, first_byte=1.0, between=1.0, total=10)
 
     async def case(name: str, kind: Any, way: Any) -> None:
         steps, expected = CORPUS[name]
