@@ -23,7 +23,7 @@ from engines.transport import Resolve
 IDLE_SECONDS = 15.0
 MOST_IDLE = 256
 READ_BYTES = 1 << 16
-ANSWERS_A_TURN = 4
+ANSWERS_A_TURN = 2
 """How many answers that have much to give are read in a turn of the loop."""
 _TRUSTED_SECONDS = 1.0
 """An idle connection is looked at before use when it was idle for longer: upstreams close theirs after seconds."""
