@@ -1,7 +1,6 @@
 """When a worker has Python look for cycles: once a second among what is young, now and then among all, never during a call.
 
-Calls that come in a burst have more objects at once than the collector's own threshold, so it ran within every hundredth
-call and found them all in use: 2 % of a small deployment's CPU, 4 % with cold caches. What lives long (keys, callers'
+Calls that come in a burst have more objects at once than the collector's own threshold, and it would run within them. What lives long (keys, callers'
 parts, a new configuration) is set aside once there is much of it and has survived a look at all. It goes as ever when
 nobody holds it; of cycles only those would stay that calls were in which ran at that moment, so it waits for few of them.
 """
