@@ -1,6 +1,6 @@
-"""When a worker has Python look for cycles: once a second among what is young, now and then among all, never during a call.
+"""When a worker has Python look for cycles: once a second among what is young, now and then among all.
 
-Calls that come in a burst have more objects at once than the collector's own threshold, and it would run within them. What lives long (keys, callers'
+Calls that come in a burst have more objects at once than Python's own threshold, and it would look within them. What lives long (keys, callers'
 parts, a new configuration) is set aside once there is much of it and has survived a look at all. It goes as ever when
 nobody holds it; of cycles only those would stay that calls were in which ran at that moment, so it waits for few of them.
 """
