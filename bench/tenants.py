@@ -2,23 +2,26 @@
 
 Tenant A has one user's keys: it holds slow streams open, and then floods the worker with several times what it carries as well. Ten
 other tenants call once a second each, an engine whose first token takes a while. Said are the times of their first tokens, alone and
-beside A, and how A is answered. Each sends from a process of its own.
+beside A, and how A is answered. Each sends from a process of its own. On few cores the flood keeps loads and engines waiting too: the
+same calls straight to an engine of their own, in the same seconds, show how much of it is that.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from bench.books import Books, Oracle
 from bench.cells import CHUNKS, Cell
-from bench.deployment import Deployment
+from bench.deployment import ROOT, Deployment
 from bench.loader import Loader
 from bench.population import KEYS_A_USER
-from bench.processors import go_first, two_cores
+from bench.ports import free_port, until_open
+from bench.processors import go_first, pinned, two_cores
 
 USERS = 64
 OTHERS = 10
@@ -46,6 +49,8 @@ async def tenants(options: argparse.Namespace, home: Path) -> str:
         flooding = await _loader(stack, home / "a", cores[0])
         holding = await _loader(stack, home / "a", cores[0])
         others = await _loader(stack, home / "others", cores[0])
+        straight = await _loader(stack, home / "others", cores[0])
+        engine_port = await _engine(stack, home, cores[0])
         books = await Books.open(deployment.database_url, deployment.redis_url)
         stack.push_async_callback(books.close)
         oracle, port = Oracle(deployment.upstream_port), deployment.port
@@ -59,9 +64,12 @@ async def tenants(options: argparse.Namespace, home: Path) -> str:
 
         async def asked(name: str) -> str:
             nonlocal calls
-            found = await others.offer(OTHER, port, [(float(OTHERS), options.seconds)])
+            order = [(float(OTHERS), options.seconds)]
+            found, past = await asyncio.gather(
+                others.offer(OTHER, port, order), straight.offer(OTHER, engine_port, order)
+            )
             calls += found["statuses"].get("200", 0)
-            return _row(name, found)
+            return _row(name, found, past["phases"][0])
 
         rows = [await asked("nobody")]
         streams = asyncio.create_task(holding.run(SLOW, port, seconds=300, most=SLOW.concurrency, ramp=2.0))
@@ -85,8 +93,8 @@ async def tenants(options: argparse.Namespace, home: Path) -> str:
         [
             f"Capacity, 64 at once: {capacity:,.0f} calls/s. {OTHERS} others call once a second each; the engine's first token takes {FIRST_MS} ms.",
             "",
-            "| beside | others' calls: answered, turned away | first token: p50, p99, longest ms |",
-            "|---|---|---|",
+            "| beside | others' calls: answered, turned away | first token: p50, p99, longest ms | straight to an engine meanwhile |",
+            "|---|---|---|---|",
             *rows,
             "",
             (
@@ -105,10 +113,27 @@ async def _loader(stack: AsyncExitStack, keys: Path, core: int) -> Loader:
     return loader
 
 
-def _row(name: str, found: dict[str, Any]) -> str:
-    phase = found["phases"][0]
+async def _engine(stack: AsyncExitStack, home: Path, core: int) -> int:
+    """Start another upstream; its port."""
+    port, log = free_port(), home / "engine.log"
+    with pinned(core), log.open("wb") as into:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.faults.upstream", "--port", str(port), cwd=ROOT, stdout=into, stderr=into
+        )  # fmt: skip
+
+    async def end() -> None:
+        process.terminate()
+        await process.wait()
+
+    stack.push_async_callback(end)
+    await until_open(port, "engine", log)
+    return port
+
+
+def _row(name: str, found: dict[str, Any], straight: dict[str, Any]) -> str:
     turned = found["statuses"].get("503", 0) + found["statuses"].get("429", 0)
-    return (
-        f"| {name} | {found['statuses'].get('200', 0)}, {turned} "
-        f"| {phase['first_p50_ms']:.0f}, {phase['first_p99_ms']:.0f}, {phase['first_longest_ms']:.0f} |"
-    )
+    return f"| {name} | {found['statuses'].get('200', 0)}, {turned} | {_times(found['phases'][0])} | {_times(straight)} |"
+
+
+def _times(phase: dict[str, Any]) -> str:
+    return f"{phase['first_p50_ms']:.0f}, {phase['first_p99_ms']:.0f}, {phase['first_longest_ms']:.0f}"

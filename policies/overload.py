@@ -26,6 +26,11 @@ EACH_TURN = 4
 """So many calls of the line are begun in a turn of the loop, and one of them is of those that would go last."""
 LINE = 64
 """So many calls may wait in line."""
+TOLD_EACH_TURN = 64
+"""So many are told in a turn that they are turned away. Each calls again as soon as it knows, and more than a thousand who do keep
+the loop reading, turn after turn in one."""
+CALM_SECONDS = 1.0
+"""For so long after a line nothing is taken for a stall: it is the line's own doing."""
 LONGEST_STALL_MS = 500
 FORGOTTEN_MS = 10
 """What each look at the loop, fifty a second, takes of the stall that is taken into account."""
@@ -77,7 +82,7 @@ def begun(turn_ms: int) -> int:
 
 
 def stalled(before_ms: int, late_ms: int, standing: bool) -> int:
-    """How long the loop stood still lately, as it came round `late_ms` late; what a standing line makes of it is no stall."""
+    """How long the loop stood still lately, as it came round `late_ms` late; what a line makes of it is no stall."""
     late_ms = 0 if standing else late_ms
     return min(LONGEST_STALL_MS, max(0, late_ms, before_ms - FORGOTTEN_MS))
 

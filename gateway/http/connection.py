@@ -49,6 +49,10 @@ class Doorkeeper(Protocol):
         """The whole answer for a call that is not to be begun; None for any other."""
         ...
 
+    def waits(self, tell: Callable[[], None], /) -> bool:
+        """Whether such an answer is to wait until `tell` is called."""
+        ...
+
 
 class Connection(HttpToolsProtocol):
     """One client connection.
@@ -81,6 +85,8 @@ class Connection(HttpToolsProtocol):
     door: Doorkeeper | None = None
     passed_over = False
     """The present message was answered at the door: its body is dropped."""
+    owed = b""
+    """What was answered at the door and waits to be sent."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -112,6 +118,9 @@ class Connection(HttpToolsProtocol):
             super().on_body(held)
 
     def on_message_begin(self) -> None:
+        if self.owed:
+            # Nobody overtakes it.
+            self._pay()
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -147,7 +156,11 @@ class Connection(HttpToolsProtocol):
             self._refuse()
         elif door is not None and door.gate.guarded and (answer := self._answer_of(door)) is not None:
             self.passed_over = True
-            self.transport.write(answer)
+            # Whoever cannot call again is told at once.
+            if parser.should_keep_alive() and door.waits(self._pay):
+                self.owed = answer
+            else:
+                self.transport.write(answer)
         elif (
             self.url in self.hot
             and (before is None or before.response_complete)
@@ -272,6 +285,11 @@ class Connection(HttpToolsProtocol):
         if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
             return None
         return door(self.url, self.headers) if self.parser.get_method() == b"POST" else None
+
+    def _pay(self) -> None:
+        owed, self.owed = self.owed, b""
+        if owed and not self.transport.is_closing():
+            self.transport.write(owed)
 
     def _refuse(self) -> None:
         status = b"431 Request Header Fields Too Large" if self.head_overflow else b"400 Bad Request"

@@ -21,6 +21,7 @@ class Door:
 
     def __init__(self, gate: Gate, plane: DataPlane, calls: Mapping[str, Api]) -> None:
         self.gate = gate
+        self.waits = gate.waits
         self._plane = plane
         self._dialects = {path.encode(): api.dialect for path, api in calls.items()}
         self._answers = {

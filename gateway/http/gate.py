@@ -18,8 +18,10 @@ from gateway.http.credentials import read_credential
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Keys
 from policies.overload import (
+    CALM_SECONDS,
     EACH_TURN,
     FEW,
+    TOLD_EACH_TURN,
     Lateness,
     Level,
     begun,
@@ -81,7 +83,11 @@ class Gate:
         self._turn_at = 0.0
         self._left = 0
         """How many more calls may begin in this turn."""
+        self._told = 0
+        self._debts: deque[Callable[[], None]] = deque()
+        """Refusals that wait for a later turn."""
         self._looked_at = time.monotonic()
+        self._stood_at = 0.0
         self._stalled_ms = 0
         """How long the loop stood still lately without a line."""
         self.crowd = min(most_calls * 3 // 4, without_line(0))
@@ -107,19 +113,15 @@ class Gate:
         late_ms = max(0, int(late * 1000))
         self._lateness = seen(self._lateness, int(now * 1000), late_ms, self._late_ms)
         self._looked_at, self._coming = now, 0
-        self._stalled_ms = stalled(self._stalled_ms, late_ms, self._turning)
+        if self._turning:
+            self._stood_at = now
+        self._stalled_ms = stalled(self._stalled_ms, late_ms, now - self._stood_at < CALM_SECONDS)
         self.guarded = self._turning or self._lateness.level is not Level.CALM
         self.crowd = min(self._most * 3 // 4, without_line(running))
 
     async def enter(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> None:
         """Return when the call with this head may begin; raises Overloaded. `running` and `count` as for `turns_away`."""
-        loop = asyncio.get_running_loop()
-        if not self._turning:
-            self.guarded = self._turning = True
-            self._turn_at, self._left = time.monotonic(), EACH_TURN
-            late_ms = int((self._turn_at - self._looked_at - TICK_SECONDS) * 1000)
-            self._stalled_ms = stalled(self._stalled_ms, late_ms, False)
-            loop.call_soon(self._turn, loop)
+        self._stand()
         if self._full(len(self._light) + len(self._others), headers, running, count):
             raise Overloaded(self.turned_away())
         if self._left > 0 and not self._light and not self._others:
@@ -130,7 +132,7 @@ class Gate:
             # Past all the others at once; the next turn has so many fewer.
             self._left -= 1
             return
-        place: asyncio.Future[None] = loop.create_future()
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._light if light else self._others).append(place)
         await place
 
@@ -143,6 +145,28 @@ class Gate:
         away = self._full(waiting, headers, running, count)
         self._coming += not away
         return away
+
+    def waits(self, tell: Callable[[], None]) -> bool:
+        """Whether somebody is told in a later turn that he is turned away; `tell` is called then."""
+        self._told += 1
+        if self._told <= TOLD_EACH_TURN:
+            return False
+        self._debts.append(tell)
+        self._stand()
+        return True
+
+    def _stand(self) -> None:
+        """From now on turns are counted, until nobody waits."""
+        if self._turning:
+            return
+        now = time.monotonic()
+        self.guarded = self._turning = True
+        self._turn_at, self._left = now, EACH_TURN
+        late_ms = int((now - self._looked_at - TICK_SECONDS) * 1000)
+        self._stalled_ms = stalled(self._stalled_ms, late_ms, now - self._stood_at < CALM_SECONDS)
+        self._stood_at = now
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._turn, loop)
 
     def _full(self, waiting: int, headers: Headers, running: Mapping[Any, Exchange], count: int) -> bool:
         level = overloaded(self._lateness, waiting, self._stalled_ms, count, self._most)
@@ -163,7 +187,10 @@ class Gate:
                 place.set_result(None)
                 left -= 1
         self._left = left
-        self._turning = left <= 0
+        self._told = min(TOLD_EACH_TURN, len(self._debts))
+        for _ in range(self._told):
+            self._debts.popleft()()
+        self._turning = left <= 0 or bool(self._debts)
         if self._turning:
             loop.call_soon(self._turn, loop)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -177,6 +177,15 @@ async def test_who_is_turned_away_at_the_door_is_answered_in_turn_and_may_call_a
 
         def __call__(self, target: bytes, headers: object) -> bytes | None:
             return full if target == b"/full" else None
+
+        def waits(self, tell: Callable[[], None]) -> bool:
+            # Every second one is told later.
+            self.asked += 1
+            if self.asked % 2:
+                asyncio.get_running_loop().call_later(0.01, tell)
+            return bool(self.asked % 2)
+
+        asked = 0
 
     monkeypatch.setattr(Connection, "door", Door())
     last = OURS + b"connection: close\r\n\r\n{}"

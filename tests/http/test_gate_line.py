@@ -13,7 +13,7 @@ from gateway.errors import GatewayError
 from gateway.http.gate import Gate, Overloaded
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Keys
-from policies.overload import AT_ONCE, EACH_TURN, LINE
+from policies.overload import AT_ONCE, EACH_TURN, LINE, TOLD_EACH_TURN
 
 
 class Known:
@@ -109,6 +109,23 @@ async def test_what_a_line_does_not_hold_is_turned_away_the_flood_first_and_told
     assert crowd.told == {"overloaded": 6}
     await crowd.end()
     assert not crowd.turned_away("flood")
+
+
+async def test_a_turn_tells_so_many_that_they_are_turned_away_and_the_next_ones_tell_the_rest() -> None:
+    crowd = Crowd()
+    told: list[int] = []
+    waiting = [
+        number
+        for number in range(2 * TOLD_EACH_TURN + 1)
+        if crowd.gate.waits(lambda n=number: told.append(n))
+    ]
+    assert len(waiting) == TOLD_EACH_TURN + 1
+    assert told == []
+    await crowd.turns(1)
+    assert told == waiting[:TOLD_EACH_TURN]
+    await crowd.turns(1)
+    assert told == waiting
+    assert not crowd.gate.waits(lambda: None)
 
 
 async def test_who_leaves_while_in_line_takes_nobodys_turn() -> None:
