@@ -77,9 +77,10 @@ class OpenAIEngine:
 
     async def complete(self, call: Call) -> Completed:
         """The whole answer; raises EngineError."""
-        path, sent = self._asked(call)
+        path, sent = (call.path, call.body) if call.path in self._spoken else self._asked(call)
         body = self._body(call, path, sent, stream=False)
-        response = await self.transport.post(path.removeprefix(self._below), body, call.headers)
+        below = path.removeprefix(self._below) if self._below else path
+        response = await self.transport.post(below, body, call.headers)
         if response.status != 200:
             raise _refused(response.status, response.body, response.headers)
         told = response.body
@@ -184,10 +185,11 @@ class OpenAIEngine:
 
     def _encoded(self, call: Call, body: dict[str, Any]) -> bytes:
         """The body with what keeps callers of a vLLM apart."""
-        if self.is_vllm and call.cache_salt is not None:
-            body["cache_salt"] = call.cache_salt
-        if self.is_vllm and call.priority is not None:
-            body["priority"] = call.priority
+        if self.is_vllm:
+            if call.cache_salt is not None:
+                body["cache_salt"] = call.cache_salt
+            if call.priority is not None:
+                body["priority"] = call.priority
         return _encode(body)
 
 

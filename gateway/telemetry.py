@@ -171,7 +171,9 @@ class Telemetry:
         if tally is None:
             tally = self._tallies[name] = Tally()
         tally.ended[exchange.api, status] += 1
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        # As `prompt_tokens` and `completion_tokens`, without two calls for every request.
+        prompt = usage.fresh_input + usage.cache_read + usage.cache_write
+        completion = usage.output + usage.reasoning
         tally.prompt_tokens += prompt
         tally.completion_tokens += completion
         tally.cost_nano_usd += cost_nano_usd

@@ -56,11 +56,12 @@ def inclusive(
     source: UsageSource = UsageSource.REPORTED,
 ) -> Usage:
     """Counts of those who include cached tokens in the prompt and reasoning in the completion: OpenAI, vLLM, Azure."""
+    fresh, output = prompt - cache_read - cache_write, completion - reasoning
     return Usage(
-        max(0, prompt - cache_read - cache_write),
+        fresh if fresh > 0 else 0,
         cache_read,
         cache_write,
-        max(0, completion - reasoning),
+        output if output > 0 else 0,
         reasoning,
         source,
     )

@@ -34,6 +34,8 @@ class Outbox:
         self._retry: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+        self._awaited = False
+        """Somebody waits for the end of them."""
 
     def __len__(self) -> int:
         return len(self._errands)
@@ -73,6 +75,7 @@ class Outbox:
         try:
             async with asyncio.timeout(seconds):
                 while self._errands:
+                    self._awaited = True
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
@@ -89,9 +92,7 @@ class Outbox:
         errand.in_flight = False
         if isinstance(reply, bytes):
             if reply[0] != LOST:
-                self._errands.pop(errand, None)
-                if not self._errands:
-                    self._empty.set()
+                self.taken(errand)
                 errand.done(reply)
                 return
             self.link.lost()
@@ -104,12 +105,18 @@ class Outbox:
             self.link.failed()
             self._later()
 
+    def taken(self, errand: Errand) -> None:
+        """It is done."""
+        self._errands.pop(errand, None)
+        if self._awaited and not self._errands:
+            self._empty.set()
+
     def _send(self, errand: Errand, *, spelled_out: bool = False) -> None:
         link = self.link
         keys, entries = errand.body(link.epoch)
         mode = errand.mode
         if not entries and mode not in (VOID, ASK) and not errand.lasting:
-            self._forget(errand)
+            self.taken(errand)
             errand.done(b"\1")
             return
         script = link.scripts.settle
@@ -120,11 +127,6 @@ class Outbox:
         errand.in_flight = True
         errand.sent_in = link.epoch
         link.connection.send(script.spelled_out(data) if spelled_out else data, errand)
-
-    def _forget(self, errand: Errand) -> None:
-        self._errands.pop(errand, None)
-        if not self._errands:
-            self._empty.set()
 
     def _later(self) -> None:
         if self._retry is None:

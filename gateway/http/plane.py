@@ -28,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.http.answering import answer_whole
 from gateway.http.connection import BODY, CONNECTION, TASK, Connection
-from gateway.http.credentials import read_credential
+from gateway.http.credentials import MAX_CREDENTIAL, read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.gate import Gate, Overloaded
 from gateway.http.large import LARGE, LargeBodies
@@ -247,6 +247,19 @@ class _Head(msgspec.Struct, frozen=True, gc=False):
 def _head(scope: Scope) -> _Head:
     """Raises for a body that is not plain JSON or too large, and for headers that make no sense."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
+    named = dict(headers)
+    if len(named) == len(headers) and _RARE.isdisjoint(named):
+        # Nearly all: a key, a small body of JSON, and what nobody reads. Half of what it takes to look at each field.
+        told, length = named.get(b"authorization", b""), named.get(b"content-length", b"0")
+        if (
+            told[:7] == b"Bearer "
+            and named.get(b"content-type") == b"application/json"
+            and len(told) <= 7 + MAX_CREDENTIAL
+            and _SECRET.fullmatch(told, 7)
+            and len(length) < len(str(MAX_BODY))
+            and length.isdigit()
+        ):
+            return _Head(told[7:].decode("ascii"), None, False, None, None, 0, ANYTHING, _NO_ANTHROPIC)
     group = idempotency = sticky = None
     anthropic: dict[str, str] = {}
     batch = False
@@ -298,6 +311,9 @@ _READ = frozenset(
     }
 )  # fmt: skip
 """Those that are looked at: clients send a dozen others, none of which is compared with each of these."""
+_RARE = (_READ - {b"content-type", b"content-length"}) | {b"x-api-key", b"api-key"}
+_SECRET = re.compile(rb"[!-~]+")
+_NO_ANTHROPIC: dict[str, str] = {}
 
 
 def _seconds(value: bytes) -> int:

@@ -54,10 +54,12 @@ def attempt_record(
     outcome: str,
     status: int | None = None,
     error_code: str | None = None,
+    now: int = 0,
+    now_ms: int = 0,
 ) -> Attempt:
-    """The record of the present attempt as it ends."""
+    """The record of the present attempt as it ends: at `now`, where the clocks were read already."""
     began, first = exchange.dispatched_ns, exchange.first_byte_ns
-    now = line.monotonic_ns()
+    now = now or line.monotonic_ns()
     took_us = (now - began) // 1000
     if outcome == CACHED:
         cost = entity.price.per_cache_hit
@@ -71,7 +73,7 @@ def attempt_record(
         entity_id=entity.id,
         entity_name=entity.name,
         model=entity.model,
-        started_at_ms=line.wall_ms() - (now - began) // 1_000_000,
+        started_at_ms=(now_ms or line.wall_ms()) - (now - began) // 1_000_000,
         first_byte_us=None if first is None else (first - began) // 1000,
         duration_us=took_us,
         outcome=outcome,

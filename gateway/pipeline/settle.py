@@ -49,10 +49,12 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
     usage = _usage(exchange)
     if status == "ok":
         _doubt(exchange)
-    number = line.spool.numbered + 1
-    end = settlement(line, exchange, status, error_code=error_code, usage=usage, number=number)
-    line.spool.append(end)
-    line.spool.numbered = number
+    spool = line.spool
+    number = spool.numbered + 1
+    now_ns = line.monotonic_ns()
+    end = settlement(line, exchange, status, error_code=error_code, usage=usage, number=number, now_ns=now_ns)
+    spool.append(end)
+    spool.numbered = number
     if exchange.slot >= 0:
         line.spool.running.end(exchange.slot)
     if exchange.lease is not None:
@@ -73,7 +75,7 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
         cost_nano_usd=cost,
         number=number,
     )
-    line.observer.settled(exchange, status, usage, cost, line.monotonic_ns() - exchange.received_ns)
+    line.observer.settled(exchange, status, usage, cost, now_ns - exchange.received_ns)
 
 
 def settlement(
@@ -84,8 +86,11 @@ def settlement(
     error_code: str | None = None,
     usage: Usage | None = None,
     number: int = 0,
+    now_ns: int = 0,
 ) -> Settlement:
     """How the request ends, if it ends now."""
+    now_ns = now_ns or line.monotonic_ns()
+    ended_ms = line.wall_ms()
     last = None
     hit = exchange.cache == HIT
     if exchange.entity is not None and (exchange.dispatched or hit):
@@ -96,18 +101,20 @@ def settlement(
             _usage(exchange) if usage is None else usage,
             outcome=CACHED if hit else status,
             error_code=error_code,
+            now=now_ns,
+            now_ms=ended_ms,
         )
     received, first = exchange.received_ns, exchange.first_byte_ns
     return Settlement(
         request_id=exchange.id,
-        ended_at_ms=line.wall_ms(),
+        ended_at_ms=ended_ms,
         status=status,
         http_status=exchange.http_status,
         error_code=error_code,
         finish_reason=exchange.finish_reason,
         stopped_by=exchange.stopped_by,
         first_byte_us=None if first is None else (first - received) // 1000,
-        duration_us=(line.monotonic_ns() - received) // 1000,
+        duration_us=(now_ns - received) // 1000,
         queue_us=exchange.queue_ns // 1000,
         cache_hit=hit,
         last=last,

@@ -19,13 +19,13 @@ def needs(request: ModelRequest, endpoint: Endpoint) -> Ask:
         default_max_tokens=endpoint.default_max_tokens,
         n=request.n,
     )
-    return Ask(estimated_prompt(request, endpoint), output, least)
+    estimate = prompt_estimate(request.text_bytes, request.messages, endpoint.estimate_milli)
+    return Ask(estimate + request.token_ids, output, least)
 
 
 def estimated_prompt(request: ModelRequest, endpoint: Endpoint) -> int:
     """The tokens that the input is taken for while nobody has counted them."""
-    estimate = prompt_estimate(request.text_bytes, request.messages, endpoint.estimate_milli)
-    return estimate + request.token_ids
+    return needs(request, endpoint).prompt_tokens
 
 
 def weighed(exchange: Exchange, ask: Ask, seen: Sequence[int], share_percent: int) -> Weighed:

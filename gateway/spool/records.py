@@ -215,10 +215,11 @@ class Refusal(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
 
 Record = Intent | Progress | Attempt | Settlement | Refusal
 
-_encoder = msgspec.msgpack.Encoder()
+encoded = msgspec.msgpack.Encoder().encode
+"""A record's payload."""
 
 
 def frame(record: Record) -> bytes:
     """The bytes to append for one record."""
-    payload = _encoder.encode(record)
+    payload = encoded(record)
     return HEAD.pack(len(payload), zlib.crc32(payload)) + payload

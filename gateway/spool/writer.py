@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import UUID, uuid4
+from zlib import crc32
 
 from gateway.errors import Unavailable
-from gateway.spool.records import Intent, Progress, Record, frame
+from gateway.spool.records import HEAD, Intent, Progress, Record, encoded, frame
 from gateway.spool.running import RunningTable
 from gateway.spool.segments import (
     LARGEST_FRAME,
@@ -123,8 +124,11 @@ class SpoolWriter:
                 if not self._write_waiting():
                     self._wait(record, frame(record))
                     return
-        data = frame(record)
-        size = len(data)
+        payload = encoded(record)
+        # As `frame` does, which a call saved: two records are appended for every call.
+        size = len(payload)
+        data = HEAD.pack(size, crc32(payload)) + payload
+        size += HEAD.size
         if size > LARGEST_FRAME:
             raise ValueError(f"a record of {size} bytes is too large for the spool")
         try:

@@ -70,7 +70,8 @@ class FollowedCatalog:
         self._poll_seconds = poll_seconds
         self._unconfirmed_seconds = unconfirmed_seconds
         self._monotonic = monotonic
-        self._snapshot: Snapshot | None = None
+        self.latest: Snapshot | None = None
+        """The present snapshot however old it is; for those who only look."""
         self._stale_at: datetime | None = None
         self._seen = -1
         self._good_until = 0.0
@@ -83,22 +84,17 @@ class FollowedCatalog:
     @property
     def snapshot(self) -> Snapshot:
         """The present snapshot; raises Unavailable while there is none or it was not confirmed for 15 minutes."""
-        if self._snapshot is None or self._monotonic() > self._good_until:
+        if self.latest is None or self._monotonic() > self._good_until:
             raise Unavailable(
                 "The gateway cannot confirm its configuration: PostgreSQL is away. Try again in a moment.",
                 retry_after_seconds=5,
             )
-        return self._snapshot
-
-    @property
-    def latest(self) -> Snapshot | None:
-        """The present snapshot however old it is; for those who only look."""
-        return self._snapshot
+        return self.latest
 
     @property
     def confirmed_seconds_ago(self) -> float | None:
         """How long ago the snapshot was last known to be the newest; None before the first."""
-        if self._snapshot is None:
+        if self.latest is None:
             return None
         return max(0.0, self._monotonic() - (self._good_until - self._unconfirmed_seconds))
 
@@ -111,7 +107,7 @@ class FollowedCatalog:
         self._task = asyncio.create_task(self._follow(), name="catalog")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(first_seconds):
-                while self._snapshot is None:
+                while self.latest is None:
                     await self._next_round()
 
     async def stop(self) -> None:
@@ -210,7 +206,7 @@ class FollowedCatalog:
                 **{name: await connection.fetch(_current(name)) for name in IN_SNAPSHOT},
             )
         built: Built = await asyncio.to_thread(build, loaded, now)
-        self._snapshot, self._stale_at, self._seen = built.snapshot, built.stale_at, version
+        self.latest, self._stale_at, self._seen = built.snapshot, built.stale_at, version
         self._tell(())
 
     def _tell(self, touched: Iterable[str]) -> None:

@@ -86,7 +86,12 @@ class StoredKeys:
             fingerprint = hashlib.sha256(credential.encode()).digest()
         except UnicodeEncodeError:
             return None
-        return self._standing(fingerprint)
+        # As `_standing`, which a call saved: this runs for every request.
+        found = self._known.get(fingerprint)
+        if found is None or self._clock() >= found.expires_at:
+            return None
+        self._note(found.key_id)
+        return found.caller if found.snapshot is self._catalog.latest else self._renew(found)
 
     def _standing(self, fingerprint: bytes) -> Caller | None:
         found = self._known.get(fingerprint)

@@ -8,7 +8,7 @@ from gateway.http.openai.embeddings import read_embedding
 from gateway.http.openai.requests import read_chat, read_completion
 from gateway.http.plane import Api
 
-CHAT = Api("openai.chat", Dialect.OPENAI, lambda body, endpoint: read_chat(body, model=endpoint))
+CHAT = Api("openai.chat", Dialect.OPENAI, read_chat)
 COMPLETIONS = Api(
     "openai.completions", Dialect.OPENAI, lambda body, endpoint: read_completion(body, model=endpoint)
 )

@@ -32,6 +32,8 @@ PICTURE_TOKENS = 1_600
 """What a picture reserves; the provider's own count is charged."""
 _INLINE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,", re.ASCII)
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_COMMON = {"role", "content"}
+_SPEAKERS = ("user", "assistant", "system")
 _MESSAGE_FIELDS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call", "reasoning_content"}
 )
@@ -60,7 +62,7 @@ _CHAT = (
 _TEXT = _SAMPLING | CONSUMED | {"prompt", "echo", "suffix", "response_format"}
 
 
-def read_chat(body: dict[str, Any], *, model: str | None = None) -> ModelRequest:
+def read_chat(body: dict[str, Any], model: str | None = None) -> ModelRequest:
     """A chat completion request; `model` names the endpoint where the path does. Raises BadRequest."""
     messages = body.get("messages")
     if type(messages) is not list or not messages:
@@ -68,8 +70,18 @@ def read_chat(body: dict[str, Any], *, model: str | None = None) -> ModelRequest
     text_bytes = 0
     pictures: list[str] = []
     for index, message in enumerate(messages):
+        content = message.get("content") if type(message) is dict else None
+        if (
+            type(content) is str
+            and content.isascii()
+            and message.keys() == _COMMON
+            and message["role"] in _SPEAKERS
+        ):
+            # Nearly all there are, without a call for each.
+            text_bytes += len(content)
+            continue
         text_bytes += _message_bytes(message, index)
-        if type(message.get("content")) is list:
+        if type(content) is list:
             pictures += _pictures(message)
     if "tools" in body:
         text_bytes += _tools_bytes(body["tools"])
@@ -111,7 +123,7 @@ def _request(
 ) -> ModelRequest:
     unknown = () if body.keys() <= known else unknown_fields(body, known)
     model = endpoint_named(body, model)
-    stream = flag(body, "stream")
+    stream = "stream" in body and flag(body, "stream")
     show_usage = show_running = False
     if "stream_options" in body:
         show_usage, show_running = _stream_options(body, stream=stream)
