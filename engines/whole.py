@@ -59,18 +59,19 @@ class Ends(msgspec.Struct, frozen=True, gc=False):
     after: bytes
     """From the usage on."""
 
-    def usage(self, data: bytes, stem: bytes) -> tuple[int, Count] | None:
-        """Where the event of the usage begins, and what it says."""
-        after = self.after
-        if not data.endswith(after):
+    def find(self, data: bytes) -> tuple[bytes, int, Count] | None:
+        """What all events begin with, where the event of the usage begins, and what it says."""
+        found, after = self.stem(data), self.after
+        if found is None or not data.endswith(after):
             return None
+        stem = found[0]
         at = data.rfind(CLOSING, -len(after) - _NEAR)
         begins = at - len(stem)
         if begins < 0 or not data.startswith(stem, begins):
             return None
         simple = _three_counts(data, at + len(CLOSING), len(data) - len(after))
         if simple is not None:
-            return begins, Count(int(simple[1]), int(simple[2]))
+            return stem, begins, Count(int(simple[1]), int(simple[2]))
         told = data[at + len(CLOSING) : -len(after)]
         if not told.isascii() or b"\n" in told or b"\r" in told:
             return None
@@ -78,7 +79,7 @@ class Ends(msgspec.Struct, frozen=True, gc=False):
             count = believed(_decode_usage(told))
         except msgspec.MsgspecError:
             return None
-        return None if count is None else (begins, count)
+        return None if count is None else (stem, begins, count)
 
 
 class Plain:
@@ -97,14 +98,10 @@ class Plain:
 
     def read(self, data: bytes, limit: int, show_usage: bool, show_running: bool) -> Whole | None:
         ends = self._ends
-        found = ends.stem(data)
-        if found is None:
-            return None
-        stem = found[0]
-        told = ends.usage(data, stem)
+        told = ends.find(data)
         if told is None:
             return None
-        until, count = told
+        stem, until, count = told
         head = stem + ends.before
         between = self._tail + head
         opening = self._opening + head
@@ -162,14 +159,10 @@ class Counted:
 
     def read(self, data: bytes, limit: int, show_usage: bool, show_running: bool) -> Whole | None:
         ends, tail = self._ends, self._tail
-        found = ends.stem(data)
-        if found is None:
-            return None
-        stem = found[0]
-        told = ends.usage(data, stem)
+        told = ends.find(data)
         if told is None:
             return None
-        until, count = told
+        stem, until, count = told
         prompt, completion = count.prompt, count.completion
         if prompt + _MOST > MOST_COUNTED:
             return None
