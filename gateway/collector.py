@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 YOUNG = 5_000
 """Objects more than there were, at which Python looks at these by itself: some 5 ms."""
-MUCH = 20_000
-"""Objects that are set aside together: looking at them once takes some 20 ms."""
+LONG_SECONDS = 0.01
+"""Of the processor's time, for one look at all: what takes longer is set aside together. Some 10,000 to 20,000 objects."""
 FEW = 100
 """Calls under way."""
 _PAUSE_SECONDS = 10.0
@@ -25,10 +25,16 @@ _PAUSE_TIMES = 200
 class Collector:
     """One process's."""
 
-    def __init__(self, running: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        running: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.thread_time,
+    ) -> None:
         """`running` tells how many calls are under way. What there is now is set aside at once."""
         self._running = running
         self._clock = clock
+        self._spent = spent
         self._next = 0.0
         gc.collect()
         gc.freeze()
@@ -40,7 +46,11 @@ class Collector:
         if began < self._next:
             gc.collect(1)
             return
+        spent = self._spent()
         gc.collect()
+        took = self._spent() - spent
         self._next = began + max(_PAUSE_SECONDS, _PAUSE_TIMES * (self._clock() - began))
-        if self._running() <= FEW and len(gc.get_objects(generation=2)) >= MUCH:
+        # Never by a list of all objects (gc.get_objects): a tuple that another thread is making must have no other holder,
+        # or Python fails there with a SystemError.
+        if took >= LONG_SECONDS and self._running() <= FEW:
             gc.freeze()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.collector import FEW, MUCH, Collector
+from gateway.collector import FEW, LONG_SECONDS, Collector
+
+MUCH = 20_000
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +28,14 @@ class _Cycle:
         self.own = self
 
 
-def test_much_that_lives_long_is_set_aside_while_few_calls_run_and_goes_as_ever() -> None:
-    now, running = [0.0], [FEW + 1]
-    collector = Collector(lambda: running[0], lambda: now[0])
+def test_what_takes_long_to_look_at_is_set_aside_while_few_calls_run_and_goes_as_ever() -> None:
+    now, running, spent, look = [0.0], [FEW + 1], [0.0], [LONG_SECONDS]
+
+    def clock_of_the_processor() -> float:
+        spent[0] += look[0]
+        return spent[0]
+
+    collector = Collector(lambda: running[0], lambda: now[0], clock_of_the_processor)
     before = gc.get_freeze_count()
     much = [[number] for number in range(MUCH)]
     collector.turn()
@@ -40,11 +49,30 @@ def test_much_that_lives_long_is_set_aside_while_few_calls_run_and_goes_as_ever(
     much.clear()
     assert gc.get_freeze_count() < before + MUCH
     little = [[number] for number in range(100)]
+    look[0] = LONG_SECONDS / 2
     now[0] += 10.0
     after = gc.get_freeze_count()
     collector.turn()
     assert gc.get_freeze_count() <= after
     assert len(little) == 100
+
+
+def test_a_tuple_that_another_thread_is_making_is_left_alone() -> None:
+    """A list of all objects would hold it, and Python fails where it grows a tuple that something else holds."""
+    now, turns, interval = [0.0], 0, sys.getswitchinterval()
+    collector = Collector(lambda: 0, lambda: now[0], lambda: 0.0)
+    sys.setswitchinterval(1e-4)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            making = pool.submit(lambda: [tuple(sum(range(20_000)) for _ in range(37)) for _ in range(40)])
+            while not making.done():
+                now[0] += 10.0
+                collector.turn()
+                turns += 1
+        assert {len(each) for each in making.result()} == {37}
+        assert turns > 1
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_cycle_of_the_last_second_is_found_in_every_turn() -> None:
