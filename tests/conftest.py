@@ -84,6 +84,19 @@ def pytest_runtest_protocol(
             _turn.end()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the gateway's processes said last where a test of theirs fails: they only name a request id to callers."""
+    report = yield
+    if report.failed and isinstance(call.excinfo, pytest.ExceptionInfo):
+        for name, value in getattr(item, "funcargs", {}).items():
+            if callable(said := getattr(value, "ends_of_logs", None)):
+                report.sections.append((f"logs of {name}", str(said(40))))
+    return report
+
+
 def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 
