@@ -1,7 +1,11 @@
-"""Decode what an upstream sent: valid UTF-8 and JSON of the expected shape, or Garbled."""
+"""Decode what an upstream sent: valid UTF-8 and JSON of the expected shape, or Garbled.
+
+Half a character, as servers write it that cut texts between two UTF-16 units, is read as U+FFFD: the rest of an answer is not lost.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +14,10 @@ import msgspec
 from engines.errors import Garbled
 
 T = TypeVar("T")
+_ESCAPE = re.compile(
+    rb"\\(?:(?P<whole>u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 
 
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
@@ -19,4 +27,14 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
             body.decode()
         return decode(body)
     except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
-        raise Garbled("an answer is not JSON of the expected shape") from exc
+        return _without_halves(decode, body, exc)
+
+
+def _without_halves(decode: Callable[[bytes], T], body: bytes, why: Exception) -> T:
+    whole = _ESCAPE.sub(lambda found: rb"\ufffd" if found["half"] else found[0], body)
+    try:
+        if whole != body and not isinstance(why, UnicodeDecodeError):
+            return decode(whole)
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    raise Garbled("an answer is not JSON of the expected shape") from why

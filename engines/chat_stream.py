@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from engines.answer_json import decoded
 from engines.errors import EngineError, Garbled
 from engines.forms import Forms, without_usage
 from engines.likeness import Likeness, Run
@@ -47,6 +48,7 @@ class ChatStream:
         "_likeness",
         "_quick",
         "_sample",
+        "_untold",
         "counted",
         "distrusted",
         "done",
@@ -96,6 +98,8 @@ class ChatStream:
         self._kept: list[bytes] = []
         """The beginning of what arrived, up to KEPT bytes and the read that goes beyond."""
         self._sample = b""
+        self._untold = b""
+        """The last event with a count and more than that, where the client is to have the count in one of its own."""
         self._each: dict[int, int] = {}
         self._likeness: Likeness | None = None
         self._lessons = _LESSONS
@@ -306,13 +310,13 @@ class ChatStream:
             return b""
         if payload == _DONE:
             self.done = True
-            return b""
+            return self._usage_event() if self._untold else b""
         try:
             if not payload.isascii():
                 payload.decode()
             answer = decode_answer(payload)
-        except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
-            raise Garbled("an event is not JSON of the expected shape") from exc
+        except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+            answer = decoded(decode_answer, payload)
         if answer.error is not NO_ERROR and answer.failed:
             raise ErrorEvent("the upstream reported an error in its stream")
         shown = self._passed(payload, answer)
@@ -352,15 +356,24 @@ class ChatStream:
         for choice in choices:
             if choice.finish_reason is not None:
                 self.finish_reason = choice.finish_reason
-        if not self._sample:
+        if choices and not self._sample:
             self._sample = payload
             self.model = answer.model
         if usage is not None:
             if not choices:
+                self._untold = b""
                 return b"data: %b\n\n" % payload if self.show_usage else b""
             if not self.show_running:
+                if self.show_usage:
+                    self._untold = payload
                 payload = without_usage(payload)
         return b"data: %b\n\n" % payload
+
+    def _usage_event(self) -> bytes:
+        """The count that came with other things, in an event of its own: providers differ, and clients look there."""
+        told = decoded(msgspec.json.decode, self._untold)
+        told["choices"] = []
+        return b"data: %b\n\n" % msgspec.json.encode(told)
 
     def _of_each(self, count: Count, choices: list[Choice]) -> int:
         """Output tokens of all choices with this event: a running count is each choice's own."""

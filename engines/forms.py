@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from engines.answer_json import decoded
 from engines.likeness import COMPLETION, Likeness
 from engines.messages import Count, WireUsage, believed, decode_answer
 from engines.whole import CLOSING, DONE, TOTAL, USAGE, Counted, Ends, Plain, Whole
@@ -181,6 +182,6 @@ def without_usage(payload: bytes) -> bytes:
             pass
         else:
             return payload[:at] + b"}"
-    value = msgspec.json.decode(payload)
+    value = decoded(msgspec.json.decode, payload)
     value.pop("usage", None)
     return msgspec.json.encode(value)

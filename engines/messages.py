@@ -30,9 +30,9 @@ class WireUsage(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What a stream's event adds to a message."""
+    """What a stream's event adds to a message; its content is a text, or comes in parts."""
 
-    content: str | None = None
+    content: str | list[msgspec.Raw] | None = None
     tool_calls: list[msgspec.Raw] | None = None
     reasoning_content: str | None = None
 

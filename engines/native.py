@@ -75,7 +75,7 @@ class NativeEngine:
                 raise self._refused(opened.status, await opened.rest(), opened.headers)
             finally:
                 opened.close()
-        if not opened.headers.get("content-type", "").startswith(self._dialect.stream_type):
+        if not opened.headers.get("content-type", "").lower().startswith(self._dialect.stream_type):
             opened.close()
             raise Garbled("the answer is no event stream")
         return opened

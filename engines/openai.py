@@ -112,7 +112,7 @@ class OpenAIEngine:
                 raise _refused(opened.status, await opened.rest(), opened.headers)
             finally:
                 opened.close()
-        if not opened.headers.get("content-type", "").startswith("text/event-stream"):
+        if not opened.headers.get("content-type", "").lower().startswith("text/event-stream"):
             opened.close()
             raise Garbled("the answer is no event stream")
         return opened

@@ -21,12 +21,11 @@ from engines.canonical import (
     RefusalDelta,
     Stop,
     TextDelta,
-    ToolCallBegan,
-    ToolCallDelta,
     Usage,
 )
 from engines.errors import Garbled, Reason, Reported, reason_of
 from engines.messages import NO_ERROR, WireUsage, believed
+from engines.openai_chat.calls import Calls
 from engines.sse import Events
 from engines.whole_answers import assembled
 
@@ -49,7 +48,8 @@ _FILTER = re.compile(
 
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    """The text of a JSON object; some write the object."""
 
 
 class _Call(msgspec.Struct, gc=False):
@@ -59,8 +59,16 @@ class _Call(msgspec.Struct, gc=False):
     extra_content: dict[str, Any] | None = None
 
 
+class _Part(msgspec.Struct, gc=False):
+    """Of a content in parts, as models of Mistral's and Databricks' that think write it."""
+
+    text: str | None = None
+    thinking: str | list[_Part] | None = None
+    summary: list[_Part] | None = None
+
+
 class _Said(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -93,7 +101,9 @@ def read_chat_answer(body: bytes) -> Answer:
     if not chunk.choices or chunk.choices[0].message is None or chunk.choices[0].finish_reason is None:
         raise Garbled("the answer has no message")
     events: list[Event] = [Began(chunk.id, chunk.model)]
-    events += _said(chunk.choices[0].message, {})
+    calls = Calls()
+    events += _said(chunk.choices[0].message, calls)
+    events += calls.end()
     events.append(Ended(*_stopped(chunk.choices[0])))
     if (usage := usage_of(chunk.usage)) is not None:
         events.append(Counted(usage))
@@ -113,7 +123,7 @@ class ChatReader:
         """The provider counts in every chunk: its count comes before what it counts, which is then not estimated."""
         self._counted: Usage | None = None
         self._events = Events()
-        self._calls: dict[int, int] = {}
+        self._calls = Calls()
         self._began = False
         self._ended: Stop | None = None
         self.done = False
@@ -154,8 +164,10 @@ class ChatReader:
                     continue
                 if choice.delta is not None and self._ended is None:
                     out += _said(choice.delta, self._calls)
-                if choice.finish_reason is not None and self._ended is None:
+                # Some write an empty one in every chunk before the last.
+                if choice.finish_reason and self._ended is None:
                     self._ended, sequence = _stopped(choice)
+                    out += self._calls.end()
                     out.append(Ended(self._ended, sequence))
             if usage is not None:
                 out.append(Counted(usage))
@@ -208,30 +220,37 @@ def _stopped(choice: _Choice) -> tuple[Stop, str | None]:
     return _STOP.get(choice.finish_reason or "", Stop.END), None
 
 
-def _said(said: _Said, calls: dict[int, int]) -> list[Event]:
+def _said(said: _Said, calls: Calls) -> list[Event]:
     out: list[Event] = []
     thought = said.reasoning_content or said.reasoning
     if thought:
         out.append(ReasoningDelta(thought))
-    if said.content:
-        out.append(TextDelta(said.content))
+    content = said.content
+    if content:
+        out += [TextDelta(content)] if isinstance(content, str) else _parts(content)
     if said.refusal:
         out.append(RefusalDelta(said.refusal))
     for at, call in enumerate(said.tool_calls or ()):
         # Some leave the index out where there is but one call, or where the answer is plain.
         index = at if call.index is None else call.index
         function = call.function or _Function()
-        if index not in calls:
-            if function.name is None:
-                raise Garbled("a call of a tool begins without a name")
-            calls[index] = len(calls)
-            out.append(
-                ToolCallBegan(
-                    calls[index], call.id or f"call_{index}", function.name, _signature(call.extra_content)
-                )
-            )
-        if function.arguments:
-            out.append(ToolCallDelta(calls[index], function.arguments))
+        arguments = function.arguments or ""
+        if isinstance(arguments, dict):
+            arguments = msgspec.json.encode(arguments).decode()
+        out += calls.take(index, call.id, function.name, arguments, _signature(call.extra_content))
+    return out
+
+
+def _parts(content: list[_Part]) -> list[Event]:
+    out: list[Event] = []
+    for part in content:
+        thought = part.thinking or part.summary or ""
+        if isinstance(thought, list):
+            thought = "".join([each.text or "" for each in thought])
+        if thought:
+            out.append(ReasoningDelta(thought))
+        if part.text:
+            out.append(TextDelta(part.text))
     return out
 
 

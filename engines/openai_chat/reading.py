@@ -118,7 +118,7 @@ def _turn(message: Mapping[str, Any], role: str, where: str) -> Message:
         shown = tuple(part for part in content if isinstance(part, (Text, Image)))
         return Message("user", (ToolResult(call_id, shown),))
     parts: list[Part] = []
-    thought = message.get("reasoning_content")
+    thought = message.get("reasoning_content") or message.get("reasoning")
     if type(thought) is str and thought:
         parts.append(Reasoning(thought))
     parts += content
@@ -145,6 +145,9 @@ def _content(message: Mapping[str, Any], where: str) -> tuple[Text | Image | Ref
                 parts.append(Text(part["text"]))
             case "refusal":
                 parts.append(Refusal(part["refusal"]))
+            case "thinking" | "reasoning" if message["role"] == "assistant":
+                # Another provider takes no thought without its own proof.
+                continue
             case "image_url":
                 parts.append(read_image(part["image_url"]["url"], f"{where}.content[{at}]"))
             case _:

@@ -146,3 +146,24 @@ def test_an_invocation_is_told_apart_by_its_fields_and_named_by_its_path() -> No
     assert read_invocation({"prompt": "x"}, "e").model == "e"
     with pytest.raises(BadRequest):
         read_invocation({"dataframe_split": {}}, "e")
+
+
+def test_an_answer_can_be_handed_back_as_it_came() -> None:
+    """With all that providers and vLLM put beside its words, much of it empty; notes on it are for readers, not for models."""
+    empty = {"refusal": None, "annotations": [{"type": "url_citation"}], "audio": None, "function_call": None}
+    bare = {"role": "assistant", "content": "hello"}
+    told = read_chat(chat(messages=[*MESSAGES, {**bare, **empty, "tool_calls": [], "reasoning": None}]))
+    assert told.body["messages"][1] == bare
+    proofs = {"reasoning": "hm", "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]}
+    assert read_chat(chat(messages=[*MESSAGES, {**bare, **proofs}])).body["messages"][1] == {**bare, **proofs}
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "a"},
+    ]
+    assert read_chat(chat(messages=[{"role": "assistant", "content": parts}])).text_bytes > 2
+    for role, more in (("user", empty), ("assistant", {"audio": {"id": "a"}})):
+        with pytest.raises(BadRequest) as refused:
+            read_chat(chat(messages=[{"role": role, "content": "x", **more}]))
+        assert refused.value.code == "unsupported_field"
+    with pytest.raises(BadRequest):
+        read_chat(chat(messages=[{"role": "user", "content": parts}]))

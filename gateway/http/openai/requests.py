@@ -30,13 +30,20 @@ from gateway.security.addresses import AddressRefused, read_address
 MAX_CHOICES = 128
 PICTURE_TOKENS = 1_600
 """What a picture reserves; the provider's own count is charged."""
+_THOUGHTS = ("thinking", "reasoning")
+"""Parts of an answer's content, as Mistral and Databricks write them, that clients hand back."""
 _INLINE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,", re.ASCII)
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _COMMON = {"role", "content"}
 _SPEAKERS = ("user", "assistant", "system")
 _MESSAGE_FIELDS = frozenset(
-    {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call", "reasoning_content"}
-)
+    {
+        "role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call", "reasoning_content",
+        "reasoning", "reasoning_details",
+    }
+)  # fmt: skip
+_ECHOED = ("annotations", "audio", "function_call", "reasoning", "reasoning_details", "refusal", "tool_calls")
+"""What an answer's message has that clients hand back with it: nothing is asked by what is empty of it."""
 
 _SAMPLING = frozenset(
     {
@@ -186,6 +193,8 @@ def _message_bytes(message: Any, index: int) -> int:
 def _uncommon_bytes(message: dict[str, Any], role: Any, content: Any, where: str) -> int:
     if type(role) is not str or role not in _ROLES:
         raise BadRequest(f"'{where}.role' must be one of {', '.join(sorted(_ROLES))}.", param=f"{where}.role")
+    if role == "assistant":
+        _unburden(message)
     extra = message.keys() - _MESSAGE_FIELDS
     if extra:
         name = min(extra)
@@ -200,10 +209,19 @@ def _uncommon_bytes(message: dict[str, Any], role: Any, content: Any, where: str
                 f"'{where}.content' must be a string or a list of parts.", param=f"{where}.content"
             )
         return 0
-    return bytes_of(content) if type(content) is str else _parts_bytes(content, f"{where}.content")
+    if type(content) is str:
+        return bytes_of(content)
+    return _parts_bytes(content, f"{where}.content", answered=role == "assistant")
 
 
-def _parts_bytes(parts: Any, where: str) -> int:
+def _unburden(message: dict[str, Any]) -> None:
+    """Take off an answer that is handed back what it says nothing by, and the notes on it, which no model reads."""
+    for name in _ECHOED:
+        if name in message and (name == "annotations" or message[name] in (None, [], "")):
+            del message[name]
+
+
+def _parts_bytes(parts: Any, where: str, *, answered: bool) -> int:
     if type(parts) is not list:
         raise BadRequest(f"'{where}' must be a string or a list of parts.", param=where)
     size = 0
@@ -215,6 +233,9 @@ def _parts_bytes(parts: Any, where: str) -> int:
         kind = part.get("type")
         if kind == "image_url":
             _check_picture(part.get("image_url"), f"{where}[{index}].image_url")
+            continue
+        if answered and kind in _THOUGHTS:
+            size += len(msgspec.json.encode(part))
             continue
         text = part.get(kind) if kind in ("text", "refusal") else None
         if type(text) is not str:

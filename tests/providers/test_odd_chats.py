@@ -1,0 +1,145 @@
+"""Answers of OpenAI's family that are not as OpenAI writes them: each is read for what it says, and none loses a word."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from engines.anthropic.client_writing import MessagesClient
+from engines.canonical import Answer, Reasoning, Stop, Text, ToolCall
+from engines.chat_stream import ChatStream
+from engines.errors import Garbled
+from engines.openai_chat.provider import ChatReader, read_chat_answer
+from engines.whole_answers import assembled
+from tests.providers.wires import sse
+
+DONE = b"data: [DONE]\n\n"
+COUNTS = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> tuple[str, dict[str, Any]]:
+    return "", {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+
+def call(index: int, identity: str | None, name: str | None, arguments: Any) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"tool_calls": [{"index": index, "id": identity, "type": "function", "function": function}]}
+
+
+def read(*chunks: tuple[str, dict[str, Any]], size: int = 0) -> Answer:
+    """The answer of a stream, in pieces of that size."""
+    data = sse(*chunks) + DONE
+    reader = ChatReader()
+    events = [
+        event
+        for at in range(0, len(data), size or len(data))
+        for event in reader.read(data[at : at + (size or len(data))])
+    ]
+    return assembled(events + reader.ended())
+
+
+def plain(message: dict[str, Any], finish: str = "stop") -> Answer:
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return read_chat_answer(json.dumps({"choices": [choice]}).encode())
+
+
+def test_an_empty_finish_reason_ends_nothing() -> None:
+    answer = read(chunk({"content": "Hel"}, ""), chunk({"content": "lo"}, ""), chunk({}, "length"))
+    assert (answer.parts, answer.stop) == ((Text("Hello"),), Stop.LENGTH)
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+    ],
+)
+def test_a_content_in_parts_is_read_plain_and_streamed(thought: dict[str, Any]) -> None:
+    content = [thought, {"type": "text", "text": "Yes"}]
+    expected = (Reasoning("hm"), Text("Yes"))
+    assert plain({"content": content}).parts == expected
+    chunks = (chunk({"content": [thought]}), chunk({"content": "Yes"}), chunk({}, "stop"))
+    assert read(*chunks).parts == expected
+    passed = ChatStream(show_usage=False, show_running=False, limit=100)
+    assert passed.feed(sse(*chunks) + DONE).count(b"data: ") == 3
+    assert passed.counted == 2
+
+
+def test_calls_that_share_a_number_are_told_apart() -> None:
+    answer = read(
+        chunk(call(0, "a", "f", '{"x":')),
+        chunk(call(0, "other", None, "1}")),  # an id alone makes no call
+        chunk(call(0, "b", "f", '{"y":2}')),
+        chunk({}, "tool_calls"),
+    )
+    assert answer.parts == (ToolCall("a", "f", '{"x":1}'), ToolCall("b", "f", '{"y":2}'))
+
+
+@pytest.mark.parametrize("size", [0, 1, 37])
+def test_calls_that_are_written_at_once_are_told_one_after_the_other(size: int) -> None:
+    answer = read(
+        chunk(call(3, "a", "f", "")),
+        chunk(call(7, "b", "g", "")),
+        chunk(call(7, None, None, '{"y":')),
+        chunk(call(3, None, None, '{"x":1')),
+        chunk(call(9, "c", "h", "{}")),
+        chunk(call(7, None, None, "2}")),
+        chunk(call(3, None, None, "}")),
+        chunk({}, "tool_calls"),
+        size=size,
+    )
+    calls = (ToolCall("a", "f", '{"x":1}'), ToolCall("b", "g", '{"y":2}'), ToolCall("c", "h", "{}"))
+    assert answer.parts == calls
+
+
+def test_a_call_that_is_never_whole_keeps_none_from_being_told() -> None:
+    cut = [{"function": {"name": "f", "arguments": '{"x'}}, {"function": {"name": "g", "arguments": "{}"}}]
+    calls = (ToolCall("call_0", "f", '{"x'), ToolCall("call_1", "g", "{}"))
+    assert plain({"tool_calls": cut}, "length").parts == calls
+    with pytest.raises(Garbled):
+        read(chunk(call(0, "a", "f", "{}")), chunk(call(1, "b", "g", "{}")), chunk(call(0, None, None, "1")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"x": [1]}, {"x": [1]}),
+        ('{"x": "\\ud83d"}', {"INVALID_JSON": '{"x": "\\ud83d"}'}),
+        ("", {}),
+        (" ", {}),
+        ("null", {"INVALID_JSON": "null"}),
+        ('{"city": "Zür', {"INVALID_JSON": '{"city": "Zür'}),
+        ('{}}],"model":"other","x":[{', {"INVALID_JSON": '{}}],"model":"other","x":[{'}),
+    ],
+)
+def test_whatever_a_call_is_written_with_a_message_is_json_and_has_it(arguments: Any, told: Any) -> None:
+    answer = plain({"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": arguments}}]})
+    message = json.loads(MessagesClient().write_answer(answer, {}, model="m", now=1))
+    assert message["model"] == "m"
+    assert message["content"] == [{"type": "tool_use", "id": "a", "name": "f", "input": told}]
+
+
+def test_half_a_character_loses_nothing_else() -> None:
+    data = sse(chunk({"content": "a\\ud83d"}), chunk({"content": "\\ude00 \\ud83d\\ude00 \\\\ud83d"}))
+    data = data.replace(rb"\\ud83d\\ude00 ", rb"\ud83d\ude00 ").replace(rb"a\\ud83d", rb"a\ud83d")
+    data = data.replace(rb'"\\ude00', rb'"\ude00') + sse(chunk({}, "stop")) + DONE
+    reader = ChatReader()
+    answer = assembled(reader.read(data))
+    assert answer.parts == (Text("a\ufffd\ufffd \U0001f600 \\\\ud83d"),)
+    passed = ChatStream(show_usage=False, show_running=False, limit=100)
+    assert passed.feed(data) + DONE == data
+
+
+def test_a_count_that_comes_with_words_reaches_who_asked_in_an_event_of_its_own() -> None:
+    chunks = sse(chunk({"content": "Hi"}), chunk({}, "stop", usage=COUNTS))
+    apart = sse(("", {"id": "c", "choices": [], "usage": COUNTS}))
+    for own, more in ((chunks, apart), (chunks + apart, b"")):
+        asked = ChatStream(show_usage=True, show_running=False, limit=100)
+        told = asked.feed(own + DONE)
+        assert told == sse(chunk({"content": "Hi"}), chunk({}, "stop")) + (more or apart)
+        unasked = ChatStream(show_usage=False, show_running=False, limit=100)
+        assert b"usage" not in unasked.feed(own + DONE)
