@@ -318,6 +318,8 @@ async def test_an_endpoint_that_keeps_nothing_says_so_and_what_it_kept_goes(
         await kept_for(gateway, keeping, 24)
     # An hour of another endpoint's is no hour of this one's: what is older is not found, deleted or not.
     old = await say(gateway, "[[tokens=2]]")
+    after = await say(gateway, "[[tokens=2]]", previous_response_id=old.id)
+    await written(gateway, after.id)
     await gateway.query(
         "WITH taken AS (DELETE FROM gateway.kept_responses WHERE id = $1::uuid RETURNING *)"
         " INSERT INTO gateway.kept_responses SELECT id, previous_id, principal_id, endpoint_id,"
@@ -327,8 +329,13 @@ async def test_an_endpoint_that_keeps_nothing_says_so_and_what_it_kept_goes(
     async with client(gateway) as ours:
         with pytest.raises(openai.NotFoundError):
             await ours.responses.retrieve(old.id)
-    with pytest.raises(openai.NotFoundError):
-        await say(gateway, "?", previous_response_id=old.id)
+        # What followed it is young enough to be read, and has lost its beginning.
+        assert (await ours.responses.retrieve(after.id)).id == after.id
+        with pytest.raises(openai.NotFoundError):
+            await ours.responses.input_items.list(after.id)
+    for gone in (old, after):
+        with pytest.raises(openai.NotFoundError):
+            await say(gateway, "?", previous_response_id=gone.id)
 
 
 async def written(gateway: Deployment, response_id: str) -> str:

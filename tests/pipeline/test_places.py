@@ -22,6 +22,10 @@ def test_workers_share_places_and_the_queue_and_lose_none_of_either_by_rounding(
         (3, 5), (1, 3), (1, 2), (1, 1),
     ]  # fmt: skip
     assert Share.of(EntityRules(concurrency=1), 2).queue == 0
+    for places, workers in ((5, 2), (8, 3), (7, 7), (100, 64)):
+        parts = [Share.of(EntityRules(concurrency=places), workers, rank).places for rank in range(workers)]
+        assert sum(parts) == places, "every place is some worker's"
+        assert max(parts) - min(parts) <= 1
 
 
 async def test_principals_take_turns_however_many_calls_one_of_them_has() -> None:
@@ -48,6 +52,18 @@ async def test_the_youngest_batch_call_gives_its_place_in_the_queue_to_an_intera
     assert isinstance(young.turn.exception(), Full) and not old.turn.done()
     places.leave("ann", 1.0)
     assert interactive.turn.done() and not old.turn.done()
+
+
+async def test_one_principal_never_has_all_places_nor_all_of_the_queue() -> None:
+    places, share = Places(lambda: 0.0), Share(4, 4, 50)
+    assert [places.enter("ann", share, batch=False) for _ in range(2)] == [None, None]
+    for batch in (False, True):
+        queued(places, share, "ann", batch=batch)
+    for batch in (False, True):
+        with pytest.raises(Full, match="as many calls waiting as it may"):
+            places.enter("ann", share, batch=batch)
+    assert places.enter("bob", share, batch=False) is None
+    assert (places.running, places.waiting) == (3, 2)
 
 
 @pytest.mark.parametrize("its_turn", [False, True])

@@ -196,6 +196,33 @@ async def test_retries_are_made_only_when_all_were_tried_and_only_as_many_as_the
     assert tries(world) == [("first", "error", None), ("first", "error", "retry"), ("first", "ok", "retry")]
 
 
+async def test_retries_end_with_their_budget_however_many_an_endpoint_allows() -> None:
+    world = world_of(FIRST, endpoint=replace(ENDPOINT, rules=EndpointRules(retries=100)))
+    world.line = replace(world.line, draw=lambda: 0.0)
+    world.engines.transports["e1"].answer = Refused(500, b"")
+    with pytest.raises(GatewayError):
+        await walk(world, world.exchange())
+    # What calls fill into it while they retry is a fifth of a call each.
+    assert 10 <= len(tries(world)) - 1 <= 13
+    before = len(tries(world))
+    with pytest.raises(GatewayError):
+        await walk(world, world.exchange())
+    assert len(tries(world)) == before + 1
+
+
+async def test_a_lease_that_is_ended_again_gives_nothing_back_twice() -> None:
+    world = world_of(replace(FIRST, rules=EntityRules(concurrency=2)), SECOND)
+    exchange = world.exchange()
+    await walk(world, exchange)
+    lease = exchange.lease
+    assert lease is not None
+    lease.end()
+    lease.end("upstream_500")
+    assert (lease.target.calls, lease.target.tokens, lease.target.circuit.failures) == (0, 0, 0)
+    found = world.traffic.places(world.catalog.snapshot.endpoints["chat"].entities[0])
+    assert found is not None and found[0].running == 0
+
+
 @pytest.mark.parametrize(
     ("fault", "calls"),
     [(Refused(401, b""), 1), (Refused(429, b"", retry_after=30), 1), (Refused(500, b""), 2)],
@@ -238,8 +265,8 @@ async def test_an_endpoint_that_is_all_elsewhere_is_forbidden_to_those_who_must_
 async def test_one_key_stays_on_one_side_of_the_split() -> None:
     endpoint = replace(ENDPOINT, split=(("first", 50), ("second", 50)))
 
-    async def side(sticky: str | None, seed: float, **body: Any) -> str:
-        world = world_of(FIRST, SECOND, endpoint=endpoint)
+    async def side(sticky: str | None, seed: float, *, version: int = 1, **body: Any) -> str:
+        world = world_of(FIRST, SECOND, endpoint=replace(endpoint, version=version))
         world.line = replace(world.line, draw=lambda: seed)
         exchange = world.exchange(**body)
         exchange.sticky = sticky
@@ -252,6 +279,9 @@ async def test_one_key_stays_on_one_side_of_the_split() -> None:
         assert len({await side(key, each) for each in (0.1, 0.9)}) == 1
         assert len({await side(None, each, user=key) for each in (0.1, 0.9)}) == 1
     assert {await side(key, 0.1) for key in "abcdefgh"} == {"first", "second"}
+    # A change that leaves the split alone moves nobody.
+    for key in "abcdefgh":
+        assert len({await side(key, 0.1, version=each) for each in range(1, 5)}) == 1
     endpoint = replace(endpoint, rules=EndpointRules(sticky=Sticky.CONVERSATION))
     begun = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     later = [*begun, {"role": "assistant", "content": "a"}, {"role": "user", "content": "more"}]

@@ -9,6 +9,7 @@ from policies.calling import EntityRules
 from policies.circuits import (
     CLOSED,
     LONGEST_OPEN_MS,
+    PROBE_MS,
     Circuit,
     State,
     due,
@@ -72,6 +73,12 @@ def test_of_a_circuit_that_is_tried_only_the_probe_tells_anything() -> None:
     assert failed(trying, 1_100, 1_200, RULES, "x").state is State.OPEN
 
 
+def test_a_probe_that_never_tells_is_followed_by_another_and_by_none_before_its_time() -> None:
+    trying = probing(broken(3), 1_100)
+    assert not due(trying, 1_099 + PROBE_MS) and due(trying, 1_100 + PROBE_MS)
+    assert not due(CLOSED, 1_100)
+
+
 def test_of_two_opinions_of_the_same_moment_ones_own_holds() -> None:
     mine, yours = Circuit(State.OPEN, 9, 1, 5), Circuit(State.CLOSED, 0, 0, 5)
     assert younger(mine, yours) is mine and younger(yours, mine) is yours
@@ -80,6 +87,10 @@ def test_of_two_opinions_of_the_same_moment_ones_own_holds() -> None:
 def test_an_upstream_that_asks_for_a_pause_gets_it_and_no_penalty() -> None:
     resting = failed(CLOSED, 100, 100, RULES, "upstream_429", rest_ms=3_000)
     assert (resting.state, resting.until_ms, resting.opened) == (State.OPEN, 3_100, 0)
+    # One that is ill and asks for more than it would get has what it asks for; for less, what the illness brings.
+    for rest_ms, until_ms in ((30_000, 30_100), (500, 1_100)):
+        ill = failed(broken(2), 100, 100, RULES, "upstream_503", rest_ms=rest_ms)
+        assert (ill.state, ill.until_ms, ill.opened) == (State.OPEN, until_ms, 1)
 
 
 @given(st.integers(0, 100), st.integers(0, 100))
