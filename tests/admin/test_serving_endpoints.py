@@ -147,6 +147,77 @@ async def test_a_configuration_is_split_updated_and_rolled_back(deployment: Any)
     assert {each.name: each.id for each in again.entities} == ids
 
 
+async def test_a_roll_back_brings_back_how_it_was_called_and_a_credential_for_its_own_address_alone(
+    deployment: Any,
+) -> None:
+    async def provider(name: str, base_url: str) -> Any:
+        wanted = {"name": name, "provider": "openai-compatible", "base_url": base_url}
+        wanted["credential"] = {"secret": SECRET}
+        made = await deployment.ask("POST", "/admin/v1/providers", json=wanted)
+        assert made.status_code == 201, made.text
+        return made.json()["id"]
+
+    def entity(at: str, **more: Any) -> dict[str, Any]:
+        return {
+            "name": "theirs", "kind": "external", "provider": "openai-compatible", "model": "m", "base_url": at, **more
+        }  # fmt: skip
+
+    async def change(**more: Any) -> Any:
+        answer = await deployment.ask("PATCH", path, json=more, if_match="*")
+        assert answer.status_code == 200, answer.text
+
+    async def back_to(number: int) -> Any:
+        answer = await deployment.ask(
+            "POST", f"{path}/rollback", json={"config_version": number}, if_match="*"
+        )
+        assert answer.status_code == 200, answer.text
+        (found,) = deployment.catalog.snapshot.endpoints["back"].entities
+        return found
+
+    here, there = "https://here.example.com/v1", "https://there.example.com/v1"
+    first, second = await provider("first", here), await provider("second", there)
+    called = {"concurrency": 3, "replicas": ["https://here.example.com/v2"]}
+    made = await deployment.ask(
+        "POST",
+        "/admin/v1/endpoints",
+        json={
+            "name": "back",
+            "served_entities": [entity(here, calling=called, options={"region": "r1"}, credential_id=first)],
+        },
+    )
+    assert made.status_code == 201, made.text
+    path = f"/admin/v1/endpoints/{made.json()['id']}"
+    await change(
+        served_entities=[entity(there, calling={"queue": 5}, options={"zone": "z"}, credential_id=second)]
+    )
+    was = await back_to(1)
+    assert (was.base_url, was.rules.concurrency, was.rules.queue) == (here, 3, 0)
+    assert was.rules.replicas == tuple(called["replicas"])
+    assert dict(was.options) == {"region": "r1"}
+    assert was.account is not None and was.account.base_url == here
+    # One more address is another one: what was given for the others does not pay there.
+    await change(
+        served_entities=[entity(here, calling={**called, "replicas": [there]}, options={"region": "r1"})]
+    )
+    (moved,) = deployment.catalog.snapshot.endpoints["back"].entities
+    assert moved.account is None
+    # Back at an address whose provider has moved since: nothing of it comes along.
+    answer = await deployment.ask(
+        "PATCH", f"/admin/v1/providers/{second}", json={"base_url": "https://far.example.com"}, if_match="*"
+    )
+    assert (answer.status_code, answer.json()["credential"]) == (200, "none")
+    stood = await back_to(2)
+    assert (stood.base_url, stood.rules.concurrency, stood.account) == (there, 0, None)
+    assert (await back_to(1)).account is not None
+    async with deployment.configuration.reading() as connection:
+        from sqlalchemy import select
+
+        from gateway.store.tables.providers import provider_secrets
+
+        held = (await connection.execute(select(provider_secrets.c.provider_id))).scalars().all()
+    assert [str(each) for each in held if str(each) in (first, second)] == [first]
+
+
 async def test_features_are_set_as_a_whole_and_fallbacks_follow_the_list(deployment: Any) -> None:
     await create(deployment, "featured", LOCAL, {**LOCAL, "name": "second"})
     wanted = {

@@ -295,6 +295,8 @@ async def test_an_answer_is_of_one_version_of_the_endpoint_and_of_the_entity_tha
     assert (await world.ask()).cache == "miss"
     world.becomes(entities=(replace(ONE, base_url="https://elsewhere.example.com"), SECOND))
     assert (await world.ask()).cache == "miss"
+    world.becomes(entities=(replace(ONE, options=(("region", "eu-central-1"),)), SECOND))
+    assert (await world.ask()).cache == "miss"
     world.becomes(split=(("second", 100),))
     assert (await world.ask()).cache == "miss", "the split's other side has answers of its own"
 
@@ -307,6 +309,11 @@ async def test_every_part_of_the_question_counts() -> None:
         {"top_p": 0.5},
         {"seed": 1},
         {"messages": [{"role": "user", "content": "HI"}]},
+        {"tools": [{"type": "function", "function": {"name": "look"}}]},
+        {"tool_choice": "none"},
+        {"response_format": {"type": "json_object"}},
+        {"stop": "END"},
+        {"reasoning_effort": "low"},
     ):
         assert (await world.ask(**changes)).cache == "miss", changes
     assert (await world.ask(user="someone", metadata={"a": "b"})).cache == "hit", "what never goes upstream"

@@ -373,6 +373,19 @@ async def test_a_call_that_leaves_the_queue_leaves_no_place_behind() -> None:
     assert world.reservations.settlements == [(0, 0, 0)] * 4
 
 
+async def test_nobody_waits_in_a_queue_beyond_its_deadline() -> None:
+    world = world_of(replace(FIRST, rules=EntityRules(concurrency=1, queue=4, queue_ms=60_000)))
+    world.line = replace(world.line, monotonic_ns=time.monotonic_ns)
+    tasks = await held(world, 1)
+    exchange = world.exchange()
+    exchange.deadline_ns = time.monotonic_ns() + 30_000_000
+    async with asyncio.timeout(30):
+        with pytest.raises(Unavailable):
+            await walk(world, exchange)
+    assert ("first", "excluded", "no place became free in time") in tries(world)
+    await ended(tasks)
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "stream"])
 async def test_a_deadline_ends_the_call_and_blames_nobody(streamed: bool) -> None:
     world = world_of(FIRST, SECOND)

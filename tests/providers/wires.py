@@ -441,7 +441,8 @@ def cohere_events(answer: Answer) -> list[dict[str, Any]]:
                 "index": index,
                 "delta": {"message": {"tool_calls": {"function": {"arguments": piece}}}},
             }
-            for piece in pieces(call["function"]["arguments"])
+            # A call without arguments streams none.
+            for piece in pieces(call["function"]["arguments"].removeprefix("{}"))
         ]
         out.append({"type": "tool-call-end", "index": index})
     end = {"finish_reason": plain["finish_reason"], "usage": plain["usage"]}
