@@ -106,6 +106,7 @@ async def test_both_clients_make_the_same_of_an_answer(make: Make, way: Any, nam
     async with ByteServer(steps) as server:
         found = await outcome(way(make(server.url)))
     assert agrees(found, expected), f"{name}: {found}"
+    assert len(server.calls) == 1, "nothing is sent twice"
 
 
 WHOLE = [name for name, (steps, expected) in CORPUS.items() if isinstance(expected, tuple)]
@@ -148,10 +149,11 @@ async def test_what_is_sent_is_one_well_formed_request(make: Make) -> None:
     assert given[b"x-request-id"] == b"abc"
 
 
-async def test_a_header_that_would_end_its_line_is_never_sent(make: Make) -> None:
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
+async def test_a_header_that_would_end_its_line_is_never_sent(make: Make, end: str) -> None:
     async with ByteServer([answer(BODY)]) as server:
         with pytest.raises((ValueError, EngineError)):
-            await make(server.url).post("/v1", b"{}", {"x-request-id": "a\r\nx-evil: 1"})
+            await make(server.url).post("/v1", b"{}", {"x-request-id": f"a{end}x-evil: 1"})
         assert not any(b"x-evil" in each for each in server.calls)
 
 
@@ -194,9 +196,10 @@ async def test_an_unknown_host_is_said_so(make: Make) -> None:
     assert await outcome(posted(make("http://no-such-host.invalid"))) is ConnectFailed
 
 
-async def test_a_cancelled_call_ends_its_connection(make: Make) -> None:
+@pytest.mark.parametrize("way", [posted, streamed])
+async def test_a_cancelled_call_ends_its_connection(make: Make, way: Any) -> None:
     async with ByteServer([HOLD]) as server:
-        task = asyncio.create_task(posted(make(server.url)))
+        task = asyncio.create_task(way(make(server.url)))
         while not server.calls:
             await asyncio.sleep(0.001)
         task.cancel()

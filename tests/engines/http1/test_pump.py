@@ -19,17 +19,22 @@ PIECE = b"6\r\npiece.\r\n"
 
 
 def nothing(*given: object) -> None:
-    """What a transport or a pool would do."""
+    """What a transport would do."""
 
 
 class Wire:
     """A connection whose transport does nothing, and what arrives on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = 1 << 20) -> None:
         self.buffer = memoryview(bytearray(1 << 16))
+        self.released: list[bool] = []
+        """What the pool was told: whether the connection may be used again."""
+        self.unsent = 0
         get_buffer = partial(getattr, self, "buffer")
         loop = asyncio.get_running_loop()
-        self.connection = Connection(loop, self.buffer, get_buffer, nothing, 1 << 20, Turns(loop, 1))
+        self.connection = Connection(
+            loop, self.buffer, get_buffer, lambda _, again: self.released.append(again), most, Turns(loop, 1)
+        )
         self.connection.connection_made(
             SimpleNamespace(  # type: ignore[arg-type]
                 write=nothing,
@@ -37,7 +42,7 @@ class Wire:
                 pause_reading=nothing,
                 resume_reading=nothing,
                 is_closing=lambda: False,
-                get_write_buffer_size=lambda: 0,
+                get_write_buffer_size=lambda: self.unsent,
             )
         )
 
