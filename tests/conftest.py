@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from itertools import count
 from pathlib import Path
@@ -33,7 +35,10 @@ settings.register_profile(
 settings.load_profile("steady")
 
 _TEMPLATE = "migrated_template"
-_STARTS_PROCESSES = {"system", "supervise", "console", "clients"}
+# What collecting makes lives until the end: looking through it again and again was a sixth of the time that it takes.
+gc.disable()
+
+_STARTS_PROCESSES = {"system", "supervise", "console", "clients", "engine_local"}
 _numbers = count(1)
 T = TypeVar("T")
 
@@ -42,20 +47,34 @@ T = TypeVar("T")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say in which order files are dealt out, and on which loop tests of a module's own deployment run: on its.
 
-    The engine's come first: they wait longest, for it to start. The next are those that start processes and take long;
-    last are those that wait until no other test runs, so that files of seconds fill the time before them.
+    The engine's come first: they wait longest, for it to start. The next are those that start processes and take long,
+    then those that want a store; last are those that wait until no other test runs, so that files of a second fill the
+    time before them.
     """
     for item in items:
         if "shared_deployment" in getattr(item, "fixturenames", ()) and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
     waiting = {item.path for item in items if _is_alone(item)}
-    items.sort(
-        key=lambda item: (
+    storing = {item.path for item in items if "stores_home" in getattr(item, "fixturenames", ())}
+    sizes = Counter(item.path for item in items)
+
+    def turn(item: pytest.Item) -> tuple[bool, bool, float]:
+        if not _STARTS_PROCESSES.isdisjoint(item.path.parts):
+            return not wants_engine(item.path), item.path in waiting, -2
+        # Of those that only compute, the shorter ones come last.
+        return (
             not wants_engine(item.path),
             item.path in waiting,
-            _STARTS_PROCESSES.isdisjoint(item.path.parts),
+            -1 if item.path in storing else 1 / sizes[item.path],
         )
-    )
+
+    items.sort(key=turn)
+
+
+def pytest_collection_finish() -> None:
+    """Look for cycles from here on, and never again among the tests and what they imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -41,16 +41,30 @@ async def compiled() -> None:
     await collecting.wait()
 
 
+async def imported(python: Path) -> None:
+    """Compile what the engine imports while a core has nothing to do: its first start would, in the middle of tests."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    importing = await asyncio.create_subprocess_exec(
+        str(python), "-P", "-c", "import vllm.entrypoints.openai.api_server",
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    await importing.wait()
+
+
 async def engine() -> None:
     """What the fixture `engine` starts from."""
     from engines.local.environment import install
     from engines.local.sources import EngineUnavailable
 
-    root = Path(os.environ.get("WEIGHBRIDGE_HOME", "var")).resolve()
+    venv = Path(os.environ.get("WEIGHBRIDGE_HOME", "var")).resolve() / "engine-venv"
+    new = not venv.exists()
     try:
-        await install(root / "engine-venv", lambda line: print(f"engine: {line}", flush=True))
+        made = await install(venv, lambda line: print(f"engine: {line}", flush=True))
     except EngineUnavailable as why:
         print(f"engine: {why}", flush=True)
+        return
+    if new:
+        await imported(made.python)
 
 
 async def clients() -> None:

@@ -252,12 +252,13 @@ def found(dialect_name: str, provider: str, situation: str) -> str:
     data = answering._stream
     streamed = read_through(reader(), [data])
     # Every boundary at once; then some of them alone, and all where a stream has every kind of event.
-    assert _MADE_UP.sub(b"", read_through(reader(), cut(data, 1))) == _MADE_UP.sub(b"", streamed)
+    same = _MADE_UP.sub(b"", streamed)
+    assert _MADE_UP.sub(b"", read_through(reader(), cut(data, 1))) == same
     passes = plain == answering._plain and streamed == data
     for at in range(1, len(data), 1 if passes and case == "tools at once" else 97):
-        assert _MADE_UP.sub(b"", read_through(reader(), (data[:at], data[at:]))) == _MADE_UP.sub(
-            b"", streamed
-        )
+        out = read_through(reader(), (data[:at], data[at:]))
+        # Made up are ids of an answer that is translated: one that passes is the same byte for byte.
+        assert out == streamed if passes else _MADE_UP.sub(b"", out) == same
     seen = dialect.plain(plain)
     assert told(seen) == wanted(dialect, provider, case)
     assert dialect.stream(streamed) == seen

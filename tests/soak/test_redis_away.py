@@ -1,6 +1,6 @@
 """Redis stopped for 30 s under load, then frozen for 30 s, beside the 20 s before; `make soak` runs it.
 
-In the suite the same is done for 20 and 6 s.
+In the suite the same is done for 10 and 6 s.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,28 @@ _PYTHON = Path(sys.base_prefix) / "bin" / "python3"
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout in a path with spaces whose lock files name no package: nothing is downloaded."""
-    root = tmp_path / "a check out"
+    return check_out(tmp_path / "a check out")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a finished environment lies, with the copy that `made` puts back beside it."""
+    root = check_out(tmp_path_factory.mktemp("finished") / "a check out")
+    assert bootstrap(root).returncode == 0
+    shutil.copytree(root, root.with_name("kept"), symlinks=True)
+    return root
+
+
+@pytest.fixture
+def made(finished: Path) -> Iterator[Path]:
+    """A checkout whose environment is finished, as the set-up left it: at the very path that it was made at."""
+    yield finished
+    shutil.rmtree(finished)
+    shutil.copytree(finished.with_name("kept"), finished, symlinks=True)
+
+
+def check_out(root: Path) -> Path:
+    """Make such a checkout at a path."""
     for name in ("scripts", "locks", "gateway"):
         (root / name).mkdir(parents=True)
     shutil.copy(_ROOT / "scripts" / "bootstrap.py", root / "scripts")
@@ -48,32 +70,29 @@ def test_the_development_environment_serves_the_gateway_too(checkout: Path) -> N
     assert bootstrap(checkout).stderr == ""
 
 
-def test_a_changed_lock_is_installed_into_the_same_environment(checkout: Path) -> None:
-    bootstrap(checkout)
-    (checkout / ".venv" / "kept").touch()
-    (checkout / "locks" / "gateway.txt").write_text("# changed\n")
-    again = bootstrap(checkout)
+def test_a_changed_lock_is_installed_into_the_same_environment(made: Path) -> None:
+    (made / ".venv" / "kept").touch()
+    (made / "locks" / "gateway.txt").write_text("# changed\n")
+    again = bootstrap(made)
     assert "environment: ready" in again.stderr
-    assert (checkout / ".venv" / "kept").exists()
+    assert (made / ".venv" / "kept").exists()
 
 
-def test_an_unfinished_environment_is_started_over(checkout: Path) -> None:
-    bootstrap(checkout)
-    (checkout / ".venv" / ".weighbridge-gateway").unlink()
-    (checkout / ".venv" / ".unfinished").touch()
-    (checkout / ".venv" / "half").touch()
-    again = bootstrap(checkout)
+def test_an_unfinished_environment_is_started_over(made: Path) -> None:
+    (made / ".venv" / ".weighbridge-gateway").unlink()
+    (made / ".venv" / ".unfinished").touch()
+    (made / ".venv" / "half").touch()
+    again = bootstrap(made)
     assert again.returncode == 0, again.stderr
     assert "starting it over" in again.stderr
-    assert not (checkout / ".venv" / "half").exists()
+    assert not (made / ".venv" / "half").exists()
 
 
-def test_an_environment_whose_python_is_gone_is_started_over(checkout: Path) -> None:
-    bootstrap(checkout)
-    (checkout / ".venv" / "bin" / "python").unlink()
-    (checkout / ".venv" / "bin" / "python").symlink_to("/no/such/python")
-    assert bootstrap(checkout).returncode == 0
-    assert bootstrap(checkout).stderr == ""
+def test_an_environment_whose_python_is_gone_is_started_over(made: Path) -> None:
+    (made / ".venv" / "bin" / "python").unlink()
+    (made / ".venv" / "bin" / "python").symlink_to("/no/such/python")
+    assert bootstrap(made).returncode == 0
+    assert bootstrap(made).stderr == ""
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(checkout: Path) -> None:
