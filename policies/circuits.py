@@ -90,6 +90,13 @@ def probing(circuit: Circuit, now_ms: int) -> Circuit:
     return replace(circuit, state=State.HALF_OPEN, until_ms=now_ms + PROBE_MS, changed_ms=now_ms)
 
 
+def untold(circuit: Circuit, now_ms: int) -> Circuit:
+    """After a probe that ended without telling anything, as one does whose client leaves: the next call may try."""
+    if circuit.state is not State.HALF_OPEN:
+        return circuit
+    return replace(circuit, state=State.OPEN, until_ms=now_ms, changed_ms=max(now_ms, circuit.changed_ms + 1))
+
+
 def refusal(circuit: Circuit, now_ms: int) -> str | None:
     """Why no call may go there now, None if one may; a probe that is due is its holder's to make."""
     match circuit.state:

@@ -5,6 +5,7 @@ A request that must stay here gets no entity that is elsewhere, whatever the spl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
@@ -22,13 +23,21 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     excluded: tuple[tuple[ServedEntity, str], ...] = ()
 
 
-def route(endpoint: Endpoint, draw: float, unfit: Mapping[str, str], *, local_only: bool = False) -> Route:
+def route(
+    endpoint: Endpoint,
+    draw: float,
+    unfit: Mapping[str, str],
+    *,
+    local_only: bool = False,
+    key: str | None = None,
+) -> Route:
     """Order the endpoint's entities.
 
-    `draw` is uniform in [0, 1) and picks from the traffic split, then among fallbacks of the same position; `unfit`
-    maps entity ids to the reason for leaving them out. An unfit choice of the split gives way to the fallbacks.
+    `draw` is uniform in [0, 1) and picks from the traffic split, then among fallbacks of the same position; a `key` has
+    a side of the split of its own. `unfit` maps entity ids to the reason for leaving them out. An unfit choice of the
+    split gives way to the fallbacks.
     """
-    chosen = _chosen(endpoint, draw)
+    chosen = _chosen(endpoint, draw) if key is None else _side(endpoint, key)
     order = [] if chosen is None else [chosen]
     order += (each for each in _fallbacks(endpoint, draw) if each is not chosen)
     fit: list[ServedEntity] = []
@@ -59,6 +68,24 @@ def _chosen(endpoint: Endpoint, draw: float) -> ServedEntity | None:
         if draw * total < reached:
             return endpoint.entity(name)
     return endpoint.entity(endpoint.split[-1][0])
+
+
+def _side(endpoint: Endpoint, key: str) -> ServedEntity | None:
+    """The entity to which a key belongs: of all, the first whose turn comes in a race that percentages make faster.
+
+    A race for each key and entity (rendezvous hashing by weight): what others are given does not change who wins among
+    the rest, so that a key moves only to an entity that was given more, or away from one that was given less.
+    """
+    if not endpoint.split:
+        return _chosen(endpoint, 0.0)
+    first, found = math.inf, None
+    for name, percent in endpoint.split:
+        entity = endpoint.entity(name)
+        if entity is not None and percent > 0:
+            turn = -math.log(1.0 - sticky_draw(endpoint.id, f"{entity.id}\0{key}")) / percent
+            if turn < first or found is None:
+                first, found = turn, entity
+    return found
 
 
 def _fallbacks(endpoint: Endpoint, draw: float) -> Sequence[ServedEntity]:

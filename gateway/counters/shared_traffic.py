@@ -17,8 +17,8 @@ from gateway.counters.commands import Commands, pairs
 from gateway.counters.connection import RedisAway
 from gateway.counters.lua import command
 from gateway.routing.gate_news import GateNews
-from gateway.routing.traffic import Home, Traffic
-from policies.circuits import PROBE_MS, Circuit, State
+from gateway.routing.traffic import Home, Target, Traffic
+from policies.circuits import Circuit, State, due
 
 PERIOD_SECONDS = 0.5
 GATED_SECONDS = 0.2
@@ -26,6 +26,8 @@ GATED_SECONDS = 0.2
 _QUIET_MS = 3_000
 """A worker not heard of for longer counts as gone."""
 _MOST_TOLD = 1_000
+_LEAVE_MS = b"10000"
+"""How long the leave to make a probe outlives a worker that dies with it."""
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class SharedTraffic:
         self._worker = worker_id.encode()
         self._traffic = traffic
         self._complained = False
+        self._leaves: set[str] = set()
+        """Targets whose probe is ours to make, or is being made by us."""
 
     async def close(self) -> None:
         """Say that this worker is gone, and disconnect."""
@@ -169,16 +173,34 @@ class SharedTraffic:
                         Circuit(State(told.state), told.until_ms, told.opened, told.changed_ms, told.reason),
                     )
         traffic.workers = len(gates) + 1
-        traffic.gate.listen(self._worker.decode(), gates, traffic.ahead_ms)
+        own = self._worker.decode()
+        traffic.rank = sum(each < own for each in gates)
+        traffic.gate.listen(own, gates, traffic.ahead_ms)
         for key, target in traffic.targets.items():
             target.elsewhere = loads.get(key, (0, 0))
 
     async def _claim(self) -> None:
-        """Get leave for the probes that are due, where no other worker has it."""
-        for target in self._traffic.due_probes():
-            asked = command(
-                b"SET", self._probe + target.key.encode(), self._worker, b"NX", b"PX", b"%d" % (PROBE_MS // 3)
-            )
-            (granted,) = await self._redis.ask(asked)
+        """Get leave for the probes that are due, where no other worker has it; keep what we have until they have told."""
+        traffic = self._traffic
+        for key in list(self._leaves):
+            target, name = traffic.targets.get(key), self._probe + key.encode()
+            owner, _ = await self._redis.ask(command(b"GET", name), command(b"PEXPIRE", name, _LEAVE_MS))
+            ours = owner == self._worker
+            if target is not None and ours and (target.probe or _under_way(target, traffic.now_ms())):
+                continue
+            self._leaves.discard(key)
+            if target is not None:
+                target.probe = False
+            if ours:
+                await self._redis.ask(command(b"DEL", name))
+        for target in traffic.due_probes():
+            name = self._probe + target.key.encode()
+            (granted,) = await self._redis.ask(command(b"SET", name, self._worker, b"NX", b"PX", _LEAVE_MS))
             if granted:
                 target.probe = True
+                self._leaves.add(target.key)
+
+
+def _under_way(target: Target, now_ms: int) -> bool:
+    """Whether a probe is being made that may still tell something."""
+    return target.circuit.state is State.HALF_OPEN and not due(target.circuit, now_ms)

@@ -49,19 +49,20 @@ def _among(line: Line, exchange: Exchange) -> Route:
             unfit[entity.id] = reason
         elif (reason := line.traffic.refusal(entity, engines.addresses(entity))) is not None:
             resting[entity.id] = reason
-    draw = _draw(line, exchange)
-    found = route(endpoint, draw, unfit | resting, local_only=exchange.local_only)
+    key = _stays_by(exchange)
+    draw = line.draw() if key is None else sticky_draw(endpoint.id, key)
+    found = route(endpoint, draw, unfit | resting, local_only=exchange.local_only, key=key)
     if not found.order and resting:
-        return route(endpoint, draw, unfit, local_only=exchange.local_only)
+        return route(endpoint, draw, unfit, local_only=exchange.local_only, key=key)
     return found
 
 
-def _draw(line: Line, exchange: Exchange) -> float:
-    """Uniform over calls, or always the same for what should stay on one side."""
+def _stays_by(exchange: Exchange) -> str | None:
+    """By what a call stays on its side of the split; None where each call is drawn anew."""
     endpoint = exchange.endpoint
     key, sticky = exchange.sticky, endpoint.rules.sticky
     if key is None and sticky is not Sticky.HEADER:
         key = exchange.request.end_user
         if key is None and sticky is Sticky.CONVERSATION:
             key = f"{exchange.caller.principal.id} {beginning(exchange.request.body).hex()}"
-    return line.draw() if key is None else sticky_draw(endpoint.id, key)
+    return key

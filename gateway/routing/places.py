@@ -25,10 +25,11 @@ class Share:
     percent: int
 
     @classmethod
-    def of(cls, rules: EntityRules, workers: int) -> Share:
-        """An even part, rounded up to one place: an entity that every worker may call needs one in each."""
+    def of(cls, rules: EntityRules, workers: int, rank: int = 0) -> Share:
+        """An even part, what is over going to the first of them; one place at least, since every worker may be called."""
+        even, over = divmod(rules.concurrency, max(1, workers))
         return cls(
-            max(1, rules.concurrency // max(1, workers)),
+            max(1, even + (rank < over)),
             -(-rules.queue // max(1, workers)),
             rules.principal_percent,
         )

@@ -15,7 +15,18 @@ from gateway.routing.passes import Pass
 from gateway.routing.places import Places, Share
 from policies.calling import EntityRules
 from policies.catalog import ServedEntity
-from policies.circuits import CLOSED, Circuit, State, due, failed, probing, refusal, succeeded, younger
+from policies.circuits import (
+    CLOSED,
+    Circuit,
+    State,
+    due,
+    failed,
+    probing,
+    refusal,
+    succeeded,
+    untold,
+    younger,
+)
 from policies.conversation import Prefix
 from policies.replicas import Load, by_prefix, faded, least_loaded
 from policies.retries import RetryBudget
@@ -47,6 +58,8 @@ class Target:
     circuit: Circuit = CLOSED
     probe: bool = False
     """This worker may make the probe that is due."""
+    trying: bool = False
+    """A probe is about to begin: its is the next lease."""
     used_ms: int = 0
 
     def load(self, stream: bool) -> Load:
@@ -62,6 +75,7 @@ class Lease:
         "_began_ms",
         "_open",
         "_places",
+        "_probes",
         "_rules",
         "_since_ms",
         "_stream",
@@ -97,6 +111,7 @@ class Lease:
         # Durations by a clock of our own: the shared one may be set while the call runs.
         self._since_ms = traffic.clock_ms()
         self._open = True
+        self._probes, target.trying = target.trying, False
         target.calls += 1
         target.tokens += tokens
 
@@ -125,14 +140,18 @@ class Lease:
             self._traffic.put(
                 target, failed(target.circuit, self._began_ms, now, self._rules, fault, rest_ms)
             )
+        elif self._probes:
+            self._traffic.put(target, untold(target.circuit, now))
 
 
 class Traffic:
-    """Targets and places of every entity; `workers` is how many share them now."""
+    """Targets and places of every entity; `workers` is how many share them now, `rank` which of them this one is."""
 
     def __init__(self, clock_ms: Callable[[], int], draw: Callable[[], float]) -> None:
         self.targets: dict[str, Target] = {}
         self.workers = 1
+        self.rank = 0
+        """Ours among them, the same for all who hear each other."""
         self.ahead_ms = 0
         """How far the clock that workers share is ahead of ours."""
         self.alone = True
@@ -179,7 +198,7 @@ class Traffic:
         found = self._places.get(entity.id)
         if found is None:
             found = self._places[entity.id] = Places(lambda: self.clock_ms() / 1000)
-        return found, Share.of(entity.rules, self.workers)
+        return found, Share.of(entity.rules, self.workers, self.rank)
 
     def budget(self, entity: ServedEntity) -> RetryBudget:
         """What retries the entity may still get from this worker."""
@@ -226,7 +245,7 @@ class Traffic:
                 else:
                     chosen = targets[self._at_home(entity, loads, prefix, tokens)]
         if chosen.circuit.state is not State.CLOSED and due(chosen.circuit, self.now_ms()):
-            chosen.probe = False
+            chosen.probe, chosen.trying = False, True
             self.put(chosen, probing(chosen.circuit, self.now_ms()))
         return chosen
 

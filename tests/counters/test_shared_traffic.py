@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from redis import Redis
 
 from gateway.counters.shared_traffic import SharedTraffic
 from gateway.routing.passes import Ask
@@ -85,6 +86,64 @@ async def test_what_one_worker_finds_out_the_others_know_and_so_with_its_end(wor
 async def may_probe(worker: Worker) -> bool:
     await worker.shared._claim()  # pyright: ignore[reportPrivateUsage]
     return worker.traffic.refusal(ENTITY, ("a",)) is None
+
+
+async def test_leave_that_nobody_used_for_long_is_still_one_workers_alone(
+    workers: list[Worker], redis_url: str
+) -> None:
+    one, other, _ = workers
+    one.lease().end("upstream_500")
+    await exchanged(workers)
+    for each in workers:
+        each.clock_ms += 1_200
+    assert await may_probe(one)
+    with Redis.from_url(redis_url) as client:
+        (name,) = client.keys("*probe*")  # pyright: ignore[reportGeneralTypeIssues]
+        client.pexpire(name, 2_000)
+        await one.shared._claim()  # pyright: ignore[reportPrivateUsage]
+        assert client.pttl(name) > 5_000, "who has it keeps it"
+        # What expired all the same, as in a process that was stopped, is the next one's and nobody else's.
+        client.delete(name)
+        assert await may_probe(other)
+        assert not await may_probe(one)
+
+
+async def test_a_probe_whose_client_leaves_is_made_by_the_next_call_and_not_half_a_minute_later(
+    workers: list[Worker],
+) -> None:
+    one = workers[0]
+    one.lease().end("upstream_500")
+    await exchanged(workers)
+    for each in workers:
+        each.clock_ms += 1_200
+    assert await may_probe(one)
+    left = one.lease()
+    assert one.traffic.target(ENTITY, "a").circuit.state is State.HALF_OPEN
+    for each in workers:
+        each.clock_ms += 10
+    left.end()
+    await exchanged(workers)
+    free = [each for each in workers if await may_probe(each)]
+    assert len(free) == 1, "the next one's, and one's alone"
+    told = free[0].lease()
+    for each in workers:
+        each.clock_ms += 10
+    told.answered(1_000)
+    told.end()
+    await exchanged(workers)
+    assert all(each.traffic.refusal(ENTITY, ("a",)) is None for each in workers)
+
+
+async def test_an_entitys_places_are_divided_without_a_rest(workers: list[Worker]) -> None:
+    entity = ServedEntity(
+        "f", "many", EntityKind.EXTERNAL, "openai", "m", Price("p"), base_url="a", rules=EntityRules(concurrency=8)
+    )  # fmt: skip
+    parts: list[int] = []
+    for each in workers:
+        found = each.traffic.places(entity)
+        assert found is not None
+        parts.append(found[1].places)
+    assert sorted(parts) == [2, 3, 3]
 
 
 async def test_a_worker_that_is_gone_counts_no_more(workers: list[Worker]) -> None:

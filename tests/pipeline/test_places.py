@@ -19,7 +19,7 @@ def queued(places: Places, share: Share, who: str, *, batch: bool = False) -> Wa
 def test_workers_share_places_and_the_queue_and_lose_none_of_either_by_rounding() -> None:
     rules = EntityRules(concurrency=3, queue=5)
     assert [(each.places, each.queue) for each in (Share.of(rules, workers) for workers in (1, 2, 4, 8))] == [
-        (3, 5), (1, 3), (1, 2), (1, 1),
+        (3, 5), (2, 3), (1, 2), (1, 1),
     ]  # fmt: skip
     assert Share.of(EntityRules(concurrency=1), 2).queue == 0
     for places, workers in ((5, 2), (8, 3), (7, 7), (100, 64)):

@@ -52,18 +52,43 @@ def test_what_must_stay_here_never_gets_an_entity_that_is_elsewhere(draw: float,
     assert {each.name for each, reason in found.excluded if reason == RESIDENCY} <= {"a", "b"}
 
 
+def side(endpoint: Endpoint, key: str) -> str:
+    return route(endpoint, sticky_draw("n", key), {}, key=key).order[0].name
+
+
+def splits(*percent: int) -> Endpoint:
+    """An endpoint that is split so over a, b and c."""
+    return Endpoint("n", "chat", "llm/v1/chat", (A, B, C), split=tuple(zip("abc", percent, strict=False)))
+
+
 def test_a_key_stays_on_its_side_and_keys_spread_as_the_split_says() -> None:
     assert sticky_draw("n", "ann") == sticky_draw("n", "ann") != sticky_draw("m", "ann")
-    sides = Counter(names(SPLIT, sticky_draw("n", f"user-{number}"))[0] for number in range(4000))
-    assert 0.66 < sides["a"] / 4000 < 0.74
+    sides = Counter(side(splits(50, 30, 20), f"user-{number}") for number in range(4000))
+    assert 0.47 < sides["a"] / 4000 < 0.53
+    assert 0.27 < sides["b"] / 4000 < 0.33
+    turned = Endpoint("n", "chat", "llm/v1/chat", (C, A), split=(("c", 60), ("a", 40)))
+    again = Endpoint("n", "chat", "llm/v1/chat", (A, C), split=(("a", 40), ("c", 60)))
+    assert all(side(turned, str(each)) == side(again, str(each)) for each in range(200)), "in any order"
 
 
-def test_a_changed_split_moves_only_the_keys_that_it_must() -> None:
-    wider = Endpoint("n", "chat", "llm/v1/chat", (A, B), split=(("a", 80), ("b", 20)))
-    draws = [sticky_draw("n", f"user-{number}") for number in range(4000)]
-    moved = [draw for draw in draws if names(SPLIT, draw)[0] != names(wider, draw)[0]]
-    assert all(names(SPLIT, draw)[0] == "b" and names(wider, draw)[0] == "a" for draw in moved)
+def test_of_two_sides_a_changed_split_moves_only_the_keys_that_it_must() -> None:
+    keys = [f"user-{number}" for number in range(4000)]
+    moved = [key for key in keys if side(splits(70, 30), key) != side(splits(80, 20), key)]
+    assert all(side(splits(80, 20), key) == "a" for key in moved)
     assert len(moved) < 4000 * 0.13
+
+
+SHARES = st.tuples(*[st.integers(0, 100)] * 3).filter(any)
+
+
+@given(SHARES, SHARES, st.lists(st.text(max_size=8), max_size=20))
+def test_a_key_moves_only_from_a_side_that_lost_or_to_one_that_gained(
+    before: tuple[int, ...], after: tuple[int, ...], keys: list[str]
+) -> None:
+    was, now = dict(zip("abc", before, strict=True)), dict(zip("abc", after, strict=True))
+    for key in keys:
+        left, taken = side(splits(*before), key), side(splits(*after), key)
+        assert left == taken or now[left] < was[left] or now[taken] > was[taken]
 
 
 def test_fallbacks_of_one_position_share_by_weight_and_come_before_the_next_position() -> None:
