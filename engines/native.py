@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import msgspec
+
 from engines.adapter import Call, Completed, StreamReader
 from engines.canonical import Embeddings, Usage
 from engines.clients import EMBEDDINGS, client_of
@@ -17,6 +19,7 @@ from engines.embeddings import read_embedding, write_embeddings
 from engines.errors import Garbled, Refused, Unsupported
 from engines.messages import Answer, Choice, CompletionDetails, PromptDetails, WireUsage
 from engines.openai_chat.provider import context_limit
+from engines.tally import can_be
 from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
 
@@ -54,6 +57,10 @@ class NativeEngine:
         if response.status != 200:
             raise self._refused(response.status, response.body, response.headers)
         answer = self._dialect.read_answer(response.body)
+        counted = answer.usage
+        if counted is not None and not can_be(counted):
+            # The line hears of it; the client is told no count that cannot be.
+            answer = msgspec.structs.replace(answer, usage=None)
         if self._passing(call) is None:
             client = client_of(call.path)
             written = client.write_answer(answer, call.body, model=call.model, now=int(time.time()))
@@ -61,7 +68,7 @@ class NativeEngine:
             written = response.body
         read = Answer(
             choices=[Choice(finish_reason=answer.stop.finish_reason)],
-            usage=None if answer.usage is None else _wire(answer.usage),
+            usage=None if counted is None else _wire(counted),
             model=answer.model or call.model,
         )
         return Completed(written, read)

@@ -131,14 +131,11 @@ class Tally:
         """Take over a provider's count; False where what it counts ahead would pass the limit."""
         usage = event.usage
         self._ahead = False
-        read, written, thought = usage.cache_read, usage.cache_write, usage.reasoning
-        prompt, completion = usage.fresh + read + written, usage.output + thought
-        if (
-            usage.fresh < 0 or read < 0 or written < 0 or usage.output < 0 or thought < 0
-            or prompt > ABSURD or completion > ABSURD
-        ):  # fmt: skip
+        if not can_be(usage):
             self.distrusted = True
             return True
+        read, written, thought = usage.cache_read, usage.cache_write, usage.reasoning
+        prompt, completion = usage.fresh + read + written, usage.output + thought
         if event.ahead and completion > self.limit:
             return False
         self._ahead = event.ahead
@@ -148,6 +145,14 @@ class Tally:
         else:
             self.running = completion
         return True
+
+
+def can_be(usage: Usage) -> bool:
+    """Whether such a count is possible: nothing below zero, nothing that no context holds."""
+    return (
+        usage.fresh >= 0 and usage.cache_read >= 0 and usage.cache_write >= 0 and usage.output >= 0
+        and usage.reasoning >= 0 and usage.prompt <= ABSURD and usage.completion <= ABSURD
+    )  # fmt: skip
 
 
 def _usage(count: Count) -> Usage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from engines.canonical import Counted, Event
 from engines.dialects import EventReader, EventWriter
-from engines.tally import Tally
+from engines.tally import Tally, can_be
 
 
 class TranslatedStream(Tally):
@@ -41,7 +41,11 @@ class TranslatedStream(Tally):
                 passed, self.exhausted = at, True
                 self._held = events[at:]
                 break
-        out = self._writer.write(events[:passed]) if passed else b""
+        told = events if passed == len(events) else events[:passed]
+        if self.distrusted:
+            # A count that cannot be is none: what is on record in its place is an estimate, and the client is told as much.
+            told = [each for each in told if type(each) is not Counted or can_be(each.usage)]
+        out = self._writer.write(told) if passed else b""
         if self._source.done and not self.exhausted and not self.done:
             self.done = True
             out += self._writer.finish()

@@ -62,7 +62,7 @@ _CONTEXT = re.compile(
 
 
 class _Details(msgspec.Struct, gc=False):
-    thinking_tokens: int = 0
+    thinking_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -178,13 +178,14 @@ class Messages:
 class MessagesReader:
     """The port `EventReader`."""
 
-    __slots__ = ("_argued", "_calls", "_ended", "_events", "_usage", "done")
+    __slots__ = ("_calls", "_ended", "_events", "_unargued", "_usage", "done")
 
     def __init__(self) -> None:
         self._events = Events()
         self._calls: dict[int, int] = {}
         """Index of the block -> index among the calls."""
-        self._argued: set[int] = set()
+        self._unargued: dict[int, str] = {}
+        """What a call whose arguments never stream was begun with, by its block: some tell them there."""
         self._usage = _Usage()
         self._ended = False
         self.done = False
@@ -209,15 +210,15 @@ class MessagesReader:
             return "", 0
         event = decoded(_decode_event, payload)
         match event.type:
+            case "content_block_delta" | "content_block_start" if self._ended:
+                raise Garbled("content came after the message's end")
             case "content_block_delta":
                 self._delta(event, out)
             case "content_block_start":
                 self._block(event, out)
             case "content_block_stop":
-                index = self._calls.get(event.index)
-                if index is not None and event.index not in self._argued:
-                    # A call without arguments streams none.
-                    out.append(ToolCallDelta(index, "{}"))
+                if (begun := self._unargued.pop(event.index, None)) is not None:
+                    out.append(ToolCallDelta(self._calls[event.index], begun))
             case "message_start":
                 message = event.message or _Message()
                 out.append(Began(message.id, message.model))
@@ -249,6 +250,7 @@ class MessagesReader:
                 out.append(ReasoningDelta(redacted=block.data or ""))
             case "tool_use":
                 self._calls[event.index] = index = len(self._calls)
+                self._unargued[event.index] = bytes(block.input).decode()
                 out.append(ToolCallBegan(index, block.id or "", block.name or ""))
             case _:
                 return
@@ -261,7 +263,7 @@ class MessagesReader:
             case "input_json_delta":
                 index = self._calls.get(event.index)
                 if index is not None and delta.partial_json:
-                    self._argued.add(event.index)
+                    self._unargued.pop(event.index, None)
                     out.append(ToolCallDelta(index, delta.partial_json))
             case "thinking_delta":
                 out.append(ReasoningDelta(delta.thinking or ""))
@@ -294,7 +296,8 @@ def _usage(wire: _Usage | None) -> Usage | None:
     if wire is None or wire.input_tokens is None:
         return None
     output = wire.output_tokens or 0
-    thought = min(output, wire.output_tokens_details.thinking_tokens if wire.output_tokens_details else 0)
+    details = wire.output_tokens_details or _Details()
+    thought = min(output, details.thinking_tokens or 0)
     return Usage(
         fresh=wire.input_tokens,
         cache_read=wire.cache_read_input_tokens or 0,

@@ -225,6 +225,8 @@ class ConverseReader:
         return []
 
     def _read(self, name: str, payload: bytes, out: list[Event]) -> None:
+        if self._ended and name != "metadata":
+            raise Garbled("more came after the message's end")
         match name:
             case "contentBlockDelta":
                 self._delta(decoded(_decode_event, payload), out)

@@ -113,7 +113,8 @@ class ChatWriter:
     def finish(self) -> bytes:
         if not self._show_usage:
             return b""
-        usage = wire_usage(self._usage or Usage())
+        # What nobody counted is not told as nothing.
+        usage = None if self._usage is None else wire_usage(self._usage)
         return b'data: %b,"choices":[],"usage":%b}\n\n' % (self._begun(), _encode(usage))
 
     def cut(self, extra: Mapping[str, object]) -> bytes:

@@ -1,0 +1,103 @@
+"""Answers of providers of other dialects that are not as these write them: read for what they say, or refused, never half told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from engines.anthropic.answers import Messages
+from engines.anthropic.client_writing import MessagesClient
+from engines.bedrock.answers import Converse
+from engines.canonical import Answer, Stop, Text, ToolCall, Usage
+from engines.cohere.answers import Cohere
+from engines.dialects import EventReader
+from engines.errors import Garbled
+from engines.gemini.answers import Gemini
+from engines.openai_chat.provider import ChatReader
+from engines.openai_chat.writing import ChatClient
+from engines.translated_stream import TranslatedStream
+from engines.whole_answers import assembled
+from tests.providers import wires
+from tests.providers.wires import sse
+
+TEXT = Answer((Text("Hi"),), Stop.END, Usage(fresh=5, output=7))
+IMPOSSIBLE = (
+    Usage(fresh=-5, output=7),
+    Usage(fresh=5, output=10**20),
+    Usage(fresh=-4, cache_read=9, output=7),
+)
+
+
+def chat(reader: EventReader, data: bytes, *, show_usage: bool = True) -> list[Any]:
+    """The chunks that a client of OpenAI's dialect gets of a stream."""
+    writer = ChatClient().writer({}, show_usage=show_usage, model="m", now=1)
+    stream = TranslatedStream(reader, writer, limit=10**6, most=None, show_usage=show_usage)
+    out = stream.feed(data)
+    if not stream.done:
+        stream.ended()
+        out += stream.feed(b"")
+    return [json.loads(each.removeprefix("data: ")) for each in out.decode().split("\n\n") if each]
+
+
+def test_arguments_that_are_told_where_a_call_begins_are_not_lost() -> None:
+    called = Answer((ToolCall("a", "f", '{"x":1}'), ToolCall("b", "g", "{}")), Stop.TOOLS, TEXT.usage)
+    events = [
+        each
+        for each in wires.anthropic_events(called)
+        if each.get("delta", {}).get("type") != "input_json_delta"
+    ]
+    blocks = [each["content_block"] for each in events if each["type"] == "content_block_start"]
+    blocks[0]["input"] = {"x": 1}
+    told = assembled(Messages().reader().read(sse(*((each["type"], each) for each in events))))
+    assert told.parts == called.parts
+
+
+@pytest.mark.parametrize("usage", IMPOSSIBLE)
+def test_a_client_is_told_no_count_that_cannot_be(usage: Usage) -> None:
+    lied = Answer(TEXT.parts, TEXT.stop, usage)
+    for reader, data in (
+        (Messages().reader(), wires.anthropic_stream(lied)),
+        (Converse().reader(), wires.bedrock_stream(lied)),
+    ):
+        *words, last = chat(reader, data)
+        assert "".join(each["choices"][0]["delta"].get("content", "") for each in words) == "Hi"
+        # What was counted at the beginning, or here, is another matter.
+        assert last["usage"] is None or last["usage"]["total_tokens"] == 6
+
+
+def test_what_nobody_counted_is_not_told_as_nothing() -> None:
+    begun = {"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+    uncounted = (
+        (ChatReader(), sse(("", begun)) + b"data: [DONE]\n\n"),
+        (Gemini().reader(), sse(("", {"candidates": [{"finishReason": "STOP"}]}))),
+        (Cohere().reader(), sse(("", {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}))),
+    )
+    for reader, data in uncounted:
+        assert chat(reader, data)[-1]["usage"] is None
+    assert all("usage" not in each for each in chat(Cohere().reader(), uncounted[2][1], show_usage=False))
+
+
+def test_nothing_comes_after_the_end_of_an_answer() -> None:
+    words = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "more"}}
+    *events, last = wires.anthropic_events(TEXT)
+    for more in (words, {"type": "content_block_start", "index": 1, "content_block": {"type": "text"}}):
+        with pytest.raises(Garbled):
+            chat(Messages().reader(), sse(*((each["type"], each) for each in (*events, more, last))))
+    at_end, count = wires.bedrock_events(TEXT)[-2:]
+    for more in (at_end, ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "more"}})):
+        frames = [*wires.bedrock_events(TEXT)[:-1], more, count]
+        with pytest.raises(Garbled):
+            chat(
+                Converse().reader(),
+                b"".join(wires.frame(name, wires.dumped(payload)) for name, payload in frames),
+            )
+
+
+def test_thoughts_that_are_counted_as_null_are_none() -> None:
+    usage = {"input_tokens": 5, "output_tokens": 7, "output_tokens_details": {"thinking_tokens": None}}
+    body = {**wires.anthropic_plain(TEXT), "usage": usage}
+    assert Messages().read_answer(json.dumps(body).encode()).usage == TEXT.usage
+    told = json.loads(MessagesClient().write_answer(TEXT, {}, model="m", now=1))
+    assert told["usage"]["output_tokens"] == 7
