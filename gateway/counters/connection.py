@@ -1,4 +1,4 @@
-"""One pipelined connection to Redis: all commands of a turn of the event loop leave in one write.
+"""One pipelined connection to Redis: the commands of a turn of the event loop leave in one write, or a few at a time.
 
 Answers are matched in order, so a command that timed out keeps its place: what Redis did about it is told when the
 late answer comes, or, with the connection gone, that nobody knows. Nothing is ever sent twice from here.
@@ -26,6 +26,8 @@ CONNECT_SECONDS = 2.0
 HANDSHAKE_SECONDS = 1.0
 _LONGEST_PAUSE = 0.5
 _GRACE = 0.003
+TOGETHER = 4
+"""So many commands leave at once: with the others of a long turn they would leave after all that it still begins."""
 
 
 class RedisAway(Exception):
@@ -131,11 +133,13 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def send(self, data: bytes, asked: Asked) -> None:
-        """Send one command at the end of this turn of the loop."""
+        """Send one command in the loop's next turn, or with the next few."""
         self._out.append(data)
         self._waiting.append(asked)
         self._unsent += 1
-        if not self._flushing:
+        if self._unsent >= TOGETHER:
+            self._write()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
@@ -201,6 +205,9 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
+        self._write()
+
+    def _write(self) -> None:
         if self._transport is None or not self._unsent:
             return
         self._transport.write(b"".join(self._out))
