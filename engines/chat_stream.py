@@ -227,9 +227,12 @@ class ChatStream:
     def ended(self) -> None:
         """The upstream closed; raises Garbled unless [DONE] was read (a last event may lack its blank line)."""
         if not self.done and self._buffer.strip():
-            rest, self._buffer = self._buffer.strip(b"\r\n"), b""
-            if rest == b"data: " + _DONE or rest == b"data:" + _DONE:
+            # A CR that waits for what follows it is a line's end too.
+            rest, self._buffer = self._buffer.replace(b"\r", b"\n").strip(b"\n"), b""
+            if _canonical(rest.split(b"\n")) == b"data: " + _DONE:
                 self.done = True
+                if self._untold:
+                    self._last = self._usage_event() + DONE
         if not self.done:
             raise Garbled("the stream ended without [DONE]")
 

@@ -281,3 +281,20 @@ def test_the_closing_events_look_like_the_streams_own() -> None:
         "completion_tokens": 5,
         "total_tokens": 8,
     }
+
+
+@pytest.mark.parametrize("ending", [b"\r\n", b"\r", b"\n"])
+@pytest.mark.parametrize("last", [b"data: [DONE]", b": end\ndata:[DONE]\nretry: 100"])
+def test_the_last_event_is_read_whatever_stands_beside_it(ending: bytes, last: bytes) -> None:
+    """And a count that came with other things is told before it, though only the upstream's end made sure of it."""
+    words = (
+        b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
+    )
+    for blank in (b"", b"\n", b"\n\n"):
+        stream = ChatStream(show_usage=True, show_running=False, limit=9)
+        shown = stream.feed((words + last + blank).replace(b"\n", ending))
+        stream.ended()
+        shown += stream.feed(b"") + stream.terminal()
+        assert shown.count(b'"usage":{"prompt_tokens":3') == shown.count(b"[DONE]") == 1
+        assert shown.endswith(b"data: [DONE]\n\n")
