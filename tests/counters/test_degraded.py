@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio import Redis
 
+from gateway.counters.link import FAILURES_TO_OPEN
 from gateway.counters.reservations import Reservations
 from gateway.embedded.redis import EmbeddedRedis
 from gateway.errors import GatewayError, LimitExceeded, Unavailable
@@ -208,6 +209,75 @@ async def test_a_wiped_redis_is_noticed_by_the_next_call_and_rebuilt(
     for worker, each, used in ((one, holds[0], 10), (two, holds[1], 20), (one, hold, 30)):
         await settle(worker, each, 0, used, used)
     assert (await world.reserve(one, 0, 0)).parts[1][1] == 1000 - 60
+
+
+async def test_an_end_that_meets_a_wiped_redis_is_counted_in_the_next_epoch(
+    worker: Reservations, redis_url: str
+) -> None:
+    world = World(
+        budgets=(Budget("b", ScopeKind.DEPLOYMENT, Calendar(Unit.MONTH), 1_000),),
+        endpoint=endpoint_of(Price("p", output=1_000_000)),
+    )
+    hold = await world.reserve(worker, 0, 100)
+    async with Redis.from_url(redis_url) as redis:
+        await redis.flushall()
+    worker.settle(hold, prompt_tokens=0, completion_tokens=30, cost_nano_usd=30)
+    await until(lambda: worker.link.usable and worker.link.epoch != hold.epoch and not worker.unsettled)
+    assert (await world.reserve(worker, 0, 0)).parts[1] == (970,)
+    assert worker.held == 1
+
+
+async def test_a_stream_that_began_before_redis_was_wiped_is_topped_up_in_the_next_epoch(
+    worker: Reservations, redis_url: str
+) -> None:
+    world = World(
+        budgets=(Budget("b", ScopeKind.DEPLOYMENT, Calendar(Unit.MONTH), 1_000),),
+        endpoint=endpoint_of(Price("p", output=1_000_000)),
+    )
+    hold = await world.reserve(worker, 0, 100)
+    assert await worker.top_up(hold, 50) == 50
+    async with Redis.from_url(redis_url) as redis:
+        await redis.flushall()
+    await until(lambda: worker.link.usable and worker.link.epoch != hold.epoch)
+    assert await worker.top_up(hold, 60) == 60
+    assert worker.link.usable
+    assert (worker.standing.lost, worker.degraded_admissions, hold.local) == (1, 0, [])
+    assert (await world.reserve(worker, 0, 0)).parts[1] == (1000 - 210,)
+    await settle(worker, hold, 0, 160, 160)
+    assert (await world.reserve(worker, 0, 0)).parts[1] == (1000 - 160,)
+
+
+async def test_a_worker_that_nobody_calls_notices_the_epoch_that_another_opened(
+    worker: Reservations, redis_url: str
+) -> None:
+    link = worker.link
+    another = link.new_epoch(link.connection.run_id)
+    async with Redis.from_url(redis_url) as redis:
+        await redis.set(link.keys.epoch, another)
+    await until(lambda: link.usable and link.epoch == another)
+
+
+async def test_failures_open_the_breaker_only_in_a_row(worker: Reservations) -> None:
+    for _ in range(3):
+        for _ in range(FAILURES_TO_OPEN - 1):
+            worker.link.failed()
+        await World().reserve(worker)
+        assert worker.link.usable
+    for _ in range(FAILURES_TO_OPEN):
+        worker.link.failed()
+    assert not worker.link.usable
+
+
+async def test_a_key_that_was_claimed_too_late_for_its_caller_is_free_again(
+    connect: Connect, redis_server: EmbeddedRedis
+) -> None:
+    worker = await connect(timeout_seconds=0.1)
+    world = World(limits=(limit_of(Metric.REQUESTS, 10),))
+    with frozen(redis_server), pytest.raises(Unavailable):
+        await world.reserve(worker, 5, 5, idempotency=("key", "body"))
+    worker.link.connection._timeout = 2.0
+    await until(lambda: worker.link.usable and worker.late_grants == 1 and not worker.unsettled)
+    assert (await world.reserve(worker, 5, 5, idempotency=("key", "body"))).parts[1] == (9,)
 
 
 async def test_a_connection_that_breaks_under_a_reservation_leaves_no_charge_behind(

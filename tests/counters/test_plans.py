@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -21,7 +22,7 @@ from policies.budgets import Budget, dearest
 from policies.catalog import Endpoint, Price, Snapshot
 from policies.draws import Indexes, draws_of
 from policies.limits import Limit, Metric, Mode, ScopeKind
-from policies.principal import Caller
+from policies.principal import Caller, Principal, PrincipalKind
 from policies.windows import MINUTE, Calendar, Rolling, Unit, Window
 from tests.counters.conftest import caller_of, endpoint_of
 
@@ -30,6 +31,8 @@ _DAY = Calendar(Unit.DAY)
 _GROUPS = ("g1", "g2")
 _CALLERS = (
     caller_of("ann", _GROUPS, "k1"),
+    # As a token claims it.
+    caller_of("ann", ("g1",), "k1"),
     caller_of("bob", ("g2",), "k2"),
     replace(caller_of("bob", ("g2",), "k3"), share_percent=80),
     caller_of("eve"),
@@ -156,6 +159,85 @@ def test_callers_and_endpoints_are_compiled_once_each_not_once_a_pair() -> None:
     )  # one for those who may fill all of a limit, one for those who may not
     assert len(plans._callers) == len(_CALLERS)
     assert not len(plans._pairs)
+
+
+_NO_GROUPS = caller_of("eve", (), "k1")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((_NO_GROUPS, _ENDPOINTS[0], None), (caller_of("eve", ("g1",), "k1"), _ENDPOINTS[0], None)),
+        ((_NO_GROUPS, _ENDPOINTS[0], None), (caller_of("eve", (), "k2"), _ENDPOINTS[0], None)),
+        ((_NO_GROUPS, _ENDPOINTS[0], None), (caller_of("ann", (), "k1"), _ENDPOINTS[0], None)),
+        ((_NO_GROUPS, _ENDPOINTS[0], None), (replace(_NO_GROUPS, share_percent=50), _ENDPOINTS[0], None)),
+        ((_NO_GROUPS, _ENDPOINTS[0], None), (_NO_GROUPS, _ENDPOINTS[1], None)),
+        ((_NO_GROUPS, _ENDPOINTS[0], None), (_NO_GROUPS, _ENDPOINTS[2], None)),
+        ((_CALLERS[0], _ENDPOINTS[0], None), (_CALLERS[0], _ENDPOINTS[0], "g2")),
+    ],
+    ids=["groups", "key", "person", "share", "price", "no price", "group named"],
+)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_plans_of_calls_that_differ_in_one_thing_are_not_taken_for_each_other(
+    one: Any, other: Any, pairs: bool
+) -> None:
+    scopes = [each for each in ScopeKind if each is not ScopeKind.SERVICE_PRINCIPAL]
+    spans = (None, _ENDPOINTS[0].id) if pairs else (None,)
+    places = [
+        (scope, subject, span)
+        for scope in scopes
+        for subject in _SUBJECTS.get(scope, (None,))
+        for span in spans
+    ]
+    limits = [
+        _limit(place, Metric.TOTAL_TOKENS, MINUTE, 9, Mode.SHARE)
+        for place in places
+        if place[0] is not ScopeKind.DEPLOYMENT
+    ]
+    budgets = [_budget(place, Unit.DAY, 9) for place in places]
+    snapshot = Snapshot(1, limits=tuple(limits), budgets=tuple(budgets))
+    plans = _plans([_NOW_MS])
+    for each in (one, other, one, other):
+        _same(plans, snapshot, _NOW_MS, *each)
+    first, second = (plans.find(snapshot, *each) for each in (one, other))
+    assert _bytes(first) != _bytes(second)
+
+
+_USER, _ROBOT = caller_of("ann", ("g1",), "k1"), Principal("s-1", PrincipalKind.SERVICE_PRINCIPAL, "robot")
+
+
+@pytest.mark.parametrize(
+    ("place", "caller"),
+    [
+        ((ScopeKind.DEPLOYMENT, None, None), _USER),
+        ((ScopeKind.ENDPOINT, "ep-one", None), _USER),
+        ((ScopeKind.ENDPOINT, None, None), _USER),
+        ((ScopeKind.USER, "u-ann", None), _USER),
+        ((ScopeKind.USER_DEFAULT, None, None), _USER),
+        ((ScopeKind.SERVICE_PRINCIPAL, "s-1", None), Caller(_ROBOT)),
+        ((ScopeKind.GROUP, "g1", None), _USER),
+        ((ScopeKind.GROUP_DEFAULT, None, None), _USER),
+        ((ScopeKind.KEY, "k1", None), _USER),
+        ((ScopeKind.KEY, None, None), _USER),
+    ],
+)
+@pytest.mark.parametrize("span", [None, "ep-one"])
+def test_every_kind_of_limit_and_budget_is_in_the_plan_of_those_it_binds(
+    place: _Place, caller: Caller, span: str | None
+) -> None:
+    scope, subject, _ = place
+    plans = _plans([_NOW_MS])
+    budget = Budget("purse", scope, _DAY, 9, subject, span)
+    limits = ()
+    if scope is not ScopeKind.DEPLOYMENT:
+        limits = (Limit("limit", scope, Metric.TOTAL_TOKENS, MINUTE, 9, subject, span),)
+    snapshot = Snapshot(1, limits=limits, budgets=(budget,))
+    found = plans.find(snapshot, caller, _ENDPOINTS[0], None)
+    assert sorted(each.draw.limit_id for each in found.taps) == [*(each.id for each in limits), "purse"]
+    assert len(found.frame.settled) == len(found.taps)
+    elsewhere = plans.find(snapshot, caller, _ENDPOINTS[1], None)
+    bound = span is None and subject != "ep-one"
+    assert len(elsewhere.taps) == (len(found.taps) if bound else 0)
 
 
 class _Number(Kept):

@@ -15,7 +15,7 @@ from policies.budgets import Budget
 from policies.catalog import Price
 from policies.limits import Metric, ScopeKind
 from policies.windows import Calendar, Rolling, Unit
-from tests.counters.conftest import Connect, World, endpoint_of, limit_of, new_id, settle
+from tests.counters.conftest import Connect, World, caller_of, endpoint_of, limit_of, new_id, settle
 
 _TWO_SECONDS = Rolling(2000)
 
@@ -131,6 +131,22 @@ async def test_a_grant_whose_caller_gave_up_is_released(worker: Reservations) ->
     assert await worker._outbox.drained(5)
     assert worker.held == 0
     assert (await world.reserve(worker, 0, 1000)).granted_output == 1000
+
+
+async def test_the_end_of_a_call_frees_a_place_of_the_group_that_paid_and_of_no_other(
+    worker: Reservations,
+) -> None:
+    limits = (
+        limit_of(Metric.CONCURRENT_REQUESTS, 1, scope=ScopeKind.GROUP, subject="g1"),
+        limit_of(Metric.CONCURRENT_REQUESTS, 5, scope=ScopeKind.GROUP, subject="g2"),
+    )
+    world = World(limits=limits, caller=caller_of("alice", ("g1", "g2")))
+    first, second = await world.reserve(worker), await world.reserve(worker)
+    assert (first.group_id, second.group_id) == ("g1", "g2")
+    await settle(worker, second)
+    assert (await world.reserve(worker)).group_id == "g2"
+    await settle(worker, first)
+    assert (await world.reserve(worker)).group_id == "g1"
 
 
 async def test_settling_twice_changes_nothing(worker: Reservations) -> None:

@@ -77,6 +77,7 @@ def test_zeros_behind_the_last_frame_are_no_records(folder: Path) -> None:
     assert len(spool.read(10)) == 1
     assert spool.at_end
     spool.close()
+    assert list(payloads(bytes(4096))) == []
 
 
 def test_reading_begins_again_at_the_oldest_open_request(folder: Path) -> None:

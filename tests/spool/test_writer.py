@@ -247,6 +247,72 @@ def test_what_is_appended_while_nothing_is_left_to_do_is_written_through_all_the
     assert time.monotonic() - begun < 30, "closing wakes it"
 
 
+class Disk:
+    """How much of each segment was written through; `held` is one such writing that waits for `go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: dict[int, int] = {}
+        self.held, self.go = threading.Event(), threading.Event()
+        self.go.set()
+        monkeypatch.setattr(writing.os, "fdatasync", self._fdatasync)
+
+    def has_all_of(self, spool: SpoolWriter) -> bool:
+        segments = [segment_path(spool.folder, each).stat() for each in segment_numbers(spool.folder)]
+        return all(self.sizes.get(each.st_ino) == each.st_size for each in segments)
+
+    def _fdatasync(self, fd: int) -> None:
+        about = os.fstat(fd)
+        if not self.go.is_set():
+            self.held.set()
+            assert self.go.wait(30)
+        self.sizes[about.st_ino] = about.st_size
+
+
+def test_a_power_cut_costs_no_more_than_the_last_50_ms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is not None:
+                waits.append(timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(writing.threading, "Event", Event)
+    with SpoolWriter(tmp_path) as spool:
+        monkeypatch.undo()
+        spool.append(intent())
+        until(lambda: len(waits) > 2)
+    assert max(waits) <= 0.05
+
+
+def test_every_segment_is_written_through_to_its_end_also_at_the_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    monkeypatch.setattr(writing, "SYNC_SECONDS", 3600)
+    with SpoolWriter(tmp_path, segment_bytes=2_000) as spool:
+        for _ in range(20):
+            spool.append(intent())
+        assert len(segment_numbers(spool.folder)) > 3
+        assert not disk.sizes
+    assert disk.has_all_of(spool)
+
+
+def test_what_is_appended_while_the_disk_is_written_to_is_written_through_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    with SpoolWriter(tmp_path) as spool:
+        disk.go.clear()
+        spool.append(intent())
+        assert disk.held.wait(30)
+        spool.append(intent())
+        disk.go.set()
+        until(lambda: disk.has_all_of(spool))
+
+
 def until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not holds():
