@@ -6,6 +6,7 @@ built. One choice an answer: a client that asks for more is served by a provider
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
@@ -68,6 +69,15 @@ class Message(msgspec.Struct, frozen=True):
 
     role: Literal["user", "assistant"]
     parts: tuple[Part, ...]
+
+
+def in_one(texts: Iterable[str]) -> str:
+    """Texts that stood apart as one text: they stay apart by an empty line, unless a line's end is there already."""
+    whole = ""
+    for text in texts:
+        apart = whole and text and not whole.endswith("\n") and not text.startswith("\n")
+        whole += "\n\n" + text if apart else text
+    return whole
 
 
 class Tool(msgspec.Struct, frozen=True):

@@ -27,7 +27,9 @@ def other_fields(request: Request, *unsaid: str) -> dict[str, Any]:
     under its own name: it was meant for this provider, who refuses what it does not know.
     """
     for name in unsaid:
-        if getattr(request, name) not in (None, 0, ()):
+        value = getattr(request, name)
+        if value not in (None, ()) and (value or name == "seed"):
+            # A penalty of 0 is none; a seed of 0 is one like any other.
             raise Unsupported(name)
     for name in _OPENAI_ONLY:
         if name in request.extra:

@@ -57,6 +57,9 @@ def read_messages(body: Mapping[str, Any], max_tokens: int | None) -> Request:
             system.append(_words(message.get("content"), f"{where}.content"))
             continue
         parts = _parts(message["content"], f"{where}.content")
+        if not parts and message["role"] == "assistant":
+            # An answer of nothing is none to go on from, and other dialects take none.
+            continue
         if turns and turns[-1].role == message["role"]:
             turns[-1] = Message(turns[-1].role, turns[-1].parts + parts)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engines.canonical import Image, Message, Refusal, Request, Text, Tool, ToolCall, ToolResult
+from engines.canonical import Image, Message, Refusal, Request, Text, Tool, ToolCall, ToolResult, in_one
 
 
 def chat_body(request: Request) -> dict[str, Any]:
@@ -76,8 +76,7 @@ def _user(message: Message) -> list[dict[str, Any]]:
     for part in message.parts:
         match part:
             case ToolResult():
-                words = [each for each in part.content if isinstance(each, Text)]
-                text = "".join(each.text for each in words)
+                text = in_one(each.text for each in part.content if isinstance(each, Text))
                 out.append({"role": "tool", "tool_call_id": part.call_id, "content": text})
                 # Results take words only; a picture goes along with what the user says next.
                 shown += [each for each in part.content if isinstance(each, Image)]
@@ -86,9 +85,8 @@ def _user(message: Message) -> list[dict[str, Any]]:
             case _:
                 continue
     if shown and all(isinstance(part, Text) for part in shown):
-        out.append(
-            {"role": "user", "content": "".join(part.text for part in shown if isinstance(part, Text))}
-        )
+        words = in_one(part.text for part in shown if isinstance(part, Text))
+        out.append({"role": "user", "content": words})
     elif shown:
         out.append({"role": "user", "content": [_part(part) for part in shown]})
     return out

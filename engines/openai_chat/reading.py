@@ -36,6 +36,8 @@ _OWN = frozenset(
         "temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "seed", "stop",
     }
 )  # fmt: skip
+_HINTS = frozenset({"prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
+"""Told to OpenAI's family alone: no answer depends on them."""
 _NOTHING: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -55,9 +57,12 @@ def read_chat(body: Mapping[str, Any], max_tokens: int | None) -> Request:
         where = f"messages[{index}]"
         role = message["role"]
         if role in ("system", "developer"):
-            system.append("".join(part.text for part in _content(message, where) if isinstance(part, Text)))
+            system.append(_instructions(_content(message, where), where))
             continue
-        turns.append(_turn(message, role, where))
+        turn = _turn(message, role, where)
+        if turn.parts or role != "assistant":
+            # An answer of nothing is none to go on from, and other dialects take none.
+            turns.append(turn)
     stop = body.get("stop")
     effort = body.get("reasoning_effort")
     return Request(
@@ -79,7 +84,10 @@ def read_chat(body: Mapping[str, Any], max_tokens: int | None) -> Request:
         extra={
             name: value
             for name, value in body.items()
-            if name not in _OWN and value is not None and value not in _NOTHING.get(name, ())
+            if name not in _OWN
+            and name not in _HINTS
+            and value is not None
+            and value not in _NOTHING.get(name, ())
         },
     )
 
@@ -94,6 +102,12 @@ def read_image(url: Any, where: str) -> Image:
     if url.startswith("https://"):
         return Image(url=url)
     raise Unsupported(where, "a picture is inline (data:image/png;base64,...) or at an https address")
+
+
+def _instructions(parts: tuple[Text | Image | Refusal, ...], where: str) -> str:
+    if not all(isinstance(part, Text) for part in parts):
+        raise Unsupported(f"{where}.content", "instructions are texts")
+    return "".join(part.text for part in parts if isinstance(part, Text))
 
 
 def _joined(turns: list[Message]) -> tuple[Message, ...]:

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from engines.anthropic.client_writing import MessagesClient
+from engines.anthropic.requests import write_messages
 from engines.canonical import Answer, Reasoning, Stop, Text, ToolCall
 from engines.chat_stream import ChatStream
-from engines.errors import Garbled
+from engines.cohere.requests import write_chat
+from engines.errors import Garbled, Unsupported
+from engines.gemini.requests import write_contents
+from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, read_chat_answer
+from engines.openai_chat.writing import ChatClient
 from engines.whole_answers import assembled
 from tests.providers.wires import sse
 
@@ -143,3 +148,56 @@ def test_a_count_that_comes_with_words_reaches_who_asked_in_an_event_of_its_own(
         assert told == sse(chunk({"content": "Hi"}), chunk({}, "stop")) + (more or apart)
         unasked = ChatStream(show_usage=False, show_running=False, limit=100)
         assert b"usage" not in unasked.feed(own + DONE)
+
+
+def test_what_was_said_apart_stays_apart_where_it_becomes_one_text() -> None:
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "a",
+        "content": [{"type": "text", "text": each} for each in "xy"],
+    }
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "first"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "second\n"}, {"type": "text", "text": "third"}],
+        },
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]},
+        {"role": "user", "content": [result]},
+    ]
+    asked = MessagesClient().read_request({"messages": messages}, 9)
+    sent = chat_body(asked)["messages"]
+    assert [sent[0]["content"], sent[2]["content"]] == ["first\n\nsecond\nthird", "x\n\ny"]
+    assert json.loads(write_chat(asked, model="m", stream=False))["messages"][2]["content"] == "x\n\ny"
+    contents = json.loads(write_contents(asked, model="m"))["contents"]
+    assert contents[2]["parts"][0]["functionResponse"]["response"] == {"output": "x\n\ny"}
+
+
+def test_an_answer_of_nothing_is_left_out_for_who_takes_none() -> None:
+    hello = {"role": "user", "content": "hello"}
+    for client, nothing in ((ChatClient(), None), (ChatClient(), ""), (MessagesClient(), [])):
+        asked = client.read_request(
+            {"messages": [hello, {"role": "assistant", "content": nothing}, hello]}, 9
+        )
+        sent = json.loads(write_messages(asked, model="m", stream=False))["messages"]
+        assert [each["role"] for each in sent] == ["user"]
+        assert [each["text"] for each in sent[0]["content"]] == ["hello", "hello"]
+
+
+def test_what_another_dialect_has_no_word_for_is_refused_and_what_no_answer_depends_on_is_not_sent() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    user = {"role": "user", "content": "hello"}
+    with pytest.raises(Unsupported, match="instructions are texts"):
+        ChatClient().read_request({"messages": [{"role": "system", "content": [picture]}, user]}, 9)
+    for seed in (0, 42):
+        with pytest.raises(Unsupported):
+            write_messages(
+                ChatClient().read_request({"messages": [user], "seed": seed}, 9), model="m", stream=False
+            )
+    hints = {"prompt_cache_key": "k", "safety_identifier": "s", "presence_penalty": 0}
+    asked = ChatClient().read_request({"messages": [user], **hints}, 9)
+    assert json.loads(write_messages(asked, model="m", stream=False)).keys() == {
+        "model",
+        "max_tokens",
+        "messages",
+    }
