@@ -18,6 +18,7 @@ _encode = msgspec.json.Encoder().encode
 
 class _Item(msgspec.Struct, gc=False):
     embedding: msgspec.Raw
+    index: int | None = None
 
 
 class _Vectors(msgspec.Struct, gc=False):
@@ -25,6 +26,7 @@ class _Vectors(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Vectors).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _OWN = frozenset({"input", "dimensions", "encoding_format"})
 
 
@@ -41,8 +43,8 @@ def read_embedding(body: Mapping[str, Any]) -> EmbeddingRequest:
     )
 
 
-def check_vectors(answer: bytes, body: Mapping[str, Any]) -> None:
-    """A provider of this dialect answered every input with a vector; raises Garbled."""
+def in_order(answer: bytes, body: Mapping[str, Any]) -> bytes:
+    """The answer of a provider of this dialect, a vector for every input in the order of these; raises Garbled."""
     try:
         data = _decode(answer).data
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
@@ -53,6 +55,17 @@ def check_vectors(answer: bytes, body: Mapping[str, Any]) -> None:
         raise Garbled("there are not as many vectors as inputs")
     if any(bytes(each.embedding)[:1] not in (b"[", b'"') for each in data):
         raise Garbled("the answer has something else for a vector")
+    numbers = [at if each.index is None else each.index for at, each in enumerate(data)]
+    if numbers == list(range(inputs)):
+        return answer
+    if sorted(numbers) != list(range(inputs)):
+        raise Garbled("the vectors are not those of the inputs")
+    # Clients go by the order, and few look at the numbers.
+    whole = _decode_object(answer)
+    whole["data"] = [
+        each for _, each in sorted(zip(numbers, whole["data"], strict=True), key=lambda pair: pair[0])
+    ]
+    return _encode(whole)
 
 
 def write_embeddings(found: Embeddings, body: Mapping[str, Any], *, model: str, tokens: int) -> bytes:

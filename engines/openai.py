@@ -17,7 +17,7 @@ from engines.adapter import Call, Completed, StreamReader
 from engines.answer_json import decoded
 from engines.chat_stream import ChatStream
 from engines.clients import CHAT, EMBEDDINGS, RESPONSES, client_of
-from engines.embeddings import check_vectors
+from engines.embeddings import in_order
 from engines.errors import Garbled, Refused
 from engines.experts import ROUTED, ExpertLoad
 from engines.forms import Forms
@@ -92,7 +92,7 @@ class OpenAIEngine:
         if not answer.choices or (answer.error is not NO_ERROR and answer.failed):
             if path != EMBEDDINGS or answer.failed:
                 raise Garbled("the answer has no choices")
-            check_vectors(told, call.body)
+            told = in_order(told, call.body)
             answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
         if path == call.path:
             return Completed(told, answer)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines.embeddings import check_vectors
+from engines.embeddings import in_order
 from engines.errors import Garbled
 from gateway.errors import BadRequest
 from gateway.http.openai.embeddings import MAX_INPUTS, MAX_TOKEN, read_embedding
@@ -27,7 +27,21 @@ def answer(*vectors: Any) -> bytes:
     ],
 )
 def test_a_vector_for_every_input_is_an_answer(given: Any, told: bytes) -> None:
-    check_vectors(told, {"input": given})
+    assert in_order(told, {"input": given}) == told
+
+
+def numbered(*numbers: int) -> bytes:
+    data = [{"index": each, "embedding": [each]} for each in numbers]
+    return json.dumps({"object": "list", "data": data, "usage": {"prompt_tokens": 2}}).encode()
+
+
+def test_vectors_stand_in_the_order_of_their_inputs() -> None:
+    asked = {"input": ["a", "b", "c"]}
+    assert in_order(numbered(0, 1, 2), asked) == numbered(0, 1, 2)
+    assert json.loads(in_order(numbered(2, 0, 1), asked)) == json.loads(numbered(0, 1, 2))
+    for numbers in ((0, 0, 1), (1, 2, 3), (-1, 0, 1)):
+        with pytest.raises(Garbled):
+            in_order(numbered(*numbers), asked)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +59,7 @@ def test_a_vector_for_every_input_is_an_answer(given: Any, told: bytes) -> None:
 )
 def test_anything_else_is_none(told: bytes) -> None:
     with pytest.raises(Garbled):
-        check_vectors(told, {"input": ["a", "b"]})
+        in_order(told, {"input": ["a", "b"]})
 
 
 @pytest.mark.parametrize(
