@@ -18,6 +18,7 @@ from redis import Redis
 from gateway.store import database
 
 DRAIN_SECONDS = 60.0
+SETTLE_SECONDS = 5.0
 
 
 class Unbalanced(RuntimeError):
@@ -136,8 +137,8 @@ class Books:
         }
 
     async def _counters(self, cost: int) -> tuple[int, int]:
-        """(open reservations, money counted), once they have settled or five seconds have passed."""
-        deadline = time.monotonic() + 5.0
+        """(open reservations, money counted), once they have settled or SETTLE_SECONDS have passed."""
+        deadline = time.monotonic() + SETTLE_SECONDS
         with Redis.from_url(self._redis_url) as redis:
             while True:
                 running = sum(

@@ -87,3 +87,23 @@ async def test_out_of_descriptors_it_waits_and_goes_on(
     assert not Exhausted.left
     serving.close()
     caller.close()
+
+
+async def test_a_caller_that_left_before_it_was_taken_keeps_nobody_waiting(listening: socket.socket) -> None:
+    class Left(socket.socket):
+        once = True
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if Left.once:
+                Left.once = False
+                raise OSError(errno.ECONNABORTED, "Software caused connection abort")
+            return super().accept()
+
+    port = listening.getsockname()[1]
+    serving = Acceptor(Left(fileno=listening.detach()), Served)
+    [caller] = callers(port, 1)
+    async with asyncio.timeout(20):
+        while not Served.every:
+            await asyncio.sleep(0.01)
+    serving.close()
+    caller.close()

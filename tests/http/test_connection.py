@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from gateway.http.answering import answer_whole
-from gateway.http.connection import Connection, sweep
+from gateway.http.connection import CONNECTION, Connection, sweep
 from gateway.http.outlet import AsgiOutlet, StraightOutlet, outlet
 from tests.http.listening import exchanged, listening
 
 FLOOD_PIECES = 400
+UNSENT: list[int] = []
+"""Bytes that the client of /flood had not taken, after each piece."""
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2"), (b"x-request-id", b"abc")]
 
 
@@ -44,6 +46,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         for _ in range(FLOOD_PIECES):
             if not way.write(b"x" * 65536):
                 await way.ready()
+            UNSENT.append(scope[CONNECTION].transport.get_write_buffer_size())
         await way.end()
     elif scope["path"] == "/broken":
         with pytest.raises(ValueError, match="one line"):
@@ -112,12 +115,15 @@ async def test_a_connection_carries_the_next_call_after_a_stream(port: int) -> N
 
 async def test_a_client_that_reads_slowly_gets_all_of_it(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+    UNSENT.clear()
     writer.write(request("/flood", close=True))
     size = 0
     while piece := await reader.read(1 << 20):
         size += piece.count(b"x")
         await asyncio.sleep(0.001)
     assert size == FLOOD_PIECES * 65536
+    assert len(UNSENT) == FLOOD_PIECES
+    assert max(UNSENT) <= 256 << 10, "what it has not taken waits upstream"
     writer.close()
 
 
@@ -141,6 +147,42 @@ async def test_a_client_that_reads_nothing_is_given_up(port: int, monkeypatch: p
     await asyncio.wait_for(gone.wait(), 10)
     sweeping.cancel()
     writer.close()
+
+
+def standing(**state: Any) -> Connection:
+    """A connection in some state, without a socket."""
+    made = Connection.__new__(Connection)
+    for name, value in state.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_a_head_has_ten_seconds_and_a_body_as_long_as_enough_of_it_comes() -> None:
+    head = standing(waiting_since=100.0)
+    assert not head.overdue(110.0)
+    assert head.overdue(110.1)
+    body = standing(waiting_since=100.0, in_body=True, body_bytes=0)
+    assert not body.overdue(130.0)
+    assert body.overdue(130.1)
+    body.body_bytes = 60 * 1024
+    assert not body.overdue(160.0)
+    assert body.overdue(160.1)
+    assert not standing(waiting_since=0.0, in_body=True).overdue(1e9), "nothing is awaited"
+
+
+def test_a_client_is_stalled_when_it_has_taken_nothing_at_all_for_thirty_seconds() -> None:
+    unread, flow = [90_000], SimpleNamespace(write_paused=True)
+    slow = standing(flow=flow, transport=SimpleNamespace(get_write_buffer_size=lambda: unread[0]))
+    for now in range(100, 200, 25):
+        assert not slow.stalled(float(now))
+        unread[0] -= 1
+    assert not slow.stalled(200.0)
+    assert not slow.stalled(230.0)
+    assert slow.stalled(230.1)
+    flow.write_paused = False
+    assert not slow.stalled(300.0)
+    flow.write_paused = True
+    assert not slow.stalled(301.0), "it kept up meanwhile"
 
 
 async def test_a_connection_that_asks_for_nothing_any_more_is_ended_and_a_busy_one_kept(

@@ -30,7 +30,7 @@ from gateway.pipeline.audit import audit
 from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange
-from gateway.spool.records import Attempt, Intent, Progress, Settlement
+from gateway.spool.records import Attempt, Charge, Intent, Progress, Settlement
 from policies.catalog import EntityKind, Price
 from policies.usage import Usage, cost_nano_usd
 from tests.pipeline.fakes import ENDPOINT, FIRST, SECOND, SNAPSHOT, Outlet, World, frames, plain_answer
@@ -325,6 +325,25 @@ async def test_a_stream_tops_up_at_half_use_and_records_the_new_grant() -> None:
     granted = [each.granted_output_tokens for each in world.spool.of(Progress) if each.granted_output_tokens]
     assert granted[:2] == [512, 768]
     assert world.reservations.settlements[0][1] == 600
+
+
+async def test_each_charge_of_a_top_up_is_written_down_once() -> None:
+    world = World()
+    world.engines.transports["e1"].pieces = frames(600)
+    grant = world.reservations.top_up
+
+    def top_up(reservation: Any, output_tokens: int) -> asyncio.Future[int]:
+        number = len(reservation.charges) + 1
+        reservation.charges.append(
+            Charge("l1", "u1", "output_tokens", "key", "r", number, output_tokens, 0, 60_000)
+        )
+        return grant(reservation, output_tokens)
+
+    world.reservations.top_up = top_up  # type: ignore[method-assign]
+    await flow(world, world.exchange(stream=True))
+    assert len(world.reservations.top_ups) > 2
+    written = [charge.position for each in world.spool.of(Progress) for charge in each.charges]
+    assert written == list(range(1, len(world.reservations.top_ups) + 1))
 
 
 async def test_a_client_that_takes_no_more_is_waited_for_and_gets_every_frame_once_in_order() -> None:

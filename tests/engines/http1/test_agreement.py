@@ -199,7 +199,9 @@ async def test_an_unknown_host_is_said_so(make: Make) -> None:
 @pytest.mark.parametrize("way", [posted, streamed])
 async def test_a_cancelled_call_ends_its_connection(make: Make, way: Any) -> None:
     async with ByteServer([HOLD]) as server:
-        task = asyncio.create_task(way(make(server.url)))
+        # No limit of time ends it instead.
+        patient = Timeouts(first_byte=60, between=60, total=60)
+        task = asyncio.create_task(way(make(server.url, timeouts=patient)))
         while not server.calls:
             await asyncio.sleep(0.001)
         task.cancel()
