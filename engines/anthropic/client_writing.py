@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from engines.anthropic.client_reading import read_messages
+from engines.arguments import as_object
 from engines.canonical import (
     Answer,
     Began,
@@ -36,7 +37,6 @@ from engines.errors import Garbled
 
 STOPPED = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _encode = msgspec.json.Encoder().encode
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _STOP = {
     Stop.END: "end_turn",
     Stop.LENGTH: "max_tokens",
@@ -242,21 +242,9 @@ def _content(answer: Answer) -> list[dict[str, Any]]:
             case Reasoning():
                 blocks.append({"type": "thinking", "thinking": part.text, "signature": part.signature})
             case ToolCall():
-                blocks.append(
-                    {"type": "tool_use", "id": part.id, "name": part.name, "input": _called(part.arguments)}
-                )
+                called = msgspec.Raw(as_object(part.arguments).encode())
+                blocks.append({"type": "tool_use", "id": part.id, "name": part.name, "input": called})
     return blocks
-
-
-def _called(arguments: str) -> msgspec.Raw | dict[str, str]:
-    """Arguments as an object; what a model wrote that is none (it may have been cut off) in the member that Anthropic names for that."""
-    if not arguments.strip():
-        return {}
-    try:
-        _decode_object(arguments)
-    except (msgspec.MsgspecError, RecursionError):
-        return {"INVALID_JSON": arguments}
-    return msgspec.Raw(arguments.encode())
 
 
 def _frame(name: str, event: Mapping[str, Any]) -> bytes:

@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
+from engines.arguments import as_object
 from engines.canonical import (
     Format,
     Image,
@@ -174,15 +173,14 @@ def _call(call: Any, where: str) -> ToolCall:
     if type(function) is not dict or type(call.get("id")) is not str or type(function.get("name")) is not str:
         raise Unsupported(where, "a call of a tool has an 'id' and a 'function' with its 'name'")
     arguments = function.get("arguments") or "{}"
-    try:
-        if type(arguments) is not str or type(msgspec.json.decode(arguments)) is not dict:
-            raise Unsupported(f"{where}.function.arguments", "arguments are the text of a JSON object")
-    except msgspec.MsgspecError as exc:
-        raise Unsupported(f"{where}.function.arguments", "arguments are the text of a JSON object") from exc
+    if type(arguments) is not str:
+        raise Unsupported(f"{where}.function.arguments", "arguments are a text")
     extra = call.get("extra_content")
     google = extra.get("google") if type(extra) is dict else None
     signature = google.get("thought_signature") if type(google) is dict else None
-    return ToolCall(call["id"], function["name"], arguments, signature if type(signature) is str else "")
+    return ToolCall(
+        call["id"], function["name"], as_object(arguments), signature if type(signature) is str else ""
+    )
 
 
 def _tool(tool: Mapping[str, Any]) -> Tool:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import msgspec
-
+from engines.arguments import as_object
 from engines.canonical import Image, Message, Part, Reasoning, Refusal, Text, ToolCall, ToolResult
 from engines.errors import Unsupported
 from engines.openai_chat.reading import read_image
@@ -80,13 +79,9 @@ def _part(part: Any, where: str) -> Text | Image | Refusal:
 
 def _call(item: Mapping[str, Any], where: str) -> ToolCall:
     arguments = item.get("arguments") or "{}"
-    try:
-        read = msgspec.json.decode(arguments) if type(arguments) is str else None
-    except msgspec.MsgspecError:
-        read = None
-    if type(read) is not dict:
-        raise Unsupported(f"{where}.arguments", "arguments are the text of a JSON object")
-    return ToolCall(named(item, "call_id", where), named(item, "name", where), arguments)
+    if type(arguments) is not str:
+        raise Unsupported(f"{where}.arguments", "arguments are a text")
+    return ToolCall(named(item, "call_id", where), named(item, "name", where), as_object(arguments))
 
 
 def _reasoning(item: Mapping[str, Any], where: str) -> tuple[Part, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.http.databricks.invocations import read_invocation
+from gateway.http.databricks.invocations import invoked, read_invocation
 from gateway.http.openai.requests import read_chat, read_completion
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -150,7 +150,7 @@ def test_an_invocation_is_told_apart_by_its_fields_and_named_by_its_path() -> No
 
 def test_an_answer_can_be_handed_back_as_it_came() -> None:
     """With all that providers and vLLM put beside its words, much of it empty; notes on it are for readers, not for models."""
-    empty = {"refusal": None, "annotations": [{"type": "url_citation"}], "audio": None, "function_call": None}
+    empty = {"refusal": None, "annotations": [{"type": "url_citation"}], "audio": None, "parsed": {"a": 1}}
     bare = {"role": "assistant", "content": "hello"}
     told = read_chat(chat(messages=[*MESSAGES, {**bare, **empty, "tool_calls": [], "reasoning": None}]))
     assert told.body["messages"][1] == bare
@@ -167,3 +167,20 @@ def test_an_answer_can_be_handed_back_as_it_came() -> None:
         assert refused.value.code == "unsupported_field"
     with pytest.raises(BadRequest):
         read_chat(chat(messages=[{"role": "user", "content": parts}]))
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        (b"/serving-endpoints/chat/invocations", "chat"),
+        (b"/endpoints/chat/invocations/", "chat"),
+        (b"/serving-endpoints/my%2Dchat%2Fone/invocations", "my-chat/one"),
+        # What was quoted twice is read once.
+        (b"/serving-endpoints/my%252Dchat/invocations", "my%2Dchat"),
+        (b"/serving-endpoints//invocations", None),
+        (b"/serving-endpoints/chat/invocations/more", None),
+        (b"/serving-endpoints/chat", None),
+    ],
+)
+def test_an_invocation_names_its_endpoint_as_it_was_quoted(path: bytes, endpoint: str | None) -> None:
+    assert invoked(path) == endpoint

@@ -17,6 +17,7 @@ from engines.gemini.requests import write_contents
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, read_chat_answer
 from engines.openai_chat.writing import ChatClient
+from engines.openai_responses.writing import ResponsesClient
 from engines.whole_answers import assembled
 from tests.providers.wires import sse
 
@@ -201,3 +202,16 @@ def test_what_another_dialect_has_no_word_for_is_refused_and_what_no_answer_depe
         "max_tokens",
         "messages",
     }
+
+
+@pytest.mark.parametrize("written", ['{"city": "Z', "[1]", "null"])
+def test_a_conversation_goes_on_after_a_call_whose_arguments_were_no_object(written: str) -> None:
+    function = {"name": "f", "arguments": written}
+    calls = [{"id": "a", "type": "function", "function": function}]
+    user = {"role": "user", "content": "hello"}
+    asked = ChatClient().read_request({"messages": [user, {"role": "assistant", "tool_calls": calls}]}, 9)
+    item = {"type": "function_call", "call_id": "a", **function}
+    again = ResponsesClient().read_request({"input": [user, item]}, 9)
+    for request in (asked, again):
+        sent = json.loads(write_messages(request, model="m", stream=False))["messages"][1]["content"]
+        assert sent == [{"type": "tool_use", "id": "a", "name": "f", "input": {"INVALID_JSON": written}}]

@@ -353,7 +353,7 @@ def test_a_conversation_becomes_what_a_provider_of_chat_is_asked() -> None:
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
         ({"input": [{"type": "web_search_call", "id": "ws"}]}, "input[0]"),
         (
-            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]},
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": ["a"]}]},
             "input[0].arguments",
         ),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),

@@ -42,7 +42,9 @@ _MESSAGE_FIELDS = frozenset(
         "reasoning", "reasoning_details",
     }
 )  # fmt: skip
-_ECHOED = ("annotations", "audio", "function_call", "reasoning", "reasoning_details", "refusal", "tool_calls")
+_NOTES = ("annotations", "parsed")
+"""On an answer, for its readers: no model reads them."""
+_ECHOED = (*_NOTES, "audio", "function_call", "reasoning", "reasoning_details", "refusal", "tool_calls")
 """What an answer's message has that clients hand back with it: nothing is asked by what is empty of it."""
 
 _SAMPLING = frozenset(
@@ -215,9 +217,9 @@ def _uncommon_bytes(message: dict[str, Any], role: Any, content: Any, where: str
 
 
 def _unburden(message: dict[str, Any]) -> None:
-    """Take off an answer that is handed back what it says nothing by, and the notes on it, which no model reads."""
+    """Take off an answer that is handed back what it says nothing by, and the notes on it."""
     for name in _ECHOED:
-        if name in message and (name == "annotations" or message[name] in (None, [], "")):
+        if name in message and (name in _NOTES or message[name] in (None, [], "")):
             del message[name]
 
 
