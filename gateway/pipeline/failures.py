@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.errors import EngineError, Reason, Refused, TimedOut, Unsupported
+from engines.errors import EngineError, Reason, Refused, Reported, TimedOut, Unsupported
 from engines.openai_chat.provider import chat_reason, context_limit
 from gateway.errors import BadRequest, GatewayError, UpstreamFailed, UpstreamTimeout
 
@@ -23,20 +23,23 @@ def translated(exc: EngineError | None) -> GatewayError:
             param=exc.param,
             code="unsupported_field",
         )
-    if isinstance(exc, Refused):
+    if isinstance(exc, (Refused, Reported)):
         return _refused(exc)
     return UpstreamFailed(
         "The model's server failed before it answered. Nothing was charged for it; try again."
     )
 
 
-def _refused(exc: Refused) -> GatewayError:
-    reason = exc.reason
-    if reason is Reason.INVALID and exc.status is not None:
-        reason = chat_reason(exc.status, exc.body)
+def _refused(exc: Refused | Reported) -> GatewayError:
+    """Whether it answered so, or said so where its stream should have begun."""
+    reason, body, limit, wait = exc.reason, b"", 0, None
+    if isinstance(exc, Refused):
+        body, limit, wait = exc.body, exc.limit, exc.retry_after
+        if reason is Reason.INVALID and exc.status is not None:
+            reason = chat_reason(exc.status, body)
     match reason:
         case Reason.CONTEXT_LENGTH:
-            limit = exc.limit or context_limit(exc.body)
+            limit = limit or context_limit(body)
             size = f"the model's context of {limit:,} tokens" if limit else "the model's context"
             return BadRequest(
                 f"Prompt and 'max_tokens' together are longer than {size}; shorten one of them.",
@@ -74,7 +77,7 @@ def _refused(exc: Refused) -> GatewayError:
                 "The model's provider has no room for the request now. Nothing was charged for it; try again.",
                 code="upstream_overloaded",
             )
-            error.retry_after_seconds = min(_LONGEST_WAIT, max(1, exc.retry_after or 2))
+            error.retry_after_seconds = min(_LONGEST_WAIT, max(1, wait or 2))
             return error
         case Reason.FAILED:
             return UpstreamFailed(

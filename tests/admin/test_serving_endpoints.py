@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from engines.providers import PROVIDERS
+from gateway.security.sealing import provider_subject
+
 PATH = "/api/2.0/serving-endpoints"
 LOCAL = {"name": "here", "entity_name": "mixtral-demo"}
 SECRET = "sk-never-shown-again-0123456789"
@@ -39,6 +42,16 @@ EVERY_PROVIDER = {
 }  # fmt: skip
 
 
+ADDRESSES = {
+    "azure": "https://res.openai.azure.com/openai/v1",
+    "amazon-bedrock": "https://bedrock-runtime.us-east-1.amazonaws.com",
+    "ai21labs": "https://api.ai21.com/studio/v1",
+    "databricks-model-serving": "https://one.cloud.databricks.com/serving-endpoints",
+    "custom": "https://models.example.com/v1",
+}
+"""Where calls go; of the others where everybody finds them."""
+
+
 async def create(deployment: Any, name: str, *entities: Any, as_: str = "admin", **more: Any) -> Any:
     traffic = more.pop("traffic", None)
     config = {"served_entities": list(entities)} | (
@@ -68,6 +81,12 @@ async def test_every_provider_is_taken_and_no_credential_is_ever_read_back(deplo
         )
         entity = deployment.catalog.snapshot.endpoints[f"of-{provider}"].entities[0]
         assert entity.account is not None and entity.account.sealed
+        # Azure takes the deployment's name for the model's.
+        assert entity.model == ("mine" if provider == "azure" else "big-model")
+        assert entity.base_url == ADDRESSES.get(provider, PROVIDERS[entity.provider].base_url)
+        subject = provider_subject(entity.account.id, entity.account.base_url)
+        (held,) = (deployment.control.sealing.open(each, subject) for each in entity.account.sealed)
+        assert held.decode() == (f"AKIA0123456789ABCDEF:{SECRET}" if provider == "amazon-bedrock" else SECRET)
         assert (await deployment.ask("DELETE", f"{PATH}/of-{provider}")).json() == {}
     async with deployment.configuration.reading() as connection:
         from sqlalchemy import func, select
@@ -151,8 +170,9 @@ async def test_a_roll_back_brings_back_how_it_was_called_and_a_credential_for_it
     deployment: Any,
 ) -> None:
     async def provider(name: str, base_url: str) -> Any:
-        wanted = {"name": name, "provider": "openai-compatible", "base_url": base_url}
-        wanted["credential"] = {"secret": SECRET}
+        wanted = {
+            "name": name, "provider": "openai-compatible", "base_url": base_url, "credential": {"secret": SECRET},
+        }  # fmt: skip
         made = await deployment.ask("POST", "/admin/v1/providers", json=wanted)
         assert made.status_code == 201, made.text
         return made.json()["id"]
@@ -176,7 +196,7 @@ async def test_a_roll_back_brings_back_how_it_was_called_and_a_credential_for_it
 
     here, there = "https://here.example.com/v1", "https://there.example.com/v1"
     first, second = await provider("first", here), await provider("second", there)
-    called = {"concurrency": 3, "replicas": ["https://here.example.com/v2"]}
+    called: dict[str, Any] = {"concurrency": 3, "replicas": ["https://here.example.com/v2"]}
     made = await deployment.ask(
         "POST",
         "/admin/v1/endpoints",
@@ -187,11 +207,10 @@ async def test_a_roll_back_brings_back_how_it_was_called_and_a_credential_for_it
     )
     assert made.status_code == 201, made.text
     path = f"/admin/v1/endpoints/{made.json()['id']}"
-    await change(
-        served_entities=[entity(there, calling={"queue": 5}, options={"zone": "z"}, credential_id=second)]
-    )
+    # Nothing said of how it is called: what was said before must not stay.
+    await change(served_entities=[entity(there, credential_id=second)])
     was = await back_to(1)
-    assert (was.base_url, was.rules.concurrency, was.rules.queue) == (here, 3, 0)
+    assert (was.base_url, was.rules.concurrency) == (here, 3)
     assert was.rules.replicas == tuple(called["replicas"])
     assert dict(was.options) == {"region": "r1"}
     assert was.account is not None and was.account.base_url == here
@@ -208,6 +227,7 @@ async def test_a_roll_back_brings_back_how_it_was_called_and_a_credential_for_it
     assert (answer.status_code, answer.json()["credential"]) == (200, "none")
     stood = await back_to(2)
     assert (stood.base_url, stood.rules.concurrency, stood.account) == (there, 0, None)
+    assert not stood.options
     assert (await back_to(1)).account is not None
     async with deployment.configuration.reading() as connection:
         from sqlalchemy import select

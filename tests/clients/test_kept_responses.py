@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any, cast
 
 import openai
 import pytest
@@ -381,3 +382,37 @@ async def test_with_postgresql_away_what_waits_is_found_and_the_rest_is_unavaila
         assert turns._writer is not None
         turns._writer.cancel()
         await connections.close()
+
+
+async def test_what_is_deleted_while_it_waits_to_be_written_does_not_come_back() -> None:
+    done: list[str] = []
+    may_write = asyncio.Event()
+
+    class Slow:
+        """The port to PostgreSQL where writing takes as long as the test says."""
+
+        @contextlib.asynccontextmanager
+        async def begun(self) -> AsyncGenerator[Any]:
+            yield self
+
+        async def executemany(self, statement: str, rows: Any) -> None:
+            await may_write.wait()
+            done.append("written")
+
+        async def execute(self, statement: str, *given: Any) -> None:
+            done.append("deleted")
+
+    turns = StoredTurns(cast("database.Connections", Slow()), Sealing({1: b"k" * 32}))
+    now = time.time_ns() // 1_000_000
+    turn_id = f"resp_{now << 80:032x}"
+    turns.keep(Turn(turn_id, None, "p", "e", now, [], {"output": []}))
+    try:
+        deleting = asyncio.create_task(turns.forget("p", turn_id))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert done == []
+        may_write.set()
+        await deleting
+        assert done == ["written", "deleted"]
+    finally:
+        await turns.close()

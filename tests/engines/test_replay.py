@@ -68,6 +68,17 @@ def test_a_stream_given_again_is_one_that_the_gateways_own_reader_takes_for_whol
     assert reader.finish_reason == answer.stop.finish_reason
 
 
+def test_calls_at_once_are_numbered_one_by_one_where_they_are_streamed_again() -> None:
+    calls = tuple(ToolCall(f"call_{n}", "look", f"[{n}]") for n in range(3))
+    body = client_of(CHAT).write_answer(Answer(calls, Stop.TOOLS), ASKED, model="m", now=7)
+    frames = stream_of(CHAT, body, ASKED, show_usage=False, model="m", now=7)
+    told = [msgspec.json.decode(each[6:]) for each in frames.split(b"\n\n")[:-2]]
+    deltas = [call for each in told for call in each["choices"][0]["delta"].get("tool_calls", ())]
+    assert [(each["index"], each.get("id"), each["function"]["arguments"]) for each in deltas] == [
+        told for n in range(3) for told in ((n, f"call_{n}", ""), (n, None, f"[{n}]"))
+    ]
+
+
 def test_text_completions_are_joined_and_told_again() -> None:
     frames = b"".join(
         b'data: {"id":"c","object":"text_completion","created":5,"model":"m","choices":[{"index":0,"text":%b,"logprobs":null,"finish_reason":%b}]}\n\n'

@@ -110,6 +110,7 @@ async def test_an_answer_is_given_again_calls_nothing_and_costs_the_price_of_its
     assert (end.status, end.http_status, end.cache_hit, end.finish_reason) == ("ok", 200, True, "stop")
     assert end.last is not None
     assert (end.last.outcome, end.last.entity_name, end.last.cost_nano_usd) == ("cached", "first", HIT_COSTS)
+    assert end.last.attempt == 1
     assert end.last.fresh_input + end.last.output == 0
     assert end.last.usage_source == "none"
     assert world.reservations.settlements == [(3, 2, 3500), (0, 0, HIT_COSTS)]

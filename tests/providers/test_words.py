@@ -171,3 +171,21 @@ def test_a_caller_is_told_whose_fault_it_is_and_how_long_to_wait_at_most(
 ) -> None:
     error = translated(Refused(status, b"", wait))
     assert (error.code, error.retry_after_seconds) == (code, told)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code", "wait"),
+    [
+        (Reason.OVERLOADED, 502, "upstream_overloaded", 2),
+        (Reason.RATE_LIMITED, 502, "upstream_overloaded", 2),
+        (Reason.CREDENTIAL, 502, "upstream_credential_refused", None),
+        (Reason.QUOTA, 502, "upstream_quota_exhausted", None),
+        (Reason.INVALID, 400, "rejected_by_model", None),
+        (Reason.FAILED, 502, "upstream_failed", None),
+    ],
+)
+def test_what_is_told_where_a_stream_should_begin_means_what_a_refusal_does(
+    reason: Reason, status: int, code: str, wait: int | None
+) -> None:
+    error = translated(Reported(reason))
+    assert (error.status, error.code, error.retry_after_seconds) == (status, code, wait)
