@@ -16,6 +16,7 @@ import asyncio
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +35,7 @@ from engines.chat_stream import ChatStream
 from engines.forms import Forms
 from engines.http1.transport import Http1Transport
 from engines.openai_chat.provider import ChatReader
-from engines.translated_stream import TranslatedStream
+from engines.openai_chat.whole import TranslatedChat
 from gateway.http.connection import Connection
 from gateway.http.outlet import outlet
 from gateway.pipeline.passage import Passage
@@ -76,7 +77,9 @@ def application(upstream_port: int, way: str, home: Path) -> Any:
         reader: StreamReader = ChatStream(show_usage=True, show_running=False, limit=_LIMIT, forms=forms)
         if way == "translated":
             writer = MessagesWriter(model="mixtral-demo")
-            reader = TranslatedStream(ChatReader(), writer, limit=_LIMIT, most=None, show_usage=True)
+            reader = TranslatedChat(
+                ChatReader(), writer, limit=_LIMIT, most=None, show_usage=True, forms=forms
+            )
         if way.startswith("bytes"):
             while not await opened.pump(to.write):
                 await to.ready()
@@ -103,7 +106,9 @@ async def serve(port: int, upstream_port: int, way: str, home: Path) -> None:
     await uvicorn.Server(config).serve()
 
 
-async def measure(rounds: int, seconds: float, home: Path) -> dict[tuple[str, str], list[float]]:
+async def measure(
+    rounds: int, seconds: float, home: Path, names: Sequence[str]
+) -> dict[tuple[str, str], list[float]]:
     """(cell, way) -> processor milliseconds a stream, one figure a round."""
     cores = two_cores()
     keys = home / "keys"
@@ -136,7 +141,7 @@ async def measure(rounds: int, seconds: float, home: Path) -> dict[tuple[str, st
         loader = await Loader.start(keys, cores[0])
         try:
             for number in range(-1, rounds):
-                for cell in (each for each in CELLS if each.stream):
+                for cell in (each for each in CELLS if each.stream and each.name in names):
                     for way, child in zip(WAYS, children[1:], strict=True):
                         figure = await _once(
                             loader, cell, ports[way], child.pid, 0.3 if number < 0 else seconds
@@ -183,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.passing", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one way's turn in a round (2)")
+    parser.add_argument("--cells", default="burst-16,paced-16", help="some cells (burst-16,paced-16)")
     parser.add_argument("--serve", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--upstream", type=int, help=argparse.SUPPRESS)
@@ -193,7 +199,9 @@ def main() -> None:
         return
     go_first()
     with tempfile.TemporaryDirectory(prefix="wb-passing-") as home:
-        print(table(asyncio.run(measure(options.rounds, options.seconds, Path(home)))))
+        print(
+            table(asyncio.run(measure(options.rounds, options.seconds, Path(home), options.cells.split(","))))
+        )
 
 
 if __name__ == "__main__":

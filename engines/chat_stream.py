@@ -7,6 +7,8 @@ the rest waits until the limit is raised. A frame that is no JSON, or over 8 MiB
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 from engines.answer_json import decoded
@@ -32,80 +34,49 @@ class ErrorEvent(EngineError):
     code = "upstream_error_event"
 
 
-class ChatStream:
+class ChatStream(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """The state of one stream; chat and text completions alike."""
 
-    __slots__ = (
-        "_around",
-        "_bare",
-        "_buffer",
-        "_count",
-        "_each",
-        "_forms",
-        "_kept",
-        "_last",
-        "_lessons",
-        "_likeness",
-        "_quick",
-        "_sample",
-        "_untold",
-        "counted",
-        "distrusted",
-        "done",
-        "exhausted",
-        "finish_reason",
-        "limit",
-        "model",
-        "received",
-        "running",
-        "show_running",
-        "show_usage",
-        "steady",
-    )
+    estimates: ClassVar[bool] = False
 
-    estimates = False
-
-    def __init__(
-        self, *, show_usage: bool, show_running: bool, limit: int, forms: Forms | None = None
-    ) -> None:
-        """`forms` are those of earlier answers of the same upstream."""
-        self.show_usage = show_usage
-        """The client asked for the closing usage event."""
-        self.show_running = show_running
-        """The client asked for usage in every event."""
-        self.limit = limit
-        """Output tokens that may be passed on."""
-        self.counted = 0
-        """Events with content passed on: the count where the upstream gives none."""
-        self.received = 0
-        """Bytes that arrived."""
-        self.running = 0
-        """Output tokens so far, by whichever count there is."""
-        self.finish_reason: str | None = None
-        self.model: str | None = None
-        self.done = False
-        """[DONE] was read."""
-        self.exhausted = False
-        self.distrusted = False
-        """The upstream sent a usage that cannot be (negative, absurd)."""
-        self.steady = False
-        """The last two feeds moved nothing but `running`."""
-        self._quick = False
-        """The last feed was one event like the one before."""
-        self._count: Count | None = None
-        self._bare = 0
-        self._buffer = b""
-        self._kept: list[bytes] = []
-        """The beginning of what arrived, up to KEPT bytes and the read that goes beyond."""
-        self._sample = b""
-        self._untold = b""
-        """The last event with a count and more than that, where the client is to have the count in one of its own."""
-        self._each: dict[int, int] = {}
-        self._likeness: Likeness | None = None
-        self._lessons = _LESSONS
-        self._around = 0
-        self._last = DONE
-        self._forms = forms
+    show_usage: bool
+    """The client asked for the closing usage event."""
+    show_running: bool
+    """The client asked for usage in every event."""
+    limit: int
+    """Output tokens that may be passed on."""
+    forms: Forms | None = None
+    """Those of earlier answers of the same upstream, until the first piece was read."""
+    counted: int = 0
+    """Events with content passed on: the count where the upstream gives none."""
+    received: int = 0
+    """Bytes that arrived."""
+    running: int = 0
+    """Output tokens so far, by whichever count there is."""
+    finish_reason: str | None = None
+    model: str | None = None
+    done: bool = False
+    """[DONE] was read."""
+    exhausted: bool = False
+    distrusted: bool = False
+    """The upstream sent a usage that cannot be (negative, absurd)."""
+    steady: bool = False
+    """The last two feeds moved nothing but `running`."""
+    _quick: bool = False
+    """The last feed was one event like the one before."""
+    _count: Count | None = None
+    _bare: int = 0
+    _buffer: bytes = b""
+    _kept: list[bytes] = []
+    """The beginning of what arrived, up to KEPT bytes and the read that goes beyond."""
+    _sample: bytes = b""
+    _untold: bytes = b""
+    """The last event with a count and more than that, where the client is to have the count in one of its own."""
+    _each: dict[int, int] = {}
+    _likeness: Likeness | None = None
+    _lessons: int = _LESSONS
+    _around: int = 0
+    _last: bytes = DONE
 
     @property
     def count(self) -> Count | None:
@@ -131,18 +102,18 @@ class ChatStream:
                 self.steady = self._quick
                 self._quick = True
                 return shown
-        elif self._forms is not None:
-            return self._first(self._forms, data)
+        elif self.forms is not None:
+            return self._first(self.forms, data)
         return self._read(data)
 
     def _first(self, forms: Forms, data: bytes) -> bytes:
         """The first piece of all: often it is the whole answer."""
-        self._forms = None
+        self.forms = None
         whole = forms.read(data, self.limit, self.show_usage, self.show_running)
         if whole is None:
             shown = self._read(data)
             likeness, count = self._likeness, self.count
-            if self.done and likeness is not None and count is not None:
+            if self.done and likeness is not None and count is not None and forms.due():
                 came_to = Whole(
                     shown + DONE, self.counted, count, self.finish_reason, self.model, likeness.around
                 )

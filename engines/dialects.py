@@ -44,6 +44,10 @@ class EventWriter(Protocol):
         """The frames that these events become. Usage is told only where the client asked for it."""
         ...
 
+    def more(self, texts: list[bytes]) -> bytes:
+        """The frames of more words, as JSON writes them, right behind some; the same as `write` makes of each."""
+        ...
+
     def finish(self) -> bytes:
         """What follows the last event, before the terminal frame (usage that came late, closing frames)."""
         ...

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from engines.answer_json import decoded
 from engines.likeness import COMPLETION, Likeness
 from engines.messages import Count, WireUsage, believed, decode_answer
-from engines.whole import CLOSING, DONE, TOTAL, USAGE, Counted, Ends, Plain, Whole
+from engines.whole import (
+    CLOSING,
+    DONE,
+    TOTAL,
+    USAGE,
+    Counted,
+    Ends,
+    Plain,
+    Whole,
+    closing_of,
+)
 
 _DATA = b"data: "
 _CHOICES = b'"choices":['
@@ -41,7 +51,24 @@ class _Told(msgspec.Struct, gc=False):
     usage: msgspec.Raw = msgspec.Raw()
 
 
+class _Stopped(msgspec.Struct, gc=False):
+    stop_reason: Any = None
+
+
+class _Stops(msgspec.Struct, gc=False):
+    """What stopped an answer, beside its reason."""
+
+    choices: list[_Stopped] = []
+
+
 _decode_told = msgspec.json.Decoder(_Told).decode
+_decode_stops = msgspec.json.Decoder(_Stops).decode
+
+
+def named(whole: Whole) -> tuple[str | None, str | None]:
+    """An answer's id and model."""
+    told = _decode_told(whole.stem[len(_DATA) :] + b"]}")
+    return told.id, told.model
 
 
 class Form(Protocol):
@@ -73,18 +100,28 @@ class Forms:
 
     def learn(self, data: bytes, came_to: Whole, show_usage: bool, show_running: bool) -> None:
         """Learn from a whole answer what others may look like, if it reads the same by that."""
-        if self._lessons:
-            self._lessons -= 1
-        else:
-            self._missed = (self._missed + 1) % _SELDOM
-            if self._missed:
-                return
         form = form_of(data)
         if form is None:
             return
         limit = max(came_to.words, came_to.count.completion)
-        if form.read(data, limit, show_usage, show_running) == came_to:
+        found = form.read(data, limit, show_usage, show_running)
+        if found is None:
+            return
+        beside = {name: getattr(found, name) for name in ("stem", "texts", "sequence", "running")}
+        if found == msgspec.structs.replace(came_to, **beside):
             self._known = [form, *self._known[: _KEPT - 1]]
+
+    def adopt(self, others: Forms) -> None:
+        """Take over what others learnt."""
+        self._known = [*others._known, *self._known][:_KEPT]
+
+    def due(self) -> bool:
+        """Whether the next answer is to be learnt from; asked once for each that is like none before."""
+        if self._lessons:
+            self._lessons -= 1
+            return True
+        self._missed = (self._missed + 1) % _SELDOM
+        return not self._missed
 
 
 def form_of(data: bytes) -> Form | None:
@@ -100,7 +137,8 @@ def form_of(data: bytes) -> Form | None:
         told = _decode_told(stem[len(_DATA) :] + b"]}")
         usage = bytes(_decode_told(closing[len(_DATA) :]).usage)
         answers = [decode_answer(each[len(_DATA) :]) for each in (opening, first, last, closing)]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        sequence = _decode_stops(last[len(_DATA) :]).choices[0].stop_reason
+    except (msgspec.MsgspecError, UnicodeDecodeError, IndexError):
         return None
     like, pattern = Likeness.of(first[:-2], answers[1], whole=False), _pattern(stem, told)
     if like is None or len(like.head) + len(like.middle) + len(like.tail) > _LONGEST:
@@ -114,13 +152,16 @@ def form_of(data: bytes) -> Form | None:
         like.head.startswith(stem) and last.startswith(head) and closing.startswith(stem + CLOSING + usage)
     ):
         return None
+    after = closing[len(stem) + len(CLOSING) + len(usage) :] + DONE
     ends = Ends(
         stem=pattern,
         model=told.model,
         before=like.head[len(stem) :],
         bare=bare,
         finish_reason=end.finish_reason,
-        after=closing[len(stem) + len(CLOSING) + len(usage) :] + DONE,
+        sequence=sequence if type(sequence) is str else None,
+        after=after,
+        closing=closing_of(after),
     )
     at = len(head) if bare else last.find(b'"', len(head))
     if like.count is None:

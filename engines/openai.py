@@ -25,10 +25,10 @@ from engines.messages import ABSURD, NO_ERROR, Answer, Choice, decode_answer
 from engines.native import retry_after
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, chat_reason, context_limit, read_chat_answer
+from engines.openai_chat.whole import TranslatedChat
 from engines.openai_responses.passing import ResponsesStream, passed_body, read_passed, retold, told_of
 from engines.openai_responses.reading import HINTS
 from engines.providers import PROVIDERS, Provider
-from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
 
 _encode = msgspec.json.Encoder().encode
@@ -67,6 +67,8 @@ class OpenAIEngine:
         self._spoken = _SPOKEN | {RESPONSES} if responses else _SPOKEN
         self._experts = experts
         self._forms = Forms()
+        self._translated = Forms()
+        """Those of answers that are translated: all that these say is in them."""
         # What has another name there, and what we are asked to send under that of OpenAI's.
         self._renamed = self._provider.renamed
 
@@ -128,8 +130,13 @@ class OpenAIEngine:
         writer = client_of(call.path).writer(
             call.body, show_usage=show_usage, model=call.model, now=int(time.time())
         )
-        return TranslatedStream(
-            ChatReader(running=self.is_vllm), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
+        return TranslatedChat(
+            ChatReader(running=self.is_vllm),
+            writer,
+            limit=limit,
+            most=call.max_tokens,
+            show_usage=show_usage,
+            forms=self._translated,
         )
 
     async def count(self, call: Call) -> int | None:

@@ -38,10 +38,15 @@ def texts_of(answer: bytes) -> list[str] | None:
     if _aside(answer) is not None:
         return None
     try:
-        found = _decode(b'["%b"]' % b'","'.join(_texts(answer)))
+        found = written_texts(_texts(answer))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return [each for each in found if each]
+
+
+def written_texts(texts: list[bytes]) -> list[str]:
+    """Texts that JSON writes so."""
+    return _decode(b'["%b"]' % b'","'.join(texts)) if texts else []
 
 
 def first_text(answer: bytes) -> bytes:

@@ -107,6 +107,10 @@ class Tally:
             self.model = event.model
         return True
 
+    def estimate(self, sizes: list[int]) -> int:
+        """The tokens of texts of so many bytes, each of which is some."""
+        return min(self._most, sum([-(-size // _BYTES_A_TOKEN) for size in sizes]))
+
     def _grown(self, text: str) -> bool:
         size = len(text) if text.isascii() else len(text.encode())
         if self._ahead:

@@ -23,10 +23,12 @@ _NEAR = 1 << 10
 """The usage is looked for in so much of an answer's end."""
 _MOST = 4_096
 """Numbers that are kept as they are written; no answer that comes in one piece has so many words."""
-_three_counts = re.compile(
-    rb'\{"prompt_tokens":(0|[1-9]\d{0,6}),"total_tokens":(?:0|[1-9]\d{0,6}),"completion_tokens":(0|[1-9]\d{0,6})\}'
-).fullmatch
-"""A usage of the most usual kind, whose counts are believed."""
+_SIMPLE = (
+    re.escape(CLOSING)
+    + rb'\{"prompt_tokens":(0|[1-9]\d{0,6}),"total_tokens":(?:0|[1-9]\d{0,6}),"completion_tokens":(0|[1-9]\d{0,6})\}'
+)
+_NEAR_SIMPLE = len(CLOSING) + len('{"prompt_tokens":,"total_tokens":,"completion_tokens":}') + 3 * 7
+"""The longest of these."""
 _decode_usage = msgspec.json.Decoder(WireUsage).decode
 _Cut = Callable[[bytes | memoryview], list[bytes]]
 
@@ -43,6 +45,14 @@ class Whole(msgspec.Struct, frozen=True, gc=False):
     model: str | None
     around: int
     """Bytes of such an event that are neither words nor counts."""
+    stem: bytes = b""
+    """What all its events begin with, up to their choices."""
+    texts: list[bytes] = []
+    """Its words as JSON writes them, none of them empty."""
+    sequence: str | None = None
+    """The stop sequence that ended it, where that is told."""
+    running: bool = False
+    """Its events tell the tokens so far."""
 
 
 class Ends(msgspec.Struct, frozen=True, gc=False):
@@ -56,22 +66,30 @@ class Ends(msgspec.Struct, frozen=True, gc=False):
     bare: bool
     """The last event of the answer has no words."""
     finish_reason: str | None
+    sequence: str | None
     after: bytes
     """From the usage on."""
+    closing: Callable[[bytes, int], re.Match[bytes] | None]
+    """Finds the usage of the most usual kind with all that is around it, at the end of an answer."""
 
     def find(self, data: bytes) -> tuple[bytes, int, Count] | None:
         """What all events begin with, where the event of the usage begins, and what it says."""
         found, after = self.stem(data), self.after
-        if found is None or not data.endswith(after):
+        if found is None:
             return None
         stem = found[0]
+        simple = self.closing(data, max(0, len(data) - len(after) - _NEAR_SIMPLE))
+        if simple is not None:
+            begins = simple.start() - len(stem)
+            if begins < 0 or not data.startswith(stem, begins):
+                return None
+            return stem, begins, Count(int(simple[1]), int(simple[2]))
+        if not data.endswith(after):
+            return None
         at = data.rfind(CLOSING, -len(after) - _NEAR)
         begins = at - len(stem)
         if begins < 0 or not data.startswith(stem, begins):
             return None
-        simple = _three_counts(data, at + len(CLOSING), len(data) - len(after))
-        if simple is not None:
-            return stem, begins, Count(int(simple[1]), int(simple[2]))
         told = data[at + len(CLOSING) : -len(after)]
         if not told.isascii() or b"\n" in told or b"\r" in told:
             return None
@@ -80,6 +98,11 @@ class Ends(msgspec.Struct, frozen=True, gc=False):
         except msgspec.MsgspecError:
             return None
         return None if count is None else (stem, begins, count)
+
+
+def closing_of(after: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """What finds the usage of the most usual kind before `after`, which ends an answer; its counts are believed."""
+    return re.compile(_SIMPLE + re.escape(after) + rb"\Z").search
 
 
 class Plain:
@@ -118,7 +141,9 @@ class Plain:
             return None
         around = len(between) - 2
         shown = data if show_usage else b"".join((memoryview(data)[:until], DONE))
-        return Whole(shown, len(words), count, ends.finish_reason, ends.model, around)
+        return Whole(
+            shown, len(words), count, ends.finish_reason, ends.model, around, stem, words, ends.sequence
+        )
 
 
 class Counted:
@@ -203,7 +228,9 @@ class Counted:
                     data[until:] if show_usage else DONE,
                 )
             )
-        return Whole(shown, number, count, ends.finish_reason, ends.model, around)
+        return Whole(
+            shown, number, count, ends.finish_reason, ends.model, around, stem, words, ends.sequence, True
+        )
 
     def _counted(self, number: int) -> list[bytes]:
         """What tells 1, 2, ... tokens, up to the next event."""

@@ -36,6 +36,10 @@ from engines.canonical import (
 from engines.errors import Garbled
 
 STOPPED = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_TEXT = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"text_delta","text":"'
+)
 _encode = msgspec.json.Encoder().encode
 _STOP = {
     Stop.END: "end_turn",
@@ -118,6 +122,10 @@ class MessagesWriter:
                 case _:
                     continue
         return b"".join(out)
+
+    def more(self, texts: list[bytes]) -> bytes:
+        begin, end = _TEXT % self._block, b'"}}\n\n'
+        return b"%b%b%b" % (begin, (end + begin).join(texts), end) if texts else b""
 
     def finish(self) -> bytes:
         ended = self._ended or Ended(Stop.END)

@@ -24,7 +24,7 @@ from engines.canonical import (
     Usage,
 )
 from engines.errors import Garbled, Reason, Reported, reason_of
-from engines.messages import NO_ERROR, WireUsage, believed
+from engines.messages import NO_ERROR, Count, WireUsage, believed
 from engines.openai_chat.calls import Calls
 from engines.sse import Events
 from engines.whole_answers import assembled
@@ -116,10 +116,10 @@ def read_chat_answer(body: bytes) -> Answer:
 class ChatReader:
     """The port `EventReader`: one stream of chunks."""
 
-    __slots__ = ("_began", "_calls", "_counted", "_ended", "_events", "_running", "done")
+    __slots__ = ("_began", "_calls", "_counted", "_ended", "_events", "done", "running")
 
     def __init__(self, *, running: bool = False) -> None:
-        self._running = running
+        self.running = running
         """The provider counts in every chunk: its count comes before what it counts, which is then not estimated."""
         self._counted: Usage | None = None
         self._events = Events()
@@ -152,7 +152,7 @@ class ChatReader:
                 self._began = True
                 out.append(Began(chunk.id, chunk.model))
             usage = usage_of(chunk.usage)
-            if self._running and chunk.choices:
+            if self.running and chunk.choices:
                 if usage is not None:
                     self._counted = usage
                     out.append(Counted(usage, ahead=True))
@@ -195,8 +195,11 @@ def context_limit(body: bytes) -> int:
 def usage_of(wire: WireUsage | None) -> Usage | None:
     """The counts in disjoint classes, or None where they cannot be believed."""
     count = believed(wire)
-    if count is None:
-        return None
+    return None if count is None else disjoint(count)
+
+
+def disjoint(count: Count) -> Usage:
+    """The counts in disjoint classes."""
     return Usage(
         fresh=count.prompt - count.cached - count.cache_write,
         cache_read=count.cached,
@@ -214,10 +217,14 @@ def _decoded(payload: bytes) -> _Chunk:
 
 
 def _stopped(choice: _Choice) -> tuple[Stop, str | None]:
+    return stopped(choice.finish_reason, choice.stop_reason if type(choice.stop_reason) is str else None)
+
+
+def stopped(finish_reason: str | None, sequence: str | None) -> tuple[Stop, str | None]:
     """Why it ended, and the stop sequence where the provider tells which."""
-    if choice.finish_reason == "stop" and type(choice.stop_reason) is str:
-        return Stop.SEQUENCE, choice.stop_reason
-    return _STOP.get(choice.finish_reason or "", Stop.END), None
+    if finish_reason == "stop" and sequence is not None:
+        return Stop.SEQUENCE, sequence
+    return _STOP.get(finish_reason or "", Stop.END), None
 
 
 def _said(said: _Said, calls: Calls) -> list[Event]:

@@ -110,6 +110,9 @@ class ChatWriter:
                 out.append(shown)
         return b"".join(out)
 
+    def more(self, texts: list[bytes]) -> bytes:
+        return b"".join([self._chunk_of(b'{"content":"%b"}' % each) for each in texts])
+
     def finish(self) -> bytes:
         if not self._show_usage:
             return b""
@@ -162,10 +165,13 @@ class ChatWriter:
                 return b""
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        return self._chunk_of(_encode(delta), b"null" if finish is None else _encode(finish))
+
+    def _chunk_of(self, delta: bytes, finish: bytes = b"null") -> bytes:
         return b'data: %b,"choices":[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}]%b' % (
             self._begun(),
-            _encode(delta),
-            b"null" if finish is None else _encode(finish),
+            delta,
+            finish,
             self._tail,
         )
 

@@ -111,6 +111,13 @@ class Assembly:
                 pass
         return out
 
+    def more(self, texts: list[str]) -> Told:
+        """What the client is told of each of more words, right behind some, but for the words."""
+        out: list[Told] = []
+        self._say(out, "output_text", "")
+        self._said[-1:] = texts
+        return out[0]
+
     def begin(self) -> list[Told]:
         """What comes before all else."""
         self.began = True

@@ -14,6 +14,7 @@ import msgspec
 from engines.canonical import Answer, Event, Request
 from engines.openai_responses.assembly import Assembly, Told
 from engines.openai_responses.reading import read_responses
+from engines.pieces import written_texts
 from engines.whole_answers import told
 
 _encode = msgspec.json.Encoder().encode
@@ -50,6 +51,18 @@ class ResponsesWriter:
     def write(self, events: Sequence[Event]) -> bytes:
         return b"".join([self._frame(each) for event in events for each in self._assembly.take(event)])
 
+    def more(self, texts: list[bytes]) -> bytes:
+        if not texts:
+            return b""
+        number = self._number
+        self._number += len(texts)
+        # What each frame has around its words and its number is taken from one that is written like any other.
+        frame = _written(self._assembly.more(written_texts(texts)), 0)
+        begin, end = (each.replace(b"%", b"%%") for each in frame.split(b'"delta":""'))
+        end = end[: end.rindex(b"0")] + b"%d" + end[end.rindex(b"0") + 1 :]
+        framed = begin + b'"delta":"%b"' + end
+        return b"".join([framed % (each, at) for at, each in enumerate(texts, number)])
+
     def finish(self) -> bytes:
         return b"".join([self._frame(each) for each in self._assembly.end()])
 
@@ -70,6 +83,10 @@ class ResponsesWriter:
         return b"".join([self._frame(each) for each in out])
 
     def _frame(self, event: Told) -> bytes:
-        event["sequence_number"] = self._number
         self._number += 1
-        return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(event))
+        return _written(event, self._number - 1)
+
+
+def _written(event: Told, number: int) -> bytes:
+    event["sequence_number"] = number
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(event))
