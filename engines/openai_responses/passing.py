@@ -142,6 +142,8 @@ class ResponsesStream(SharedStream):
                 payload = self._retold(payload)
         elif kind == "error":
             raise Reported
+        elif not event.is_sound():
+            raise Garbled("an item is no object")
         return named(kind, payload), event
 
     def _passed(self, frame: bytes, about: Happened) -> bytes:

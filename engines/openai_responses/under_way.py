@@ -38,6 +38,12 @@ class Happened(msgspec.Struct, gc=False):
     part: msgspec.Raw = NOTHING
     response: msgspec.Raw = NOTHING
 
+    def is_sound(self) -> bool:
+        """Whether what it tells of an item or of a part of one is an object, which may have to be told again."""
+        if self.item is NOTHING and self.type.startswith("response.output_item."):
+            return False
+        return all(each is NOTHING or bytes(each)[:1] == b"{" for each in (self.item, self.part))
+
 
 class _Open:
     """An item under way: its beginning, its parts by where they stand, and what was said of the last one."""

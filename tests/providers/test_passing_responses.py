@@ -140,6 +140,25 @@ def test_a_stream_that_breaks_ends_with_one_event_that_says_so_in_our_words() ->
     assert ResponsesStream({}, limit=1, most=None).failed("x", "y") == b""
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "response.output_item.done", "item": 5},
+        {"type": "response.output_item.done"},
+        {"type": "response.output_item.added", "item": None},
+        {"type": "response.content_part.added", "part": "x"},
+    ],
+)
+def test_an_item_that_is_no_object_ends_a_stream_and_its_end_can_be_told(odd: dict[str, Any]) -> None:
+    """What is kept of an answer has to be told again where the stream breaks."""
+    stream = ResponsesStream({}, limit=10_000, most=None)
+    begun = wires_responses.responses_events(CASES["text"])[:5]
+    stream.feed(b"".join(b"data: %b\n\n" % dumped(each) for each in begun))
+    with pytest.raises(Garbled):
+        stream.feed(b"data: %b\n\n" % dumped({**odd, "sequence_number": 9, "output_index": 0}))
+    assert b"response.failed" in stream.failed("upstream_failed", "It broke.")
+
+
 def test_a_stream_that_is_cut_anywhere_is_never_taken_for_whole() -> None:
     data = wires_responses.responses_stream(CASES["tools at once"])
     for cut in range(0, len(data) - 2, 11):
