@@ -13,10 +13,22 @@ from typing import Any
 from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.declarative.document import moment, worded
+from gateway.declarative.document import moment
+from gateway.declarative.specs import (
+    budget_spec,
+    endpoint_spec,
+    grant_spec,
+    group_spec,
+    issuer_spec,
+    limit_spec,
+    pool_spec,
+    principal_spec,
+    provider_spec,
+    provision_spec,
+    webhook_spec,
+)
 from gateway.store.endpoints import standing
 from gateway.store.reading import Row, rows
-from gateway.store.snapshot import window_of
 from gateway.store.tables.catalog import endpoints, grants, prices, served_entities
 from gateway.store.tables.events import webhooks
 from gateway.store.tables.identity import api_keys, groups, issuers, memberships, principals, roles
@@ -24,9 +36,8 @@ from gateway.store.tables.providers import providers
 from gateway.store.tables.rules import budgets, limits
 from gateway.store.tables.throughput import throughput_pools, throughput_provisions
 from policies.declaration import Present
-from policies.declared_kinds import BY_NAME, GRANTEES, MANAGERS, MEMBERS, Spec
+from policies.declared_kinds import BY_NAME, Spec
 from policies.money import usd_of
-from policies.windows import text_of
 
 TABLES: dict[str, Table] = {
     "issuer": issuers,
@@ -53,16 +64,6 @@ CLASSES = (
     "per_gpu_second",
     "per_cache_hit",
 )
-_PRINCIPAL = ("name", "display_name", "email", "active", "issuer", "subject")
-_ISSUER = (
-    "name", "issuer", "audience", "family", "jwks_uri", "allow_loopback_http", "public_keys", "principal_claim",
-    "name_claim", "groups_claim", "kind", "create_principals", "replace_groups", "max_age_seconds",
-    "leeway_seconds", "enabled",
-)  # fmt: skip
-_POOL = ("name", "replicas", "tokens_per_second", "slots", "unit_tokens_per_second", "queue", "queue_ms")
-_PROVISION = ("name", "scope", "units", "first_token_ms")
-_ENTITY = ("name", "kind", "provider", "model", "base_url", "traffic_percent", "fallback_position")
-_ENDPOINT = ("name", "task", "description", "tags", "estimate_milli", "default_max_tokens", "local_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,43 +109,38 @@ async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tup
     accounts = await rows(connection, providers)
     paying = {row["id"]: row["name"] for row in accounts}
     found = [
-        *(_present("user" if row["kind"] == "user" else "service_principal", row, _principal(row, held)) for row in people),
+        *(_present("user" if row["kind"] == "user" else "service_principal", row, principal_spec(row, held)) for row in people),
         *(
-            _present("group", row, _group(row, members.get(row["id"], {}), managers.get(row["id"], {}), held))
+            _present("group", row, group_spec(row, members.get(row["id"], {}), managers.get(row["id"], {}), held))
             for row in crowds
         ),
-        *(_present("provider", row, _provider(row)) for row in accounts),
-        *(_present("endpoint", row, _endpoint(row, serving, paying)) for row in doors),
+        *(_present("provider", row, provider_spec(row)) for row in accounts),
+        *(_present("endpoint", row, endpoint_spec(row, serving, paying)) for row in doors),
         *(
-            _present("grant", row, _grant(row, names))
+            _present("grant", row, grant_spec(row, names))
             for row in await rows(connection, grants)
             if row["endpoint_id"] in names and row["grantee_id"] in names
         ),
         *(
-            _present("limit", row, _limit(row, names))
+            _present("limit", row, limit_spec(row, names))
             for row in await rows(connection, limits)
             if _is_whole(row, names)
         ),
         *(
-            _present("budget", row, _budget(row, names))
+            _present("budget", row, budget_spec(row, names))
             for row in await rows(connection, budgets)
             if _is_whole(row, names)
         ),
     ]  # fmt: skip
     found += [
-        _present("throughput_pool", row, {name: row[name] for name in _POOL})
-        for row in await rows(connection, throughput_pools)
+        _present("throughput_pool", row, pool_spec(row)) for row in await rows(connection, throughput_pools)
     ]
     found += [
-        _present(
-            "throughput_provision",
-            row,
-            {**{name: row[name] for name in _PROVISION}, "subject": names[row["subject_id"]]},
-        )
+        _present("throughput_provision", row, provision_spec(row, names))
         for row in await rows(connection, throughput_provisions)
         if row["subject_id"] in names
     ]
-    found += [_present("webhook", row, _webhook(row)) for row in await rows(connection, webhooks)]
+    found += [_present("webhook", row, webhook_spec(row)) for row in await rows(connection, webhooks)]
     undeclarable = [
         f"provider {each.spec['name']!r}: its credential is stored"
         for each in found
@@ -154,8 +150,7 @@ async def read(connection: AsyncConnection, at: datetime, wanted: Collection[tup
         if row["secret_sealed"] is not None:
             undeclarable.append(f"issuer {row['name']!r}: it has a shared secret")
         else:
-            planes = sorted(row["planes"])
-            found.append(_present("issuer", row, {**{name: row[name] for name in _ISSUER}, "planes": planes}))
+            found.append(_present("issuer", row, issuer_spec(row)))
     found += _prices(await rows(connection, prices), serving, names, at, wanted)
     return Found(
         tuple(found),
@@ -173,104 +168,13 @@ def _is_whole(row: Row, names: Mapping[str, str]) -> bool:
     return all(row[field] is None or row[field] in names for field in ("subject_id", "endpoint_id"))
 
 
-def _principal(row: Row, held: Mapping[str, Sequence[str]]) -> Spec:
-    return {**{name: row[name] for name in _PRINCIPAL}, "roles": sorted(held.get(row["id"], ()))}
-
-
 def _of_kind(found: dict[str, dict[str, list[str]]], group: str, kind: str) -> list[str]:
     return found.setdefault(group, {}).setdefault(kind, [])
-
-
-def _group(
-    row: Row,
-    members: Mapping[str, Sequence[str]],
-    managers: Mapping[str, Sequence[str]],
-    held: Mapping[str, Sequence[str]],
-) -> Spec:
-    return {
-        "name": row["name"],
-        "description": row["description"],
-        "local_only": row["local_only"],
-        **{field: sorted(members.get(kind, ())) for field, kind in MEMBERS},
-        **{field: sorted(managers.get(kind, ())) for field, kind in MANAGERS},
-        "roles": sorted(held.get(row["id"], ())),
-    }
-
-
-def _webhook(row: Row) -> Spec:
-    return {**{name: row[name] for name in ("name", "url", "enabled")}, "events": sorted(row["events"])}
 
 
 def is_stored(credential: Mapping[str, Any] | None) -> bool:
     """Whether a provider's credential is one that no file can have."""
     return credential is not None and "stored" in credential
-
-
-def _provider(row: Row) -> Spec:
-    source = row["source"]
-    # Of a stored one nothing is told, its end neither.
-    credential = None if source == "none" else {source: True if source == "stored" else row["reference"]}
-    return {**{name: row[name] for name in ("name", "provider", "base_url")}, "credential": credential}
-
-
-def _endpoint(row: Row, serving: Sequence[Row], paying: Mapping[str, str]) -> Spec:
-    own = sorted(
-        (each for each in serving if each["endpoint_id"] == row["id"]), key=lambda each: each["name"]
-    )
-    return {
-        **{name: row[name] for name in _ENDPOINT},
-        "aliases": sorted(row["aliases"]),
-        "calling": row["settings"].get("rules", {}),
-        "payloads": row["settings"].get("payloads", {}),
-        "cache": row["settings"].get("cache", {}),
-        "served_entities": [
-            {
-                **{name: each[name] for name in _ENTITY},
-                "account": paying.get(each["credential_id"]),
-                "calling": each["settings"].get("rules", {}),
-                "options": each["settings"].get("options", {}),
-            }
-            for each in own
-        ],
-    }
-
-
-def _grant(row: Row, names: Mapping[str, str]) -> Spec:
-    spec: dict[str, Any] = {
-        kind: names[row["grantee_id"]] if row["grantee_kind"] == kind else None for kind in GRANTEES
-    }
-    return {"endpoint": names[row["endpoint_id"]], "level": row["level"], **spec}
-
-
-def _rule(row: Row, names: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "scope": row["scope"],
-        "subject": None if row["subject_id"] is None else names[row["subject_id"]],
-        "endpoint": None if row["endpoint_id"] is None else names[row["endpoint_id"]],
-        "mode": row["mode"],
-        "name": row["name"],
-        "enabled": row["enabled"],
-    }
-
-
-def _limit(row: Row, names: Mapping[str, str]) -> Spec:
-    window = window_of(row)
-    return {
-        **_rule(row, names),
-        "metric": row["metric"],
-        "window": None if window is None else worded(text_of(window)),
-        "amount": row["amount"],
-    }
-
-
-def _budget(row: Row, names: Mapping[str, str]) -> Spec:
-    return {
-        **_rule(row, names),
-        "period": row["period"],
-        "time_zone": row["time_zone"],
-        "usd": usd_of(row["amount_nano_usd"]),
-        "thresholds_percent": list(row["thresholds_percent"]),
-    }
 
 
 def _prices(

@@ -13,8 +13,8 @@ from typing import Any
 from gateway.errors import BadRequest, Conflict
 from gateway.store.changes import Change
 from gateway.store.reading import Row
+from gateway.store.rule_values import budget_of
 from gateway.store.rules import check_span, of_line
-from gateway.store.snapshot import budget_of
 from gateway.store.tables.rules import budgets
 from policies.limits import LARGEST
 

@@ -12,7 +12,7 @@ from gateway.errors import BadRequest
 from gateway.store.api_keys import line_of
 from gateway.store.changes import Change
 from gateway.store.reading import Row
-from gateway.store.snapshot import limit_of
+from gateway.store.rule_values import limit_of
 from gateway.store.tables.catalog import endpoints
 from gateway.store.tables.identity import api_keys, groups, principals
 from gateway.store.tables.rules import limits

@@ -11,8 +11,8 @@ from typing import Any
 from gateway.errors import BadRequest, Conflict
 from gateway.store.changes import Change
 from gateway.store.reading import Row
+from gateway.store.rule_values import pool_of
 from gateway.store.rules import check_span
-from gateway.store.snapshot import pool_of
 from gateway.store.tables.throughput import throughput_pools, throughput_provisions
 from policies.throughput import booking
 

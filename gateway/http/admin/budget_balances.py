@@ -19,7 +19,7 @@ from gateway.http.admin.access import Admin
 from gateway.http.admin.budgets import READ
 from gateway.http.admin.versions import Page, Size
 from gateway.store.reading import current
-from gateway.store.snapshot import budget_of
+from gateway.store.rule_values import budget_of
 from gateway.store.spend import spent
 from gateway.store.tables.rules import budgets
 from policies.limits import Draw, Metric

@@ -26,8 +26,8 @@ from gateway.http.admin.versions import (
     versioned,
 )
 from gateway.store.reading import Row
+from gateway.store.rule_values import window_of
 from gateway.store.rules import create_limit, delete_limit, update_limit
-from gateway.store.snapshot import window_of
 from gateway.store.tables.rules import limits
 from policies.administration import Permission
 from policies.limits import LARGEST

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from gateway.http.admin.access import Admin
 from gateway.http.admin.versions import After, IfMatch, Name, Page, Size, set_fields, versioned
 from gateway.store.reading import Row
-from gateway.store.snapshot import pool_of
+from gateway.store.rule_values import pool_of
 from gateway.store.tables.throughput import throughput_pools, throughput_provisions
 from gateway.store.throughput import (
     create_pool,
