@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.declarative import present
 from gateway.declarative.document import read
+from gateway.declarative.ending import delete, release
 from gateway.declarative.making import Making
 from gateway.errors import BadRequest, Conflict
 from gateway.providers.adapters import provider_address
@@ -69,9 +70,9 @@ async def applied(change: Change, sealing: Sealing, declaration: Declaration, ex
             case Action.UPDATE | Action.ADOPT:
                 await making.update(step)
             case Action.DELETE:
-                await making.delete(step)
+                await delete(change, step)
             case Action.RELEASE:
-                await making.release(step)
+                await release(change, step)
             case Action.LEAVE | Action.UNCHANGED:
                 pass
     await making.finish()

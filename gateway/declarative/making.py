@@ -14,37 +14,28 @@ from gateway.declarative.present import CLASSES, TABLES, Found
 from gateway.events.sender import seal_subject
 from gateway.http.admin.limits import window_columns
 from gateway.security.sealing import Sealing
-from gateway.store.budgets import create_budget, delete_budget, update_budget
+from gateway.store.budgets import create_budget, update_budget
 from gateway.store.changes import Change
 from gateway.store.endpoints import (
     EntitySpec,
     add_price,
     create_endpoint,
-    delete_endpoint,
     grant,
     update_endpoint,
-    withdraw,
 )
-from gateway.store.issuers import create_issuer, delete_issuer, update_issuer
+from gateway.store.issuers import create_issuer, update_issuer
 from gateway.store.principals import (
     Kind,
     add_member,
     create_group,
     create_principal,
-    delete_group,
-    delete_principal,
     remove_member,
     update_principal,
 )
-from gateway.store.providers import (
-    Credential,
-    create_provider,
-    delete_provider,
-    replace_provider,
-)
+from gateway.store.providers import Credential, create_provider, replace_provider
 from gateway.store.reading import Row
 from gateway.store.roles import set_managers, set_roles
-from gateway.store.rules import create_limit, delete_limit, update_limit
+from gateway.store.rules import create_limit, update_limit
 from gateway.store.tables.catalog import endpoints, served_entities
 from gateway.store.tables.events import webhooks
 from gateway.store.tables.identity import groups, memberships, principals
@@ -52,8 +43,6 @@ from gateway.store.throughput import (
     check_bookings,
     create_pool,
     create_provision,
-    delete_pool,
-    delete_provision,
     update_pool,
     update_provision,
 )
@@ -174,45 +163,6 @@ class Making:
                     await self._price(spec, before)
                 else:
                     await change.revise(TABLES["price"], "price", before)
-
-    async def delete(self, step: Step) -> None:
-        """Delete an object that the file no longer names."""
-        assert step.id is not None
-        change, table = self._change, TABLES[step.kind]
-        found = await change.rows(table, table.c.id == step.id)
-        if not found:
-            # It went with what it belonged to.
-            return
-        match step.kind:
-            case "issuer":
-                await delete_issuer(change, found[0])
-            case "user" | "service_principal":
-                await delete_principal(change, found[0])
-            case "group":
-                await delete_group(change, found[0])
-            case "provider":
-                await delete_provider(change, found[0])
-            case "endpoint":
-                await delete_endpoint(change, found[0])
-            case "grant":
-                await withdraw(change, found[0])
-            case "limit":
-                await delete_limit(change, found[0])
-            case "throughput_pool":
-                await delete_pool(change, found[0])
-            case "throughput_provision":
-                await delete_provision(change, found[0])
-            case "webhook":
-                await change.remove(webhooks, "webhook", found[0])
-            case _:
-                await delete_budget(change, found[0])
-
-    async def release(self, step: Step) -> None:
-        """Let go of what stays in the books."""
-        assert step.id is not None
-        table = TABLES[step.kind]
-        before = await self._change.current(table, step.id, step.kind)
-        await self._change.revise(table, step.kind, before, action="release", managed_by=None)
 
     async def finish(self) -> None:
         """Name the managers of groups, which may be groups that came later; check what only holds of the whole."""
