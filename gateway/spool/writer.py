@@ -6,11 +6,9 @@ or with the disk full, requests that would begin are refused; those that run can
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,24 +16,17 @@ from uuid import UUID, uuid4
 from zlib import crc32
 
 from gateway.errors import Unavailable
+from gateway.spool.owning import begin_segment, claim
 from gateway.spool.records import HEAD, Intent, Progress, Record, encoded, frame
+from gateway.spool.reserve import MIB, RESERVE_BYTES, Reserve
 from gateway.spool.running import RunningTable
-from gateway.spool.segments import (
-    LARGEST_FRAME,
-    OWNER_LOCK,
-    Header,
-    header_bytes,
-    read_position,
-    segment_path,
-)
+from gateway.spool.segments import LARGEST_FRAME, read_position
 
 logger = logging.getLogger(__name__)
 
-MIB = 1 << 20
 SYNC_SECONDS = 0.05
 _POSITION_EVERY = 10
 """Looks at the drainer's word, in turns of the sync thread."""
-RESERVE_BYTES = 4 * MIB
 ALERT_PERCENT = 80
 
 
@@ -69,7 +60,7 @@ class SpoolWriter:
         """How many intents and settlements were appended, as their numbers say."""
         self._segment_bytes = segment_bytes
         self._cap_bytes = cap_bytes
-        self._reserve_bytes = reserve_bytes
+        self._reserve = Reserve(self.folder, reserve_bytes)
         self._sizes: dict[int, int] = {}
         """Bytes of each segment that is not drained whole."""
         self._drained = (0, 0)
@@ -88,9 +79,9 @@ class SpoolWriter:
         self._woken = threading.Event()
         self.resting = False
         """The sync thread has nothing to do until more is appended."""
-        self._lock = self._claim(root)
+        self._lock = claim(root, self.folder)
         try:
-            self._fill_reserve()
+            self._reserve.fill()
             self._number = 0
             self._open_segment()
             self.running = RunningTable(self.folder)
@@ -175,32 +166,10 @@ class SpoolWriter:
 
     # -- files ---------------------------------------------------------------------------------
 
-    def _claim(self, root: Path) -> int:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Locked before it has its name: the drainer never sees a folder whose owner only seems dead.
-        fresh = root / f".{self.worker_id}.new"
-        fresh.mkdir(mode=0o700)
-        lock = os.open(fresh / OWNER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fresh.rename(self.folder)
-        return lock
-
     def _open_segment(self) -> None:
         number = self._number + 1
-        head = header_bytes(Header(self.worker_id.bytes, number, time.time_ns() // 1_000_000))
-        path = segment_path(self.folder, number)
-        # The header is whole before the segment has its name.
-        fresh = self.folder / f".{path.name}"
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            if os.write(fd, head) != len(head):
-                raise OSError(28, "No space left on device")
-            fresh.rename(path)
-        except OSError:
-            os.close(fd)
-            fresh.unlink(missing_ok=True)
-            raise
-        self._fd, self._number, self._size = fd, number, len(head)
+        fd, size = begin_segment(self.folder, self.worker_id, number)
+        self._fd, self._number, self._size = fd, number, size
 
     def _rotate(self) -> None:
         old_fd, old_number, old_size = self._fd, self._number, self._size
@@ -226,23 +195,6 @@ class SpoolWriter:
 
     # -- room ----------------------------------------------------------------------------------
 
-    def _fill_reserve(self) -> None:
-        """Room set aside on the disk for settling what runs when the disk is full."""
-        if self._reserve_bytes == 0:
-            return
-        fd = os.open(self.folder / "reserve", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, self._reserve_bytes)
-        finally:
-            os.close(fd)
-
-    def _release_reserve(self) -> bool:
-        try:
-            (self.folder / "reserve").unlink()
-        except OSError:
-            return False
-        return True
-
     def _out_of_room(self, record: Record, data: bytes, exc: OSError) -> None:
         with self._slow:
             if not self._no_room:
@@ -257,7 +209,7 @@ class SpoolWriter:
                     "The gateway's books cannot be written; try again shortly.", retry_after_seconds=10
                 ) from exc
             self._wait(record, data)
-            if self._release_reserve():
+            if self._reserve.release():
                 self._write_waiting()
 
     def _wait(self, record: Record, data: bytes) -> None:
@@ -289,28 +241,13 @@ class SpoolWriter:
         # Told once, and again only after it had gone well below.
         self._alerted = percent >= ALERT_PERCENT or (self._alerted and percent >= ALERT_PERCENT - 10)
         if self._no_room:
-            self._no_room = not (self._write_waiting() and self._disk_has_room())
+            self._no_room = not (self._write_waiting() and self._reserve.restored())
         full = used >= self._cap_bytes or self._no_room
         if full and not self._full:
             logger.critical("spool %s has reached its cap; new requests are refused", self.folder)
         elif self._full and not full:
             logger.warning("spool %s has room again", self.folder)
         self._full = full
-
-    def _disk_has_room(self) -> bool:
-        """Whether the reserve, given up or not, and a little more can be had."""
-        probe = self.folder / "probe"
-        try:
-            self._fill_reserve()
-            fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(fd, 0, MIB)
-            finally:
-                os.close(fd)
-                probe.unlink()
-        except OSError:
-            return False
-        return True
 
     def _count_closed(self) -> None:
         segment, offset = self._drained
