@@ -25,8 +25,8 @@ from engines.canonical import (
 )
 from engines.errors import Garbled
 from engines.openai_responses.custom_tools import InputReader, names
+from engines.openai_responses.response import response_of
 from engines.openai_responses.sealed import closed
-from engines.openai_responses.under_way import wire_usage
 
 Told = dict[str, Any]
 """One event of the stream, without its number."""
@@ -38,20 +38,6 @@ _INCOMPLETE = {
 }
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Items that are calls of tools, and where what the model wrote of one stands."""
-_ECHOED = {
-    "instructions": None,
-    "max_output_tokens": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "prompt_cache_key": None,
-    "safety_identifier": None,
-    "temperature": 1.0,
-    "text": {"format": {"type": "text"}},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_p": 1.0,
-}
-"""What of the request an answer repeats, and what stands for it where nothing was asked."""
 
 
 class Assembly:
@@ -151,27 +137,15 @@ class Assembly:
     def response(self, status: str) -> Told:
         """The response as it stands."""
         self._put_together()
-        asked = self._asked
-        echoed = {name: other if asked.get(name) is None else asked[name] for name, other in _ECHOED.items()}
-        thinking = {"effort": None, "summary": None} | (asked.get("reasoning") or {})
-        return {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._now,
-            "status": status,
-            "background": False,
-            "error": None,
-            "incomplete_details": None,
-            "model": self._model,
-            "output": list(self._output),
-            "previous_response_id": asked.get("previous_response_id"),
-            "reasoning": thinking,
-            "service_tier": "default",
-            "store": asked.get("store", False),
-            "truncation": "disabled",
-            "usage": None if self._usage is None else wire_usage(self._usage),
-            **echoed,
-        }
+        return response_of(
+            self._asked,
+            id=self._id,
+            model=self._model,
+            now=self._now,
+            status=status,
+            output=list(self._output),
+            usage=self._usage,
+        )
 
     # -- items -------------------------------------------------------------------------------
 
