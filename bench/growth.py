@@ -12,18 +12,15 @@ import asyncio
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from bench.books import Books, Oracle, Unbalanced
 from bench.cells import CELLS, Cell, bodies
 from bench.deployment import Deployment
 from bench.homes import home_of
-from bench.loader import Loader
 from bench.population import ORDINARY, Size
 from bench.processors import Meter, go_first, own_mb, two_cores
+from bench.side import Side
 
 PLAIN = next(each for each in CELLS if each.name == "plain-16")
 FIRST = Cell("first", 48, False, "tokens=4", "first call of each key")
@@ -51,57 +48,34 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@dataclass(slots=True)
-class Side:
-    """One deployment and what is needed to call it."""
-
-    deployment: Deployment
-    loader: Loader
-    books: Books
-    oracle: Oracle
-    bodies: list[str]
-
-    async def answered(self, done: dict[str, Any]) -> int:
-        """How many calls were, once all of them are in the ledger; raises Unbalanced."""
-        if done["failed"] or not done["calls"]:
-            raise Unbalanced(f"{done['failed']} calls failed: {done['quotes']}")
-        await self.books.drained(done["calls"])
-        self.books.note(done["calls"], self.oracle.counted())
-        return int(done["calls"])
-
-
 async def _side(stack: AsyncExitStack, home: Path, keys: int, size: Size) -> Side:
     cores = two_cores()
     home.mkdir(mode=0o711)
-    deployment = await stack.enter_async_context(
-        Deployment(home, keys=keys, cores=cores, environment={}, size=size)
-    )
-    loader = await Loader.start(deployment.keys_file, cores[0])
-    stack.push_async_callback(loader.stop)
-    books = await Books.open(deployment.database_url, deployment.redis_url)
-    stack.push_async_callback(books.close)
-    texts = [each.decode() for name in size.names() for each in bodies(PLAIN, name)]
-    return Side(deployment, loader, books, Oracle(deployment.upstream_port), texts)
+    deployment = Deployment(home, keys=keys, cores=cores, environment={}, size=size)
+    return await Side.open(stack, deployment, cores[0])
+
+
+def _bodies(size: Size) -> list[str]:
+    """Bodies of calls of any endpoint."""
+    return [each.decode() for name in size.names() for each in bodies(PLAIN, name)]
 
 
 async def _objects(options: argparse.Namespace, home: Path) -> str:
     async with AsyncExitStack() as stack:
         say("A small deployment and a large one ...")
-        small = await _side(stack, home / "small", 1, Size(users=1))
-        large = await _side(stack, home / "large", options.keys, Size(options.users, options.endpoints))
-        sides = {"small": small, "large": large}
+        sizes = {"small": (1, Size(users=1)), "large": (options.keys, Size(options.users, options.endpoints))}
+        sides = {name: await _side(stack, home / name, keys, size) for name, (keys, size) in sizes.items()}
+        texts = {name: _bodies(size) for name, (_, size) in sizes.items()}
         rest = {name: own_mb(side.deployment.worker.pid) for name, side in sides.items()}
         began = time.monotonic()
-        for side in sides.values():
-            side.oracle.forget()
-            every = await side.loader.touch_every_key(FIRST, side.deployment.port, bodies=side.bodies)
-            await side.answered(every)
+        for name, side in sides.items():
+            await side.touch_every_key(FIRST, bodies=texts[name])
         say(f"Every key was used once after {time.monotonic() - began:.0f} s")
         used = {name: own_mb(side.deployment.worker.pid) for name, side in sides.items()}
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         for number in range(-1, options.rounds):
             for name, side in sides.items():
-                found = await _round(side, options.seconds if number >= 0 else 1.0)
+                found = await _round(side, texts[name], options.seconds if number >= 0 else 1.0)
                 if number >= 0:
                     samples[name].append(found)
                     say(f"  {name:6} worker {found['worker']:.4f} ms  drainer {found['drainer']:.4f} ms")
@@ -110,13 +84,11 @@ async def _objects(options: argparse.Namespace, home: Path) -> str:
     return _objects_told(options, samples, rest, used)
 
 
-async def _round(side: Side, seconds: float) -> dict[str, float]:
+async def _round(side: Side, texts: list[str], seconds: float) -> dict[str, float]:
     side.oracle.forget()
     meter = Meter(side.deployment.groups())
     meter.start()
-    done = await side.loader.run(
-        PLAIN, side.deployment.port, seconds=seconds, most=100_000, bodies=side.bodies
-    )
+    done = await side.loader.run(PLAIN, side.deployment.port, seconds=seconds, most=100_000, bodies=texts)
     calls = await side.answered(done)
     return {
         **{name: each / calls for name, each in meter.stop().items()},
@@ -162,8 +134,7 @@ def _objects_told(
 async def _streams(options: argparse.Namespace, home: Path) -> str:
     async with AsyncExitStack() as stack:
         side = await _side(stack, home / "one", 2_000, ORDINARY)
-        side.oracle.forget()
-        await side.answered(await side.loader.touch_every_key(FIRST, side.deployment.port))
+        await side.touch_every_key(FIRST)
         idle = Meter(side.deployment.groups())
         idle.start()
         await asyncio.sleep(_IDLE_SECONDS)

@@ -34,10 +34,14 @@ class Side:
     async def touch_every_key(self, cell: Cell, **more: Any) -> None:
         """Call once with each key, and book it."""
         self.oracle.forget()
-        done = await self.loader.touch_every_key(cell, self.deployment.port, **more)
+        await self.answered(await self.loader.touch_every_key(cell, self.deployment.port, **more))
+
+    async def answered(self, done: dict[str, Any]) -> int:
+        """How many calls were, once all of them are booked; raises Unbalanced."""
         if done["failed"] or not done["calls"]:
             raise Unbalanced(f"{done['failed']} calls failed: {done['quotes']}")
         await self.book(done["calls"])
+        return int(done["calls"])
 
     async def book(self, calls: int) -> None:
         """So many calls were answered since the oracle forgot; raises Unbalanced."""
