@@ -16,6 +16,7 @@ from gateway import crashpoints
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from gateway.pipeline.admit import admit
 from gateway.pipeline.authorize import authorize
+from gateway.pipeline.deadlines import PastDeadline, within
 from gateway.pipeline.dispatch import call_plain, open_stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.guard import guard
@@ -26,7 +27,6 @@ from gateway.pipeline.ports import Outlet
 from gateway.pipeline.recall import Recorder, recalled_or_called, recalled_stream
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.settle import settle
-from gateway.pipeline.tries import PastDeadline, within
 
 
 async def complete(line: Line, exchange: Exchange) -> bytes:

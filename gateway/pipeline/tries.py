@@ -14,6 +14,7 @@ from engines.adapter import Adapter
 from engines.errors import ConnectFailed, EngineError, Refused, TimedOut, Unsupported
 from gateway.errors import OutOfService, Unavailable
 from gateway.pipeline.attempts import attempt_record, begin_attempt, passed_over
+from gateway.pipeline.deadlines import left_ms, within
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.routing.passes import Ask, Pass
@@ -32,13 +33,6 @@ _EMBEDDING = "llm/v1/embeddings"
 """Whose model is served beside the engine, and generates nothing."""
 _STANDING = (401, 402, 403, 404)
 """What an upstream that is asked again at once says again."""
-
-
-class PastDeadline(TimedOut):
-    """The time that the caller or the endpoint gave has passed; nothing that is called is to blame."""
-
-    retryable = False
-    code = "deadline_exceeded"
 
 
 class Tries:
@@ -295,25 +289,6 @@ class Tries:
             replicas,
         )
         return await line.traffic.gate.enter(ask, most if left is None else min(left, most))
-
-
-def left_ms(line: Line, exchange: Exchange) -> int | None:
-    """What is left of the caller's time, None where it set no limit."""
-    if not exchange.deadline_ns:
-        return None
-    return max(0, (exchange.deadline_ns - line.monotonic_ns()) // 1_000_000)
-
-
-async def within(line: Line, exchange: Exchange, work: Awaitable[T]) -> T:
-    """The work's result; raises PastDeadline once the caller's time is over."""
-    left = left_ms(line, exchange)
-    if left is None:
-        return await work
-    try:
-        async with asyncio.timeout(left / 1000):
-            return await work
-    except TimeoutError:
-        raise PastDeadline("the call's deadline passed") from None
 
 
 def retry_after_ms(exc: EngineError) -> int:
