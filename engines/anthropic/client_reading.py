@@ -177,13 +177,19 @@ def _format(config: Mapping[str, Any]) -> Format | None:
     wanted = config.get("format")
     if wanted is None:
         return None
-    if wanted.get("type") != "json_schema" or type(wanted.get("schema")) is not dict:
+    if (
+        type(wanted) is not dict
+        or wanted.get("type") != "json_schema"
+        or type(wanted.get("schema")) is not dict
+    ):
         raise Unsupported("output_config.format", "it is a json_schema")
     return Format(wanted["schema"], strict=True)
 
 
 def _thinking(given: Any, config: Mapping[str, Any]) -> Thinking | None:
     effort = config.get("effort")
+    if effort is not None and type(effort) is not str:
+        raise Unsupported("output_config.effort", "it is a text")
     if given is None:
         return None if effort is None else Thinking(effort=effort)
     match given.get("type"):
@@ -191,6 +197,8 @@ def _thinking(given: Any, config: Mapping[str, Any]) -> Thinking | None:
             # An effort without thoughts is how much to write, which no other dialect can be asked.
             return Thinking(effort="none") if effort is None else Thinking(effort=effort)
         case "enabled":
+            if type(given.get("budget_tokens")) not in (int, type(None)):
+                raise Unsupported("thinking.budget_tokens", "it is a whole number")
             shown = given.get("display") != "omitted"
             return Thinking(effort=effort, budget=given.get("budget_tokens"), shown=shown)
         case "adaptive":

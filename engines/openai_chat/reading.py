@@ -64,6 +64,8 @@ def read_chat(body: Mapping[str, Any], max_tokens: int | None) -> Request:
             turns.append(turn)
     stop = body.get("stop")
     effort = body.get("reasoning_effort")
+    if effort is not None and type(effort) is not str:
+        raise Unsupported("reasoning_effort", "it is a text")
     return Request(
         messages=_joined(turns),
         system=tuple(each for each in system if each),

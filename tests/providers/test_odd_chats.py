@@ -19,6 +19,8 @@ from engines.openai_chat.provider import ChatReader, read_chat_answer
 from engines.openai_chat.writing import ChatClient
 from engines.openai_responses.writing import ResponsesClient
 from engines.whole_answers import assembled
+from gateway.errors import BadRequest
+from gateway.http.anthropic.requests import read_message
 from tests.providers.wires import sse
 
 DONE = b"data: [DONE]\n\n"
@@ -215,3 +217,26 @@ def test_a_conversation_goes_on_after_a_call_whose_arguments_were_no_object(writ
     for request in (asked, again):
         sent = json.loads(write_messages(request, model="m", stream=False))["messages"][1]["content"]
         assert sent == [{"type": "tool_use", "id": "a", "name": "f", "input": {"INVALID_JSON": written}}]
+
+
+@pytest.mark.parametrize("odd", [{}, [], 1.5, True, ["high"]])
+def test_how_to_think_and_what_to_write_are_refused_by_name_where_they_are_of_no_such_kind(odd: Any) -> None:
+    user = {"messages": [{"role": "user", "content": "hello"}]}
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (ChatClient(), {"reasoning_effort": odd}, "reasoning_effort"),
+        (MessagesClient(), {"output_config": {"effort": odd}}, "output_config.effort"),
+        (MessagesClient(), {"output_config": {"format": odd}}, "output_config.format"),
+        (MessagesClient(), {"thinking": {"type": "enabled", "budget_tokens": odd}}, "thinking.budget_tokens"),
+    ]
+    for client, more, param in wrong:
+        with pytest.raises(Unsupported) as refused:
+            client.read_request({**user, **more}, 9)
+        assert refused.value.param == param
+
+
+@pytest.mark.parametrize("kind", [{}, [], None, 1])
+def test_a_picture_of_no_such_kind_is_refused_by_name(kind: Any) -> None:
+    picture = {"type": "image", "source": {"type": "base64", "media_type": kind, "data": "iVBORw0KGgo="}}
+    with pytest.raises(BadRequest) as refused:
+        read_message({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": [picture]}]})
+    assert refused.value.param == "messages[0].content[0].source"

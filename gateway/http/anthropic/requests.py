@@ -56,7 +56,7 @@ _REFUSED = {
 _ROLES = ("assistant", "system", "user")
 _OWN_TOOLS = re.compile(r"(?:bash|text_editor|computer|memory)_20\d{6}", re.ASCII)
 """Tools of Anthropic's that the client runs; those that Anthropic runs reach other hosts, or are priced apart."""
-_MEDIA = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+_MEDIA = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _encode = msgspec.json.encode
 
 
