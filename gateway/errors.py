@@ -16,7 +16,8 @@ GatewayError
 ├── Unavailable             warming up, a store away (503, retry-after)
 ├── OutOfService            no engine, or failed for good (503, never retried)
 ├── UpstreamFailed          (502)
-└── UpstreamTimeout         (504)
+├── UpstreamTimeout         (504)
+└── NotStored               only a stored answer was asked for, and there is none (504, never retried)
 """
 
 from __future__ import annotations
@@ -239,6 +240,15 @@ class UpstreamFailed(GatewayError):
 
     status, code, type = 502, "upstream_failed", "server_error"
     databricks_status, databricks_code = 500, "INTERNAL_ERROR"
+
+
+class NotStored(GatewayError):
+    """The caller wanted a stored answer or none (`only-if-cached`), and none is stored."""
+
+    status, code, type = 504, "not_stored", "invalid_request_error"
+    databricks_status, databricks_code = 504, "DEADLINE_EXCEEDED"
+    anthropic_type = "api_error"
+    should_retry = False
 
 
 class UpstreamTimeout(GatewayError):

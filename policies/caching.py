@@ -52,6 +52,8 @@ class Wish:
     read: bool = True
     store: bool = True
     max_age_seconds: int | None = None
+    only: bool = False
+    """A stored answer or none: nothing is called."""
 
 
 ANYTHING = Wish()
@@ -68,8 +70,9 @@ def cache_rules(settings: Mapping[str, Any]) -> CacheRules | None:
 
 
 def wish_of(cache_control: str) -> Wish:
-    """What a request's `cache-control` asks for; what it has beside no-cache, no-store and max-age says nothing here."""
+    """What a request's `cache-control` asks for; what it has beside no-cache, no-store, max-age and only-if-cached says nothing here."""
     read = store = True
+    only = False
     age: int | None = None
     for each in cache_control.lower().split(","):
         name, _, value = each.strip().partition("=")
@@ -77,12 +80,14 @@ def wish_of(cache_control: str) -> Wish:
             read = store = False
         elif name == "no-cache":
             read = False
+        elif name == "only-if-cached":
+            only = True
         elif name == "max-age":
             value = value.strip('"')
             # An age that is none is taken for the strictest.
             given = min(int(value), _LONGEST_AGE) if value.isdecimal() and len(value) < 12 else 0
             age = given if age is None else min(age, given)
-    return Wish(read and age != 0, store, age)
+    return Wish(read and age != 0, store, age, only)
 
 
 def storable(

@@ -36,7 +36,7 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
     tap = keeping(line, exchange)
     try:
         guard(exchange)
-        call = call_plain if exchange.endpoint.cache is None else recalled_or_called
+        call = recalled_or_called if exchange.endpoint.cache or exchange.wish.only else call_plain
         body = await call(line, exchange, choose_route(line, exchange))
         exchange.http_status = 200
         settle(line, exchange, "ok")
@@ -71,7 +71,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
     try:
         guard(exchange)
         route = choose_route(line, exchange)
-        if exchange.endpoint.cache is not None:
+        if exchange.endpoint.cache or exchange.wish.only:
             recalled = await recalled_stream(line, exchange, route)
             if recalled is not None:
                 settle(line, exchange, "ok")

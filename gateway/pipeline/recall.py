@@ -14,6 +14,7 @@ import msgspec
 from engines.clients import EMBEDDINGS
 from engines.errors import EngineError
 from engines.replay import either, plain_of, stream_of
+from gateway.errors import NotStored
 from gateway.pipeline.dispatch import call_plain
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
@@ -32,6 +33,7 @@ async def recalled_or_called(line: Line, exchange: Exchange, route: Route) -> by
     if stored is not None:
         _give(line, exchange, route.order[0], stored)
         return stored.body
+    _may_call(exchange)
     body = await call_plain(line, exchange, route)
     if exchange.storing:
         _keep(line, exchange, body)
@@ -42,6 +44,7 @@ async def recalled_stream(line: Line, exchange: Exchange, route: Route) -> bytes
     """All frames of a stored answer; None where it is to be called for."""
     stored = await _found(line, exchange, route)
     if stored is None:
+        _may_call(exchange)
         return None
     request = exchange.request
     try:
@@ -56,6 +59,7 @@ async def recalled_stream(line: Line, exchange: Exchange, route: Route) -> bytes
     except EngineError:
         log.exception("a stored answer of %s cannot be streamed", exchange.endpoint.name)
         exchange.cache = MISS
+        _may_call(exchange)
         return None
     _give(line, exchange, route.order[0], stored)
     return frames
@@ -124,6 +128,12 @@ async def _found(line: Line, exchange: Exchange, route: Route) -> Stored | None:
         return None
     exchange.cache, exchange.cache_age = HIT, age
     return stored
+
+
+def _may_call(exchange: Exchange) -> None:
+    """Raise NotStored where the caller wants no model to be called."""
+    if exchange.wish.only:
+        raise NotStored("No answer to this is stored, and only a stored one was asked for (only-if-cached).")
 
 
 def _may(rules: CacheRules, exchange: Exchange) -> bool:

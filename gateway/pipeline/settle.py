@@ -39,6 +39,9 @@ _UNSEEN = frozenset(
 )
 """What asks for output that is paid for and may not be shown, nor be told apart."""
 
+_OUT_OF_TIME = ("upstream_timeout", "deadline_exceeded")
+"""What a call that ran out of time ends with, before its first byte and after it."""
+
 
 def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | None = None) -> None:
     """Settle the admitted request unless it is settled: `ok`, `cut`, `error` or `interrupted`."""
@@ -99,7 +102,7 @@ def settlement(
             exchange,
             exchange.entity,
             _usage(exchange) if usage is None else usage,
-            outcome=CACHED if hit else status,
+            outcome=CACHED if hit else "timeout" if error_code in _OUT_OF_TIME else status,
             error_code=error_code,
             now=now_ns,
             now_ms=ended_ms,

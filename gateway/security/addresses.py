@@ -17,6 +17,14 @@ from urllib.parse import urlsplit
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _TARGET = re.compile(r"[!-\[\]^_a-~]*", re.ASCII)
 """Printable ASCII without a backslash, a space or a brace."""
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+"""A last label that makes the whole host a number to some readers, in whatever base."""
+_INSIDE = tuple(
+    ipaddress.ip_network(each)
+    # Called public by the registries, or by this language's copy of them: a cloud's own servant at the machine (Azure's),
+    # site-local addresses, relays of 6to4, and documentation.
+    for each in ("168.63.129.16/32", "fec0::/10", "192.88.99.0/24", "3fff::/20")
+)
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
@@ -62,8 +70,15 @@ def read_address(url: str, listed: Collection[str], *, setting: str = "WEIGHBRID
         raise AddressRefused("the address is https://host/path")
     if "@" in parts.netloc or "#" in url:
         raise AddressRefused("the address takes no user name and no fragment")
+    if port == 0:
+        raise AddressRefused("there is no port 0")
     literal = _literal(host)
-    if literal is None and (_HOST.fullmatch(host) is None or host.rpartition(".")[2].isdigit()):
+    if literal is None and (
+        _HOST.fullmatch(host) is None
+        or ".." in host
+        or "[" in parts.netloc
+        or _NUMBER.fullmatch(host.rpartition(".")[2])
+    ):
         raise AddressRefused(f"{host!r} is no host name")
     is_listed = host in listed
     if parts.scheme == "http" and not is_listed:
@@ -95,6 +110,8 @@ def refuse_private(text: str) -> None:
         inner = found.ipv4_mapped or found.sixtofour
         if inner is not None:
             refuse_private(str(inner))
+    if any(found in each for each in _INSIDE):
+        raise AddressRefused(f"{text} is not an address of the public internet")
     if not found.is_global or found.is_multicast or found.is_reserved or found.is_unspecified:
         raise AddressRefused(f"{text} is not an address of the public internet")
 

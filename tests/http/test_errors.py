@@ -29,6 +29,7 @@ TABLE = [
     (e.OutOfService("x"), 503, "out_of_service", 400, "BAD_REQUEST"),
     (e.UpstreamFailed("x"), 502, "upstream_failed", 500, "INTERNAL_ERROR"),
     (e.UpstreamTimeout("x"), 504, "upstream_timeout", 504, "DEADLINE_EXCEEDED"),
+    (e.NotStored("x"), 504, "not_stored", 504, "DEADLINE_EXCEEDED"),
     (e.IdempotencyConflict("other_body"), 422, "idempotency_other_body", 400, "INVALID_PARAMETER_VALUE"),
     (e.IdempotencyConflict("in_flight"), 409, "idempotency_in_flight", 409, "RESOURCE_CONFLICT"),
     (e.IdempotencyConflict("already_completed"), 409, "already_completed", 409, "RESOURCE_CONFLICT"),

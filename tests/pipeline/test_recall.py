@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engines.errors import ConnectFailed, Refused
-from gateway.errors import BadRequest, Forbidden, GatewayError, Unavailable
+from gateway.errors import BadRequest, Forbidden, GatewayError, NotStored, Unavailable
 from gateway.pipeline.authenticate import authenticate
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange
@@ -115,6 +115,26 @@ async def test_an_answer_is_given_again_calls_nothing_and_costs_the_price_of_its
     assert end.last.usage_source == "none"
     assert world.reservations.settlements == [(3, 2, 3500), (0, 0, HIT_COSTS)]
     assert not world.spool.of(Attempt)
+
+
+@pytest.mark.parametrize("rules", [RULES, None])
+async def test_who_wants_a_stored_answer_or_none_has_nothing_called_and_is_charged_no_token(
+    rules: CacheRules | None,
+) -> None:
+    world = Storing(replace(STORES, cache=rules))
+    for ask in (world.ask, world.flow):
+        with pytest.raises(NotStored):
+            await ask("only-if-cached")
+        assert (world.last().status, world.last().error_code) == ("error", "not_stored")
+    assert world.calls == 0
+    assert world.reservations.settlements == [(0, 0, 0)] * 2
+    await world.ask()
+    if rules is not None:
+        assert (await world.ask("only-if-cached")).cache == "hit"
+        assert (await world.flow("only-if-cached")).cache == "hit"
+        with pytest.raises(NotStored):
+            await world.ask("only-if-cached, no-cache")
+    assert world.calls == 1
 
 
 async def test_two_callers_and_one_prompt_never_share_an_answer_unless_the_endpoint_says_so() -> None:

@@ -411,6 +411,8 @@ async def test_a_deadline_in_the_middle_of_a_stream_ends_it_with_an_error_and_wh
         await flow(world, exchange)
     (end,) = world.spool.of(Settlement)
     assert (end.status, end.error_code) == ("error", "deadline_exceeded")
+    assert end.last is not None
+    assert end.last.outcome == "timeout", "as of one that ran out of time before its first byte"
     assert end.last is not None and end.last.output == 2
 
 

@@ -23,7 +23,8 @@ from policies.caching import CacheRules, CacheScope, Wish, cache_rules, scope_ke
         ("max-age=soon", Wish(read=False, max_age_seconds=0)),
         ("max-age=-1", Wish(read=False, max_age_seconds=0)),
         ("max-age=99999999999999999999", Wish(read=False, max_age_seconds=0)),
-        ("no-transform, only-if-cached, stale=1", Wish()),
+        ("no-transform, only-if-cached, stale=1", Wish(only=True)),
+        ("only-if-cached, no-cache", Wish(read=False, only=True)),
     ],
 )
 def test_cache_control_is_read_as_http_means_it(said: str, wish: Wish) -> None:

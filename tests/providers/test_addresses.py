@@ -23,7 +23,7 @@ from engines.http1.transport import Http1Transport
 from engines.transport import Response, Timeouts
 from gateway.providers.adapters import ProviderAdapters
 from gateway.providers.secrets import _File, secrets_of  # pyright: ignore[reportPrivateUsage]
-from gateway.security.addresses import AddressRefused, read_address
+from gateway.security.addresses import AddressRefused, read_address, refuse_private
 from gateway.security.sealing import SealError, Sealing, provider_subject
 from policies.catalog import Account, EntityKind, Price, ServedEntity
 
@@ -53,6 +53,14 @@ CORPUS = [
     "https://localhost:{port}/v1",
     "https://rebinds.example:{port}/v1",
     "https://inside.example:{port}/v1",
+    "https://168.63.129.16/metadata",
+    "https://[::ffff:168.63.129.16]/v1",
+    "https://[fec0::1]/v1",
+    "https://[2002:a83f:8110::1]/v1",
+    "https://inner.0x7f:{port}/v1",
+    "https://in..example:{port}/v1",
+    "https://inside.example:0/v1",
+    "https://[v1.example]/v1",
     "http://api.openai.com/v1",
     "http://127.0.0.1:{port}/v1",
     "file:///etc/passwd",
@@ -273,11 +281,25 @@ def test_a_credential_is_no_other_variable_and_no_file_elsewhere(
         "https://2130706433/v1",
         "https://127.1/v1",
         "https://example.com\\@127.0.0.1/v1",
+        "https://0x7f000001/v1",
+        "https://inner.0x7f/v1",
+        "https://in..example/v1",
+        "https://inside.example:0/v1",
+        "https://[v1.example]/v1",
     ],
 )
 def test_addresses_that_are_read_in_two_ways_are_refused_before_any_name_is_looked_up(address: str) -> None:
     with pytest.raises(AddressRefused):
         read_address(address, ())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["168.63.129.16", "::ffff:168.63.129.16", "2002:a83f:8110::1", "fec0::1", "3fff::1", "64:ff9b::7f00:1"],
+)
+def test_what_registries_call_public_and_is_not_is_refused(address: str) -> None:
+    with pytest.raises(AddressRefused):
+        refuse_private(address)
 
 
 @pytest.mark.parametrize("address", ["https://api.openai.com/v1", "https://[2606:4700::1111]/v1"])
