@@ -49,6 +49,19 @@ def begin_chunked(cycle: RequestResponseCycle, headers: Headers, first: bytes) -
     cycle.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(first), first))
 
 
+def begin_unframed(cycle: RequestResponseCycle, headers: Headers, first: bytes) -> None:
+    """Write the head of a 200 whose body ends with its connection, as HTTP/1.0 has it, and the first of it."""
+    head = _head(cycle, headers)
+    cycle.response_started, cycle.chunked_encoding = True, False
+    cycle.transport.write(b"%b\r\n%b" % (head, first))
+
+
+def end_unframed(cycle: RequestResponseCycle) -> None:
+    """End such a body: what is still unsent goes out before the connection closes."""
+    if not cycle.response_complete and not cycle.disconnected:
+        _completed(cycle)
+
+
 def end_chunked(cycle: RequestResponseCycle) -> bool:
     """Write the end of a body that comes in chunks; False where ASGI must do it: a client that is gone, or reads slowly."""
     if not cycle.chunked_encoding or cycle.response_complete or cycle.disconnected or cycle.flow.write_paused:

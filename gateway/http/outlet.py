@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.http.answering import Headers, begin_chunked, cycle_of, end_chunked
+from gateway.http.answering import (
+    Headers,
+    begin_chunked,
+    begin_unframed,
+    cycle_of,
+    end_chunked,
+    end_unframed,
+)
 
 if TYPE_CHECKING:
     from litestar.types import Scope, Send
@@ -55,6 +62,26 @@ class StraightOutlet:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class UnframedOutlet(StraightOutlet):
+    """Frames as they are, to a client of HTTP/1.0, which knows no chunks: the connection's end is the answer's."""
+
+    __slots__ = ()
+
+    def write(self, frames: bytes) -> bool:
+        if self._cycle.disconnected:
+            self.begun = True
+        elif self.begun:
+            self._write(frames)
+        else:
+            begin_unframed(self._cycle, self._head(), frames)
+            self.begun = True
+        return not self._flow.write_paused
+
+    async def end(self) -> None:
+        """Finish the answer."""
+        end_unframed(self._cycle)
+
+
 class AsgiOutlet:
     """Frames wait for the next `ready`, which sends them."""
 
@@ -91,4 +118,6 @@ class AsgiOutlet:
 def outlet(scope: Scope, send: Send, head: Head) -> StraightOutlet | AsgiOutlet:
     """The shortest way to this request's client."""
     cycle = cycle_of(scope)
-    return AsgiOutlet(send, head) if cycle is None else StraightOutlet(cycle, send, head)
+    if cycle is None:
+        return AsgiOutlet(send, head)
+    return (UnframedOutlet if scope["http_version"] == "1.0" else StraightOutlet)(cycle, send, head)

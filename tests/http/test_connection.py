@@ -11,7 +11,7 @@ import pytest
 
 from gateway.http.answering import answer_whole
 from gateway.http.connection import CONNECTION, Connection, sweep
-from gateway.http.outlet import AsgiOutlet, StraightOutlet, outlet
+from gateway.http.outlet import AsgiOutlet, StraightOutlet, UnframedOutlet, outlet
 from tests.http.listening import exchanged, listening
 
 FLOOD_PIECES = 400
@@ -35,7 +35,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     elif scope["path"].startswith("/stream"):
         told = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"abc")]
         way = outlet({**scope} if scope["path"] == "/stream/asgi" else scope, send, lambda: told)
-        assert type(way) is (AsgiOutlet if scope["path"] == "/stream/asgi" else StraightOutlet)
+        straight = UnframedOutlet if scope["http_version"] == "1.0" else StraightOutlet
+        assert type(way) is (AsgiOutlet if scope["path"] == "/stream/asgi" else straight)
         for piece in (b"data: 1\n\n", b"data: 2\n\n"):
             way.write(piece)
             await way.ready()
@@ -101,6 +102,16 @@ async def test_a_stream_reads_the_same_straight_and_by_asgi(port: int) -> None:
         b"\r\n\r\n9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
     )
     assert straight.count(b"transfer-encoding: chunked\r\n") == straight.count(b"connection: close\r\n") == 1
+
+
+async def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection(port: int) -> None:
+    answer = await exchanged(port, request("/stream").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == b"data: 1\n\ndata: 2\n\ndata: [DONE]\n\n"
+    flood = await exchanged(port, request("/flood").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert len(flood.partition(b"\r\n\r\n")[2]) == FLOOD_PIECES * 65536
 
 
 async def test_a_connection_carries_the_next_call_after_a_stream(port: int) -> None:
