@@ -128,6 +128,13 @@ async def test_a_turn_tells_so_many_that_they_are_turned_away_and_the_next_ones_
     assert not crowd.gate.waits(lambda: None)
 
 
+async def test_those_who_are_turned_away_together_are_not_told_to_come_back_together() -> None:
+    crowd = Crowd()
+    told = [Overloaded(crowd.gate.turned_away()).retry_after_seconds for _ in range(9)]
+    assert sorted(told) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert len(set(told[:3])) == 3
+
+
 async def test_who_leaves_while_in_line_takes_nobodys_turn() -> None:
     crowd = Crowd()
     crowd.call("flood", 2 * EACH_TURN)

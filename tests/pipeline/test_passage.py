@@ -72,6 +72,19 @@ async def test_what_is_noted_is_the_same_whether_frames_are_alike_or_not(
     assert run(8) == run(0)
 
 
+@pytest.mark.parametrize("running", [True, False], ids=["counted", "not counted"])
+def test_a_slow_stream_is_on_record_every_half_second(running: bool) -> None:
+    now = [0]
+    world = World()
+    object.__setattr__(world.line, "monotonic_ns", lambda: now[0])
+    way, _, _ = passage(world, Outlet())
+    for piece in frames(41, running=running, done=False)[:-1]:
+        assert way.take(piece)
+        now[0] += 100_000_000
+    marks = [each.completion_tokens for each in world.spool.of(Progress)]
+    assert marks == list(range(0, 41, 5))
+
+
 async def test_an_answer_that_comes_whole_is_settled_like_a_plain_one_before_its_client_gets_any_of_it() -> (
     None
 ):
