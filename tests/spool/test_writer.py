@@ -287,6 +287,17 @@ def test_a_power_cut_costs_no_more_than_the_last_50_ms(
     assert max(waits) <= 0.05
 
 
+def test_the_cap_is_looked_at_whenever_a_segment_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SYNC_SECONDS", 3600)
+    with SpoolWriter(tmp_path, segment_bytes=2_000, cap_bytes=6_000) as spool:
+        with pytest.raises(SpoolFull):
+            for _ in range(100):
+                spool.append(intent())
+        assert spool.undrained_bytes < 6_000 + 2_000
+
+
 def test_every_segment_is_written_through_to_its_end_also_at_the_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
