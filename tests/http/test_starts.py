@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from gateway.http.gate import Gate
 from gateway.http.openai.chat import CHAT
 from gateway.http.plane import DataPlane
 from gateway.http.starts import Starts
-from gateway.pipeline.line import Line
-from gateway.pipeline.ports import Keys
 from policies.overload import EACH_TURN
 
 
@@ -89,9 +87,10 @@ async def test_the_data_planes_calls_begin_so() -> None:
     def refused(*_: object, **__: object) -> None:
         """Nobody reads it here."""
 
-    line = SimpleNamespace(monotonic_ns=lambda: 1, trail=SimpleNamespace(refused=refused))
-    gate = Gate(cast("Keys", None), late_ms=100, most_calls=4096, refused=refused)
-    plane = DataPlane(cast("Line", line), gate=gate)
+    keys: Any = None
+    line: Any = SimpleNamespace(monotonic_ns=lambda: 1, trail=SimpleNamespace(refused=refused))
+    gate = Gate(keys, late_ms=100, most_calls=4096, refused=refused)
+    plane = DataPlane(line, gate=gate)
     told: list[int] = []
 
     async def receive() -> Any:
@@ -103,8 +102,8 @@ async def test_the_data_planes_calls_begin_so() -> None:
 
     scope: Any = {"method": "GET", "headers": [], "client": ("127.0.0.1", 1)}
     calls = [
-        asyncio.create_task(plane.handle(dict(scope), receive, send, CHAT)) for _ in range(2 * EACH_TURN)
-    ]  # type: ignore[arg-type]
+        asyncio.create_task(plane.handle(scope.copy(), receive, send, CHAT)) for _ in range(2 * EACH_TURN)
+    ]
     await turn()
     assert told == [405] * EACH_TURN
     async with asyncio.timeout(10):
