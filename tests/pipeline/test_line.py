@@ -400,6 +400,7 @@ async def test_a_refused_top_up_ends_the_stream_at_what_was_granted_and_says_whi
     end = settlement(world)
     assert (end.status, end.finish_reason, end.stopped_by) == ("cut", "length", "limit")
     assert world.reservations.settlements == [(3, 300, 301_500)]
+    assert world.reservations.top_ups == [256] * 2, "44 given, one refusal, and nothing asked after it"
     assert transport.opened[0].closed
 
 
