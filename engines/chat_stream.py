@@ -7,8 +7,6 @@ the rest waits until the limit is raised. A frame that is no JSON, or over 8 MiB
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import msgspec
 
 from engines.answer_json import decoded
@@ -36,8 +34,6 @@ class ErrorEvent(EngineError):
 
 class ChatStream(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """The state of one stream; chat and text completions alike."""
-
-    estimates: ClassVar[bool] = False
 
     show_usage: bool
     """The client asked for the closing usage event."""
@@ -77,6 +73,11 @@ class ChatStream(msgspec.Struct, kw_only=True, eq=False, gc=False):
     _lessons: int = _LESSONS
     _around: int = 0
     _last: bytes = DONE
+
+    @property
+    def estimates(self) -> bool:
+        """Deltas are counted, each of which is a token at least."""
+        return False
 
     @property
     def count(self) -> Count | None:
