@@ -1,6 +1,6 @@
 """One gateway worker: builds every part once, serves the sockets it was given, and lets go in order.
 
-On SIGTERM the listener closes at once, running requests get 30 s, what is left is cut and settled; then the counters
+On SIGTERM the listener closes at once, calls on their way get a second and running requests 30 s, what is left is cut and settled; then the counters
 get what they are owed, and the spool is closed last, so that nothing settled is missing from it.
 """
 
@@ -13,7 +13,7 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
     from gateway.app import Front
 
+ARRIVING_SECONDS = 1.0
+"""How long a worker that is to end waits for calls that are on their way."""
+_LOOKS = 50
 DRAIN_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
@@ -147,6 +150,11 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
                 listener.close()
             # An idle connection ends now, a busy one with its answer: nobody's next call meets a worker that leaves.
             for connection in list(each.server_state.connections):
+                if not _expects(connection):
+                    connection.shutdown()
+        await _arrived(servers)
+        for each in servers:
+            for connection in list(each.server_state.connections):
                 connection.shutdown()
         await plane.drain(DRAIN_SECONDS)
         for each in servers:
@@ -156,6 +164,19 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
             each.cancel()
         trail.tick(last=True)
         telemetry.flush()
+
+
+def _expects(connection: object) -> bool:
+    """Whether a call is on its way: its client has connected and asked nothing yet, or has begun to."""
+    return isinstance(connection, Connection) and bool(connection.waiting_since)
+
+
+async def _arrived(servers: Sequence[uvicorn.Server]) -> None:
+    """Wait a moment for those calls: who is let in is answered."""
+    for _ in range(_LOOKS):
+        if not any(_expects(connection) for each in servers for connection in each.server_state.connections):
+            return
+        await asyncio.sleep(ARRIVING_SECONDS / _LOOKS)
 
 
 def _front(settings: Settings, parts: Parts, plane: DataPlane, ready: Callable[[Endpoint], bool]) -> Front:

@@ -47,6 +47,11 @@ class Kept:
                 reading.feed(data)
         return reading.answers[0]
 
+    async def ended(self) -> None:
+        """Wait until the worker ends it."""
+        while await self._reader.read(65536):
+            pass
+
     def close(self) -> None:
         """Let it go."""
         self._writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import sys
@@ -14,8 +15,9 @@ import pytest
 from tests.faults.load import Mix, calls, drive
 from tests.faults.reconcile import reconcile, report
 from tests.faults.upstream import Upstream
-from tests.system.asking import Answer
+from tests.system.asking import Answer, request_bytes
 from tests.system.deployment import ENDPOINT, Deployment, chat
+from tests.system.each_worker import each_worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -94,6 +96,32 @@ async def test_a_worker_told_to_end_finishes_its_streams_and_takes_no_new_connec
     rows = {str(row["request_id"]): row for row in await gateway.ledger_rows()}
     assert all(rows[each.request_id]["status"] == "ok" for each in answers)
     print(f"ended {ended_after:.1f} s after it was told to, with its streams of 3 s complete")
+
+
+async def test_a_worker_told_to_end_answers_who_has_connected_and_is_about_to_ask(
+    gateway: Deployment,
+) -> None:
+    sent = request_bytes("POST", CHAT, chat("[[tokens=2]]"), key=gateway.keys["bulk"])
+    async with each_worker(gateway) as idle:
+        opened = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(24)]
+        for _, writer in opened[::2]:
+            writer.write(sent[:40])
+        # A call on a connection of its own: by now every worker has taken those before it.
+        assert (await gateway.ask("GET", "/healthz")).status == 200
+        os.kill(gateway.workers()[0], signal.SIGTERM)
+        # Idle connections end at once, so that this says when the worker has been told.
+        told = [asyncio.create_task(each.ended()) for each in idle]
+        await asyncio.wait(told, return_when="FIRST_COMPLETED", timeout=30)
+        for each in told:
+            each.cancel()
+        for number, (_, writer) in enumerate(opened):
+            # Half of them have connected and said nothing, the others have begun to ask.
+            writer.write(sent if number % 2 else sent[40:])
+        heads = await asyncio.gather(*(reader.read(16) for reader, _ in opened))
+        assert {each[:12] for each in heads} == {b"HTTP/1.1 200"}
+        for _, writer in opened:
+            writer.close()
+    await gateway.ready()
 
 
 async def test_restarting_workers_one_after_the_other_under_load_loses_no_call(
