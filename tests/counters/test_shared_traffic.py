@@ -7,10 +7,11 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from redis import Redis
 
-from gateway.counters.shared_traffic import SharedTraffic
+from gateway.counters.shared_traffic import News, SharedTraffic
 from gateway.routing.passes import Ask
 from gateway.routing.places import Full
 from gateway.routing.traffic import Lease, Traffic
@@ -81,6 +82,24 @@ async def test_what_one_worker_finds_out_the_others_know_and_so_with_its_end(wor
     probe.end()
     await exchanged(workers)
     assert all(each.traffic.refusal(ENTITY, ("a",)) is None for each in workers)
+
+
+async def test_a_worker_that_is_heard_of_no_more_counts_no_more_nor_what_it_had_under_way(
+    workers: list[Worker], redis_url: str
+) -> None:
+    one, other, third = workers
+    seen = one.traffic.target(ENTITY, "a")
+    other.lease(tokens=30)
+    await exchanged(workers)
+    assert seen.load(stream=False).tokens == 30
+    with Redis.from_url(redis_url) as client:
+        (name,) = client.keys("*:traffic")  # pyright: ignore[reportGeneralTypeIssues]
+        said = msgspec.msgpack.decode(client.hget(name, "worker-1") or b"", type=News)  # pyright: ignore[reportArgumentType]
+        said.at_ms -= 3_100
+        client.hset(name, "worker-1", msgspec.msgpack.encode(said))  # pyright: ignore[reportArgumentType]
+    await third.shared.exchange()
+    await one.shared.exchange()
+    assert (one.traffic.workers, seen.load(stream=False).tokens) == (2, 0)
 
 
 async def may_probe(worker: Worker) -> bool:

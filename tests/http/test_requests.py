@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from engines.embeddings import read_embedding
+from engines.errors import Unsupported
 from gateway.errors import BadRequest
 from gateway.http.databricks.invocations import invoked, read_invocation
+from gateway.http.openai.azure import called
+from gateway.http.openai.embeddings import MAX_INPUTS
+from gateway.http.openai.embeddings import read_embedding as embedding
 from gateway.http.openai.requests import read_chat, read_completion
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -184,3 +189,52 @@ def test_an_answer_can_be_handed_back_as_it_came() -> None:
 )
 def test_an_invocation_names_its_endpoint_as_it_was_quoted(path: bytes, endpoint: str | None) -> None:
     assert invoked(path) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        (b"/openai/deployments/my%2Dchat/chat/completions", "my-chat"),
+        # What was quoted twice is read once.
+        (b"/openai/deployments/my%252Dchat/chat/completions", "my%2Dchat"),
+        (b"/openai/deployments//chat/completions", None),
+    ],
+)
+def test_a_deployment_is_named_as_it_was_quoted(path: bytes, endpoint: str | None) -> None:
+    assert called(path)[1] == endpoint
+
+
+def test_inputs_to_embed_are_counted_whether_they_are_texts_or_ids() -> None:
+    for each in ("x", [7]):
+        assert embedding({"model": "m", "input": [each] * MAX_INPUTS}).messages == MAX_INPUTS
+        with pytest.raises(BadRequest) as caught:
+            embedding({"model": "m", "input": [each] * (MAX_INPUTS + 1)})
+        assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [[1, 2], [3]]])
+def test_ids_of_tokens_are_no_text_for_a_provider_of_another_dialect(ids: Any) -> None:
+    with pytest.raises(Unsupported) as caught:
+        read_embedding({"input": ids})
+    assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize("below", [b"/openai/v1/", b"/openai/deployments/m/"])
+@pytest.mark.parametrize(
+    ("kind", "api"),
+    [
+        (b"chat/completions", "azure.chat"),
+        (b"completions", "azure.completions"),
+        (b"embeddings", "azure.embeddings"),
+        (b"responses", "azure.responses"),
+    ],
+)
+def test_azures_paths_lead_to_what_they_name(below: bytes, kind: bytes, api: str) -> None:
+    found, endpoint = called(below + kind)
+    if (below, kind) == (b"/openai/deployments/m/", b"responses"):
+        # Azure has none there: its client asks below /openai itself.
+        assert found is None
+        found = called(b"/openai/responses")[0]
+    else:
+        assert endpoint == ("m" if b"deployments" in below else None)
+    assert found is not None and found.name == api
