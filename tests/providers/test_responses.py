@@ -18,6 +18,7 @@ from engines.canonical import (
     Began,
     Counted,
     Ended,
+    Image,
     Reasoning,
     ReasoningDelta,
     Stop,
@@ -25,11 +26,13 @@ from engines.canonical import (
     TextDelta,
     ToolCallBegan,
     ToolCallDelta,
+    ToolResult,
     Usage,
 )
 from engines.errors import Garbled, Unsupported
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader
+from engines.openai_responses.items import read_item
 from engines.openai_responses.reading import read_responses
 from engines.openai_responses.writing import ResponsesClient, ResponsesWriter
 from engines.translated_stream import TranslatedStream
@@ -415,3 +418,14 @@ def test_a_vllm_stream_that_counts_as_it_runs_is_a_response_too() -> None:
     stream = TranslatedStream(ChatReader(running=True), writer(), limit=10_000, most=None, show_usage=True)
     out = stream.feed(data)
     assert events_of(out + stream.terminal())[-1]["type"] == "response.completed"
+
+
+def test_pictures_among_what_a_tool_gave_are_handed_on() -> None:
+    output = [
+        {"type": "input_text", "text": "see"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+    ]
+    for kind in ("function_call_output", "custom_tool_call_output"):
+        item = {"type": kind, "call_id": "c", "output": output}
+        (result,) = read_item(item, "input[0]").parts
+        assert result == ToolResult("c", (Text("see"), Image(media_type="image/png", data="AAAA")))
