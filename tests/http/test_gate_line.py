@@ -97,16 +97,17 @@ async def test_what_a_line_does_not_hold_is_turned_away_the_flood_first_and_told
     crowd = Crowd()
     crowd.call("flood", EACH_TURN + LINE + 5)
     crowd.call("light")
-    crowd.call("")
+    for unknown in ("", "0000"):
+        crowd.call(unknown)
     await crowd.turns(1)
-    assert crowd.refused == ["flood"] * 5 + [""], "who cannot be known is turned away with the flood"
+    assert crowd.refused == ["flood"] * 5 + ["", "0000"], "who is not known is turned away with the flood"
     assert crowd.turned_away("flood")
     # A quarter more for those who have little; then nobody.
     let_in = 0
     while not crowd.turned_away("light"):
         let_in += 1
     assert let_in == LINE // 4
-    assert crowd.told == {"overloaded": 6}
+    assert crowd.told == {"overloaded": 7}
     await crowd.end()
     assert not crowd.turned_away("flood")
 
