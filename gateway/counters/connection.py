@@ -1,4 +1,4 @@
-"""One pipelined connection to Redis: the commands of a turn of the event loop leave in one write, or a few at a time.
+"""One pipelined connection to Redis: the commands of a turn of the event loop leave in pairs, none waits for another's answer.
 
 Answers are matched in order, so a command that timed out keeps its place: what Redis did about it is told when the
 late answer comes, or, with the connection gone, that nobody knows. Nothing is ever sent twice from here.
@@ -26,7 +26,7 @@ CONNECT_SECONDS = 2.0
 HANDSHAKE_SECONDS = 1.0
 _LONGEST_PAUSE = 0.5
 _GRACE = 0.003
-TOGETHER = 4
+TOGETHER = 2
 """So many commands leave at once: with the others of a long turn they would leave after all that it still begins."""
 
 

@@ -34,7 +34,6 @@ from gateway.http.gate import Gate, Overloaded
 from gateway.http.large import LARGE, LargeBodies
 from gateway.http.origin import Origins
 from gateway.http.outlet import outlet
-from gateway.http.starts import Starts
 from gateway.http.strict_json import decode_object
 from gateway.ids import RequestIds
 from gateway.pipeline.audit import audit
@@ -82,7 +81,6 @@ class DataPlane:
     def __init__(self, line: Line, origins: Origins | None = None, gate: Gate | None = None) -> None:
         self.line = line
         self._gate = gate
-        self._starts = Starts()
         self._large = LargeBodies()
         self.origins = origins or Origins()
         self.closing = False
@@ -112,8 +110,6 @@ class DataPlane:
             gate = self._gate
             if gate is not None and (gate.guarded or len(self.running) > gate.crowd):
                 await gate.enter(scope["headers"], self.exchanges, len(self.running) - 1)  # type: ignore[arg-type]
-            elif not self._starts.at_once():
-                await self._starts.turn()
             if scope.get("method") != "POST":
                 raise MethodNotAllowed("This path takes POST.")
             if self.closing and isinstance(connection, Connection):

@@ -30,7 +30,7 @@ class Sender:
         self.told.append(("late", reply))
 
 
-def test_commands_of_a_turn_leave_together_and_those_of_a_long_one_a_few_at_a_time_in_their_order() -> None:
+def test_a_command_that_stays_alone_leaves_in_the_next_turn_and_others_a_few_at_once_in_their_order() -> None:
     mine, theirs = socket.socketpair()
     theirs.setblocking(False)
 
@@ -40,23 +40,22 @@ def test_commands_of_a_turn_leave_together_and_those_of_a_long_one_a_few_at_a_ti
         )  # fmt: skip
         await asyncio.get_running_loop().create_unix_connection(lambda: connection, sock=mine)
         connection.ready = True
-        senders = [Sender() for _ in range(TOGETHER + 3)]
-        commands = [b"%d." % number for number in range(TOGETHER + 3)]
-        for command, sender in zip(commands[:2], senders[:2], strict=True):
-            connection.send(command, sender)
+        senders = [Sender() for _ in range(2 * TOGETHER + 2)]
+        commands = [b"%d." % number for number in range(2 * TOGETHER + 2)]
+        connection.send(commands[0], senders[0])
         with pytest.raises(BlockingIOError):
             theirs.recv(100)
         await asyncio.sleep(0)
-        assert theirs.recv(100) == b"".join(commands[:2])
+        assert theirs.recv(100) == commands[0]
 
-        for command, sender in zip(commands[2:], senders[2:], strict=True):
+        for command, sender in zip(commands[1:], senders[1:], strict=True):
             connection.send(command, sender)
-        assert theirs.recv(100) == b"".join(commands[2 : 2 + TOGETHER])
+        assert theirs.recv(100) == b"".join(commands[1 : 1 + 2 * TOGETHER])
         await asyncio.sleep(0)
-        assert theirs.recv(100) == b"".join(commands[2 + TOGETHER :])
+        assert theirs.recv(100) == commands[-1]
 
-        connection.data_received(b"".join(b"+%d\r\n" % number for number in range(TOGETHER + 3)))
-        assert [each.told for each in senders] == [[b"%d" % number] for number in range(TOGETHER + 3)]
+        connection.data_received(b"".join(b"+%d\r\n" % number for number in range(2 * TOGETHER + 2)))
+        assert [each.told for each in senders] == [[b"%d" % number] for number in range(2 * TOGETHER + 2)]
         connection.drop()
 
     with closing(theirs), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
