@@ -15,12 +15,14 @@ from engines.errors import Garbled
 from engines.sse import MAX_EVENT
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+_MOST_LOOKED_AT = 4 * MAX_EVENT
+"""Of one answer, while others wait for a call's end: who writes on for ever is not read from the beginning for each piece."""
 
 
 class Calls:
     """The calls of one answer."""
 
-    __slots__ = ("_held", "_ids", "_known", "_open", "_said", "_waiting")
+    __slots__ = ("_held", "_ids", "_known", "_looked_at", "_open", "_said", "_waiting")
 
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
@@ -33,6 +35,7 @@ class Calls:
         self._waiting: list[list[Event]] = []
         """What came of each call after that one."""
         self._held = 0
+        self._looked_at = 0
 
     def take(
         self, number: int, identity: str | None, name: str | None, arguments: str, signature: str
@@ -83,11 +86,15 @@ class Calls:
         self._said += [each.arguments for each in events if isinstance(each, ToolCallDelta)]
 
     def _over(self) -> bool:
-        """Whether the call that is told now is whole."""
+        """Whether the call that is told now is known to be whole; what waits is told at the end at the latest."""
         if self._open < 0:
             return True
+        if self._looked_at > _MOST_LOOKED_AT or not self._said or not self._said[-1].rstrip().endswith("}"):
+            return False
+        arguments = "".join(self._said)
+        self._looked_at += len(arguments)
         try:
-            _decode("".join(self._said))
+            _decode(arguments)
         except msgspec.MsgspecError:
             return False
         return True

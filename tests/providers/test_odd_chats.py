@@ -14,6 +14,7 @@ from engines.chat_stream import ChatStream
 from engines.cohere.requests import write_chat
 from engines.errors import Garbled, Unsupported
 from engines.gemini.requests import write_contents
+from engines.openai_chat import calls
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, read_chat_answer
 from engines.openai_chat.writing import ChatClient
@@ -100,14 +101,32 @@ def test_calls_that_are_written_at_once_are_told_one_after_the_other(size: int) 
         chunk({}, "tool_calls"),
         size=size,
     )
-    calls = (ToolCall("a", "f", '{"x":1}'), ToolCall("b", "g", '{"y":2}'), ToolCall("c", "h", "{}"))
-    assert answer.parts == calls
+    told = (ToolCall("a", "f", '{"x":1}'), ToolCall("b", "g", '{"y":2}'), ToolCall("c", "h", "{}"))
+    assert answer.parts == told
+
+
+def test_a_call_that_goes_on_for_ever_is_not_read_from_its_beginning_for_each_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+    decode = calls._decode
+    monkeypatch.setattr(calls, "_MOST_LOOKED_AT", 500)
+    monkeypatch.setattr(calls, "_decode", lambda text: looked.append(len(text)) or decode(text))
+    pieces = ['{"x":[', *["{},{}"] * 200, "]}"]
+    answer = read(
+        chunk(call(0, "a", "f", "")),
+        chunk(call(1, "b", "g", '{"y":2}')),
+        *(chunk(call(0, None, None, piece)) for piece in pieces),
+        chunk({}, "tool_calls"),
+    )
+    assert answer.parts == (ToolCall("a", "f", "".join(pieces)), ToolCall("b", "g", '{"y":2}'))
+    assert 0 < sum(looked) < 1_000
 
 
 def test_a_call_that_is_never_whole_keeps_none_from_being_told() -> None:
     cut = [{"function": {"name": "f", "arguments": '{"x'}}, {"function": {"name": "g", "arguments": "{}"}}]
-    calls = (ToolCall("call_0", "f", '{"x'), ToolCall("call_1", "g", "{}"))
-    assert plain({"tool_calls": cut}, "length").parts == calls
+    told = (ToolCall("call_0", "f", '{"x'), ToolCall("call_1", "g", "{}"))
+    assert plain({"tool_calls": cut}, "length").parts == told
     with pytest.raises(Garbled):
         read(chunk(call(0, "a", "f", "{}")), chunk(call(1, "b", "g", "{}")), chunk(call(0, None, None, "1")))
 
