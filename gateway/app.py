@@ -69,7 +69,7 @@ def create_app(front: Front, *, data: bool = True, admin: bool = True) -> Litest
             )
 
         routes += [
-            model_routes(guarded("/v1")),
+            model_routes(guarded("/")),
             response_routes(guarded("/"), front.turns),
             *databricks_routes(front.control, front.ready),
             *console_routes(),

@@ -108,6 +108,15 @@ async def test_completions_embeddings_and_responses_are_reached(
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/openai/v1/", api_key=gateway.demo_key) as newer:
         answer = await newer.chat.completions.create(model=ENDPOINT, messages=ASK, max_tokens=20)
         assert answer.choices[0].message.content == SAID
+        listed = [each.id async for each in newer.models.list()]
+    async with client() as ours:
+        assert [each.id async for each in ours.models.list()] == listed
+        assert (await ours.models.retrieve(ENDPOINT)).id == ENDPOINT
+    assert ENDPOINT in listed
+    async with client("stranger") as strange:
+        assert ENDPOINT not in [each.id async for each in strange.models.list()]
+        with pytest.raises(openai.PermissionDeniedError):
+            await strange.models.retrieve(ENDPOINT)
 
 
 async def test_every_refusal_raises_the_class_that_azures_users_catch(

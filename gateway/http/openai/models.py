@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: exactly the endpoints that the caller may query.
+"""GET /v1/models and /v1/models/{id}, and the same below Azure's paths: exactly the endpoints that the caller may query.
 
 The OpenAI and Anthropic SDKs share the path: each entry has the fields of both, and Anthropic's alone where the caller
 sends `anthropic-version`.
@@ -22,13 +22,19 @@ from policies.decision import Deny
 from policies.permissions import Level, may
 
 MODELS = {"permission": Permission.MODELS_READ}
+_BASES = ("/v1", "/openai/v1", "/openai")
 Version = Annotated[
     str | None,
     HeaderParameter(name="anthropic-version", description="Asks for Anthropic's shape; any version."),
 ]
 
 
-@get("/models", opt=MODELS, tags=["Models"], summary="List the models you may query")
+@get(
+    [f"{base}/models" for base in _BASES],
+    opt=MODELS,
+    tags=["Models"],
+    summary="List the models you may query",
+)
 async def list_models(admin: NamedDependency[Admin], version: Version = None) -> dict[str, Any]:
     """In order of name, all at once."""
     snapshot, caller = admin.snapshot, admin.caller
@@ -47,7 +53,12 @@ async def list_models(admin: NamedDependency[Admin], version: Version = None) ->
     return page if version is not None else {"object": "list", **page}
 
 
-@get("/models/{model:path}", opt=MODELS, tags=["Models"], summary="Read one model")
+@get(
+    [f"{base}/models/{{model:path}}" for base in _BASES],
+    opt=MODELS,
+    tags=["Models"],
+    summary="Read one model",
+)
 async def get_model(
     admin: NamedDependency[Admin], model: FromPath[str], version: Version = None
 ) -> dict[str, Any]:
