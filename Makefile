@@ -1,5 +1,7 @@
 # Recipes use relative paths only: the checkout's own path may hold spaces.
 PYTHON ?= python3
+# A Python that somebody named is used as it is; else the system's is taken where it was built better (scripts/bootstrap.py).
+AS_IS := $(if $(filter command environment,$(origin PYTHON)),--as-is)
 MINUTES ?= 5
 ROWS ?= 10000000
 ARGS ?=
@@ -15,10 +17,10 @@ help: ## Show what there is
 		printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 setup: ## Make .venv from locks/gateway.txt (done by the others where needed)
-	@$(PYTHON) scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(AS_IS)
 
 setup-dev: ## Make .venv with what tests and checks need too
-	@$(PYTHON) scripts/bootstrap.py --dev
+	@$(PYTHON) scripts/bootstrap.py --dev $(AS_IS)
 
 run: setup ## Start everything; Ctrl-C stops it
 	@$(RUN) up
@@ -27,7 +29,7 @@ demo: setup-dev ## Beside a running gateway: three clients and the ledger rows t
 	@$(PY) -m scripts.demo
 
 test: ## All tests; ARGS="tests/policies -x" for some
-	@$(if $(ARGS),$(PYTHON) scripts/bootstrap.py --dev,$(PYTHON) -m tests.set_up $(BEGAN))
+	@$(if $(ARGS),$(PYTHON) scripts/bootstrap.py --dev $(AS_IS),$(PYTHON) -m tests.set_up $(BEGAN) $(AS_IS))
 	@# What is imported is compiled once, not by each of the hundreds of processes that the tests start.
 	@PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ LOCKS = {"gateway": ROOT / "locks" / "gateway.txt", "dev": ROOT / "locks" / "dev
 # Exists while pip is at work: packages may then be there in part.
 UNFINISHED = VENV / ".unfinished"
 OLDEST = (3, 11)
+# A distribution builds its Python with profile-guided optimisation; it is used where the one on the path was not.
+SYSTEM_PYTHON = "/usr/bin/python3"
 OLDEST_PIP = (22, 3)
 NEEDED_MB = {"gateway": 600, "dev": 1500}
 QUIET_SECONDS = 4.0
@@ -49,7 +52,7 @@ exec "$bin/python" -m gateway "$@"
 def main(arguments):
     """Bring the environment to the state of the lock that `arguments` asks for."""
     kind = "dev" if "--dev" in arguments else "gateway"
-    use_new_enough_python(arguments)
+    use_fit_python(arguments)
     with Path(__file__).open() as handle:
         take_turn(handle)
         if is_finished(kind):
@@ -63,18 +66,48 @@ def main(arguments):
         say("environment: ready")
 
 
-def use_new_enough_python(arguments):
-    """Go on with a newer Python of this machine where this one is too old."""
+def use_fit_python(arguments):
+    """Go on with another Python of this machine where this one is too old or, unless told `--as-is`, needlessly slow."""
     if sys.version_info >= OLDEST:
+        better = None if "--as-is" in arguments else better_python()
+        if better:
+            if not stamp_path("gateway").exists() and not stamp_path("dev").exists():
+                say(
+                    f"environment: {sys.executable} was built without --enable-optimizations, taking {better} "
+                    f"(PYTHON={sys.executable} keeps it)"
+                )
+            go_on_with(better, arguments)
         return
     for minor in range(20, OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
         if found:
-            os.execv(found, [found, str(Path(__file__).resolve()), *arguments])  # ourselves, anew
+            go_on_with(found, arguments)
     fail(
         f"This is Python {version()}; Weighbridge needs Python 3.11 or newer. Install one, "
         "or name it: make run PYTHON=/path/to/python3"
     )
+
+
+def go_on_with(python, arguments):
+    """Become this file's run by another Python."""
+    sys.stderr.flush()
+    os.execv(python, [python, str(Path(__file__).resolve()), *arguments])
+
+
+def better_python(own=None, system=SYSTEM_PYTHON):
+    """The system's Python where it can do all this and our own was built without optimisation; else None.
+
+    `own` is how our own was configured. A worker takes a sixth more of the processor for each call on a Python built so
+    (docs/performance.md), and nobody who installed one by hand would think of it.
+    """
+    own = sysconfig.get_config_var("CONFIG_ARGS") or "" if own is None else own
+    if "--enable-optimizations" in own or not os.access(system, os.X_OK):
+        return None
+    if os.path.realpath(system) == os.path.realpath(sys.executable):
+        return None
+    can = "import sys, venv, pip; print(sys.version_info >= %r and tuple(map(int, pip.__version__.split('.')[:2])) >= %r)"
+    told = output([system, "-c", can % (OLDEST, OLDEST_PIP)])
+    return system if told is not None and told.strip() == "True" else None
 
 
 def take_turn(handle):
@@ -139,9 +172,9 @@ def make_venv():
 
 
 def is_sound():
-    """True when the environment's Python runs and is of this Python's version."""
-    told = output([str(PYTHON), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
-    return told is not None and told.strip() == version()
+    """True when the environment's Python runs and was made from this one."""
+    told = output([str(PYTHON), "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.base_prefix)"])
+    return told is not None and told.strip() == f"{version()} {sys.base_prefix}"
 
 
 def installer():

@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from scripts.bootstrap import better_python
+
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
-BOOTSTRAP = (str(ROOT / "scripts" / "bootstrap.py"), "--dev")
+BOOTSTRAP = (str(ROOT / "scripts" / "bootstrap.py"), "--dev", *(["--as-is"] if "--as-is" in sys.argv else []))
 
 
 async def project() -> int:
@@ -89,6 +91,10 @@ async def main(began: float) -> int:
 
 
 if __name__ == "__main__":
+    # All of these environments are of the Python that scripts/bootstrap.py chooses.
+    better = None if "--as-is" in sys.argv else better_python()
+    if better:
+        os.execv(better, [better, "-m", "tests.set_up", *sys.argv[1:]])
     if sys.version_info < (3, 11) or importlib.util.find_spec("pip") is None:
         # Too old, or without a pip for the others: the project's environment comes first, and its Python makes them.
         subprocess.run([sys.executable, *BOOTSTRAP], check=True)

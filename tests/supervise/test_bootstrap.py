@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bootstrap import better_python
+
 _ROOT = Path(__file__).parents[2]
 # The environment's own Python has no pip; the Python it was made from is what a bare machine has.
 _PYTHON = Path(sys.base_prefix) / "bin" / "python3"
@@ -52,8 +54,9 @@ def check_out(root: Path) -> Path:
 
 def bootstrap(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [_PYTHON, root / "scripts" / "bootstrap.py", *arguments], capture_output=True, text=True, timeout=120
-    )
+        [_PYTHON, root / "scripts" / "bootstrap.py", "--as-is", *arguments],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
 
 
 def test_it_makes_an_environment_whose_command_runs_from_anywhere(checkout: Path, tmp_path: Path) -> None:
@@ -104,12 +107,57 @@ def test_a_folder_that_is_no_environment_is_left_alone(checkout: Path) -> None:
     assert (checkout / ".venv" / "letters").read_text() == "mine"
 
 
+def test_an_environment_of_another_python_of_the_same_version_is_started_over(made: Path) -> None:
+    (made / ".venv" / ".weighbridge-gateway").write_text("another's")
+    (made / ".venv" / "bin" / "python").unlink()
+    (made / ".venv" / "bin" / "python").write_text(
+        f'#!/bin/sh\necho "{sys.version_info[0]}.{sys.version_info[1]} /other"\n'
+    )
+    (made / ".venv" / "bin" / "python").chmod(0o755)
+    again = bootstrap(made)
+    assert again.returncode == 0, again.stderr
+    assert "is for another Python, starting it over" in again.stderr
+
+
+def another_python(path: Path, says: str) -> str:
+    """A Python that answers what it can do with `says`."""
+    path.write_text(f"#!/bin/sh\n{says}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_systems_python_is_taken_only_where_ours_was_built_without_optimisation(tmp_path: Path) -> None:
+    able = another_python(tmp_path / "able", "echo True")
+    assert better_python("'--enable-shared'", able) == able
+    assert better_python("'--enable-optimizations' '--with-lto'", able) is None
+
+
+@pytest.mark.parametrize(
+    "says", ["echo False", "exit 1", "kill -9 $$"], ids=["too old", "no pip or venv", "broken"]
+)
+def test_a_system_python_that_cannot_do_it_is_left_alone(tmp_path: Path, says: str) -> None:
+    assert better_python("", another_python(tmp_path / "unable", says)) is None
+    assert better_python("", str(tmp_path / "missing")) is None
+
+
+def test_a_python_that_is_the_systems_own_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "python3").symlink_to(sys.executable)
+    assert better_python("", str(tmp_path / "python3")) is None
+
+
+def test_what_is_asked_of_the_systems_python_is_what_the_set_up_needs(tmp_path: Path) -> None:
+    (tmp_path / "asked").write_text('#!/bin/sh\n[ "$1" = -c ] && exec "' + str(_PYTHON) + '" "$@"\n')
+    (tmp_path / "asked").chmod(0o755)
+    has_pip = subprocess.run([_PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    assert (better_python("", str(tmp_path / "asked")) is not None) == has_pip
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ensurepip") is None, reason="this Python has no ensurepip")
 def test_where_pip_is_missing_ensurepip_does(checkout: Path, tmp_path: Path) -> None:
     subprocess.run([_PYTHON, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     (checkout / "locks" / "gateway.txt").write_text("# nothing\n")
     made = subprocess.run(
-        [tmp_path / "bare" / "bin" / "python", checkout / "scripts" / "bootstrap.py"],
+        [tmp_path / "bare" / "bin" / "python", checkout / "scripts" / "bootstrap.py", "--as-is"],
         capture_output=True,
         text=True,
         env={"PATH": "/nowhere"},
