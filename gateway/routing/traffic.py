@@ -38,8 +38,8 @@ _TOLD_MS = 3_000
 """How long other workers are told of one: a turn of theirs may be lost."""
 
 
-Home = tuple[str, bytes, str]
-"""An entity, a conversation, and the key of the target where it is."""
+Home = tuple[str, bytes, str, int]
+"""An entity, a conversation, the key of the target where it is, and since when by the clock that workers share."""
 
 
 @dataclass(slots=True, eq=False)
@@ -162,8 +162,9 @@ class Traffic:
         self._places: dict[str, Places] = {}
         self.budgets: dict[str, RetryBudget] = {}
         """Of entities that have failed: those that never did need none."""
-        self._homes: OrderedDict[tuple[str, bytes], str] = OrderedDict()
-        self._begun: deque[tuple[int, Home]] = deque(maxlen=512)
+        self._homes: OrderedDict[tuple[str, bytes], tuple[int, str]] = OrderedDict()
+        """Since when each conversation is at which target."""
+        self._begun: deque[tuple[int, tuple[str, bytes, str]]] = deque(maxlen=512)
         """What this worker has placed of late, and when."""
         self._swept_ms = 0
         self.gate = Gate(clock_ms)
@@ -252,18 +253,18 @@ class Traffic:
     def _at_home(self, entity: ServedEntity, loads: Sequence[Load], prefix: Prefix, tokens: int) -> int:
         """Where the call's conversation is, or begins; one call elsewhere does not move it while its replica is up."""
         conversation = entity.id, prefix.conversation
-        home = self._homes.get(conversation)
+        since_ms, home = self._homes.get(conversation, (0, None))
         if home is not None and all(each.key != home for each in loads):
             home = None
         at = by_prefix(loads, prefix, tokens, home)
         if home is None:
-            home = loads[at].key
-            self._begun.append((self.clock_ms(), (*conversation, home)))
-        self._remember(conversation, home)
+            since_ms, home = self.clock_ms(), loads[at].key
+            self._begun.append((since_ms, (*conversation, home)))
+        self._remember(conversation, since_ms, home)
         return at
 
-    def _remember(self, conversation: tuple[str, bytes], home: str) -> None:
-        self._homes[conversation] = home
+    def _remember(self, conversation: tuple[str, bytes], since_ms: int, home: str) -> None:
+        self._homes[conversation] = since_ms, home
         self._homes.move_to_end(conversation)
         if len(self._homes) > _HOMES:
             self._homes.popitem(last=False)
@@ -273,13 +274,14 @@ class Traffic:
         since = self.clock_ms() - _TOLD_MS
         while self._begun and self._begun[0][0] < since:
             self._begun.popleft()
-        return [home for _, home in self._begun]
+        return [(*home, since_ms + self.ahead_ms) for since_ms, home in self._begun]
 
     def elsewhere_begun(self, homes: Iterable[Home]) -> None:
-        """Where other workers have placed conversations; what is known here stands."""
-        for entity_id, conversation, key in homes:
-            if (entity_id, conversation) not in self._homes:
-                self._remember((entity_id, conversation), key)
+        """Where other workers have placed conversations: where one was placed last it is, for all of them."""
+        for entity_id, digest, key, since_ms in homes:
+            conversation, told = (entity_id, digest), (since_ms - self.ahead_ms, key)
+            if told > self._homes.get(conversation, (-1 << 62, "")):
+                self._remember(conversation, *told)
 
     def put(self, target: Target, circuit: Circuit) -> None:
         """Take over what a circuit has become."""

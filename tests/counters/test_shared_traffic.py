@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -239,3 +239,51 @@ async def test_a_conversation_that_one_worker_has_placed_is_there_for_the_others
     assert one.traffic.begun()
     one.clock_ms += 10_000
     assert not one.traffic.begun()
+
+
+async def test_a_conversation_that_had_to_move_stays_where_it_went_for_all_workers(
+    workers: list[Worker],
+) -> None:
+    one, other, third = workers
+    replicas = ("r0", "r1")
+    prefix = Prefix(b"conversation")
+
+    def at(worker: Worker, addresses: Sequence[str]) -> str:
+        found = worker.traffic.choose(ENTITY, addresses, tried=(), prefix=prefix, tokens=1, stream=False)
+        return found.address
+
+    before = at(one, replicas)
+    await exchanged(workers)
+    assert at(other, replicas) == at(third, replicas) == before
+    for each in workers:
+        each.clock_ms += 10_000
+    # While it is down the next turns meet one of them only.
+    (left,) = set(replicas) - {before}
+    assert at(one, (left, "r2")) in (left, "r2")
+    moved = at(one, (*replicas, "r2"))
+    assert moved != before
+    await exchanged(workers)
+    assert {at(each, (*replicas, "r2")) for each in workers} == {moved}
+
+
+@pytest.mark.parametrize(("later", "ahead_ms"), [(0, 0), (1, 0), (0, 7_000), (1, -7_000)])
+def test_of_two_workers_that_placed_a_conversation_the_later_one_holds_for_both(
+    later: int, ahead_ms: int
+) -> None:
+    prefix = Prefix(b"conversation")
+    # Their own clocks may differ by seconds: what they tell is by the one that they share.
+    clocks = [10_000, 10_000 - ahead_ms]
+    both = [Traffic(lambda at=at: clocks[at], random.Random(1).random) for at in range(2)]
+    both[1].ahead_ms = ahead_ms
+    for at in (1 - later, later):
+        for number in range(2):
+            clocks[number] += 100
+        both[at].choose(ENTITY, (f"r{at}", f"s{at}"), tried=(), prefix=prefix, tokens=1, stream=False)
+    for at in range(2):
+        both[at].elsewhere_begun(both[1 - at].begun())
+    every = ("r0", "r1", "s0", "s1")
+    found = {
+        each.choose(ENTITY, every, tried=(), prefix=prefix, tokens=1, stream=False).address for each in both
+    }
+    assert len(found) == 1
+    assert found < {f"r{later}", f"s{later}"}
