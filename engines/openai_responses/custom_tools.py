@@ -25,15 +25,16 @@ PARAMETERS: dict[str, Any] = {
 _OPENED = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _MOST_HEAD = 256
 """So far into the arguments is looked for their one member; what comes later is read at the end."""
-_SAID = re.compile(
+# Not a possessive group, as Python up to 3.11.4 does not give back what such a one took in vain; and so not without a bound.
+_said_at = re.compile(
     r"""(?:[^"\\]++
       | \\[^u]
       | \\u(?![dD][89abAB])[0-9a-fA-F]{4}
       # The first half of a character that takes two waits for what follows it.
       | \\u[dD][89abAB][0-9a-fA-F]{2}(?=[^\\]|\\[^u]|\\u[0-9a-fA-F]{4})
-    )*+""",
+    ){0,4096}""",
     re.VERBOSE,
-)
+).match
 _CUT = 12
 """An escape is shorter, of two halves too."""
 _decode = msgspec.json.Decoder().decode
@@ -121,9 +122,9 @@ class InputReader:
         if self._ended:
             return ""
         said = self._rest + piece
-        found = _SAID.match(said)
-        assert found is not None
-        end = found.end()
+        end = 0
+        while (found := _said_at(said, end)) is not None and found.end() > end:
+            end = found.end()
         self._ended = said[end : end + 1] == '"'
         self._rest = "" if self._ended else said[end:]
         return _unescaped(said[:end])
