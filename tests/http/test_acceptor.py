@@ -58,9 +58,11 @@ async def test_all_who_wait_are_taken_within_a_few_turns(listening: socket.socke
     writer.close()
     taken = Served.every[0].transport.get_extra_info("socket")
     assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    number = listening.fileno()
     serving.close()
     serving.close()
     await serving.wait_closed()
+    assert not asyncio.get_running_loop().remove_reader(number)
     for each in waiting[:-1]:
         each.close()
 
@@ -86,6 +88,33 @@ async def test_out_of_descriptors_it_waits_and_goes_on(
             await asyncio.sleep(0.01)
     assert not Exhausted.left
     serving.close()
+    caller.close()
+
+
+async def test_out_of_descriptors_it_tries_once_a_pause_and_no_more_once_it_is_closed(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exhausted(socket.socket):
+        tried = 0
+
+        def accept(self) -> tuple[socket.socket, object]:
+            Exhausted.tried += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(acceptor, "PAUSE_SECONDS", 3600.0)
+    limited = Exhausted(fileno=listening.detach())
+    serving = Acceptor(limited, Served)
+    [caller] = callers(limited.getsockname()[1], 1)
+    async with asyncio.timeout(20):
+        while not Exhausted.tried:
+            await asyncio.sleep(0.01)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert Exhausted.tried == 1
+    pause = serving._pause  # pyright: ignore[reportPrivateUsage]
+    assert pause is not None
+    serving.close()
+    assert pause.cancelled()
     caller.close()
 
 
