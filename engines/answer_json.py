@@ -1,6 +1,7 @@
 """Decode what an upstream sent: valid UTF-8 and JSON of the expected shape, or Garbled.
 
-Half a character, as servers write it that cut texts between two UTF-16 units, is read as U+FFFD: the rest of an answer is not lost.
+Half a character, as servers write it that cut texts between two UTF-16 units, is read as U+FFFD, and a count that is no number as
+engines/odd_counts.py has it: the rest of an answer is not lost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from engines.errors import Garbled
+from engines.odd_counts import with_whole_counts, without_counts
 
 T = TypeVar("T")
 _ESCAPE = re.compile(
@@ -27,14 +29,19 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
             body.decode()
         return decode(body)
     except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as exc:
-        return _without_halves(decode, body, exc)
+        return _read_again(decode, body, exc)
 
 
-def _without_halves(decode: Callable[[bytes], T], body: bytes, why: Exception) -> T:
-    whole = _ESCAPE.sub(lambda found: rb"\ufffd" if found["half"] else found[0], body)
-    try:
-        if whole != body and not isinstance(why, UnicodeDecodeError):
-            return decode(whole)
-    except (msgspec.MsgspecError, RecursionError):
-        pass
+def _read_again(decode: Callable[[bytes], T], body: bytes, why: Exception) -> T:
+    if not isinstance(why, UnicodeDecodeError):
+        for mended in (_without_halves, with_whole_counts, without_counts):
+            try:
+                body = mended(body)
+                return decode(body)
+            except (msgspec.MsgspecError, RecursionError):
+                continue
     raise Garbled("an answer is not JSON of the expected shape") from why
+
+
+def _without_halves(body: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found["half"] else found[0], body)

@@ -210,7 +210,7 @@ class ChatStream(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
     def closing_events(self, *, extra: dict[str, object]) -> bytes:
         """The client's last events when the gateway ends the stream: `finish_reason: length`, then usage if asked."""
-        sample = msgspec.json.decode(self._sample) if self._sample else {}
+        sample = decoded(msgspec.json.decode, self._sample) if self._sample else {}
         base = {name: sample[name] for name in ("id", "object", "created", "model") if name in sample}
         end: dict[str, object] = {"index": 0, "finish_reason": "length"}
         if base.get("object") == "text_completion":
@@ -322,7 +322,7 @@ class ChatStream(msgspec.Struct, kw_only=True, eq=False, gc=False):
             self._count = (
                 count if running == count.completion else msgspec.structs.replace(count, completion=running)
             )
-        elif usage is not None and usage.prompt_tokens is not None:
+        elif usage is not None and usage.is_told:
             self.distrusted = True
         self.running = running
         self.counted += content

@@ -28,6 +28,11 @@ class WireUsage(msgspec.Struct, gc=False):
     completion_tokens_details: CompletionDetails | None = None
     prompt_cache_hit_tokens: int | None = None
 
+    @property
+    def is_told(self) -> bool:
+        """Whether both sides are: half of a usage is none."""
+        return self.prompt_tokens is not None and self.completion_tokens is not None
+
 
 class Delta(msgspec.Struct, gc=False):
     """What a stream's event adds to a message; its content is a text, or comes in parts."""
@@ -90,9 +95,9 @@ ABSURD = 50_000_000
 
 def believed(usage: WireUsage | None) -> Count | None:
     """The usage as counts, or None where it is missing, negative, absurd or contradicts itself."""
-    if usage is None or usage.prompt_tokens is None:
+    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens or 0
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
     cached = written = reasoning = 0
     details = usage.prompt_tokens_details
     if details is not None:

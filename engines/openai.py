@@ -95,6 +95,9 @@ class OpenAIEngine:
             if path != EMBEDDINGS or answer.failed:
                 raise Garbled("the answer has no choices")
             told = in_order(told, call.body)
+            if answer.usage is not None:
+                # Some say nothing of what there is none of.
+                answer.usage.completion_tokens = answer.usage.completion_tokens or 0
             answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
         if path == call.path:
             return Completed(told, answer)

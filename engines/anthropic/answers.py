@@ -157,10 +157,11 @@ class Messages:
                     continue
         if message.stop_details is not None and message.stop_details.explanation:
             parts.append(Refusal(message.stop_details.explanation))
+        told = message.usage
         return Answer(
             tuple(parts),
             _STOP.get(message.stop_reason, Stop.END),
-            _usage(message.usage),
+            None if told is None or told.output_tokens is None else _usage(told),
             message.id,
             message.model,
             message.stop_sequence,

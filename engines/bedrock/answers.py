@@ -89,10 +89,10 @@ class _Output(msgspec.Struct, gc=False):
 
 
 class _Usage(msgspec.Struct, gc=False, rename="camel"):
-    input_tokens: int
-    output_tokens: int
-    cache_read_input_tokens: int = 0
-    cache_write_input_tokens: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
 
 
 class _Answer(msgspec.Struct, gc=False, rename="camel"):
@@ -278,11 +278,11 @@ def _stopped(reason: str) -> Stop:
 
 
 def _usage(wire: _Usage | None) -> Usage | None:
-    if wire is None:
+    if wire is None or wire.input_tokens is None or wire.output_tokens is None:
         return None
     return Usage(
         fresh=wire.input_tokens,
-        cache_read=wire.cache_read_input_tokens,
-        cache_write=wire.cache_write_input_tokens,
+        cache_read=wire.cache_read_input_tokens or 0,
+        cache_write=wire.cache_write_input_tokens or 0,
         output=wire.output_tokens,
     )

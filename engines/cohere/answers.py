@@ -249,8 +249,10 @@ def _stopped(reason: str) -> Stop:
 
 def _usage(wire: _Usage | None) -> Usage | None:
     units = wire and (wire.billed_units or wire.tokens)
-    if wire is None or units is None or units.input_tokens is None:
+    if wire is None or units is None or units.input_tokens is None or units.output_tokens is None:
         return None
+    if units.input_tokens % 1 or units.output_tokens % 1:
+        return None  # No count, though a decimal is what it is written as.
     prompt = int(units.input_tokens)
     cached = min(prompt, int(wire.cached_tokens or 0))
-    return Usage(fresh=prompt - cached, cache_read=cached, output=int(units.output_tokens or 0))
+    return Usage(fresh=prompt - cached, cache_read=cached, output=int(units.output_tokens))

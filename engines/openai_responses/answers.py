@@ -76,11 +76,9 @@ def stop_of(incomplete: str | None, kinds: Sequence[str]) -> Stop:
 
 def usage_of(wire: WireCounts | None) -> Usage | None:
     """The counts in disjoint classes, whether or not they can be believed; None where there are none."""
-    if wire is None or wire.input_tokens is None:
+    if wire is None or wire.input_tokens is None or wire.output_tokens is None:
         return None
     cached, thinking = wire.input_tokens_details or _Cached(), wire.output_tokens_details or _Thought()
     read, written = cached.cached_tokens or 0, cached.cache_write_tokens or 0
     thought = thinking.reasoning_tokens or 0
-    return Usage(
-        wire.input_tokens - read - written, read, written, (wire.output_tokens or 0) - thought, thought
-    )
+    return Usage(wire.input_tokens - read - written, read, written, wire.output_tokens - thought, thought)

@@ -103,7 +103,7 @@ def _message(events: list[Event]) -> Event:
                         block[name] = block.get(name, "") + delta[name]
             case "message_delta":
                 whole |= event["delta"]
-                whole["usage"] = {**whole.get("usage", {}), **event.get("usage", {})}
+                whole["usage"] = {**_object(whole.get("usage")), **_object(event.get("usage"))}
             case "error":
                 whole["error"] = event.get("error")
             case _:
@@ -115,3 +115,8 @@ def _message(events: list[Event]) -> Event:
             blocks[index]["input"] = text
     whole["content"] = [blocks[index] for index in sorted(blocks)]
     return whole
+
+
+def _object(value: Any) -> Event:
+    """An object as it is; what else an upstream may have put in its place says nothing."""
+    return value if isinstance(value, dict) else {}

@@ -39,7 +39,7 @@ async def call_plain(line: Line, exchange: Exchange, route: Route) -> bytes:
             exchange.count, exchange.source = count, UsageSource.REPORTED
             exchange.answer = completed.body
         else:
-            if answer.usage is not None and answer.usage.prompt_tokens is not None:
+            if answer.usage is not None and answer.usage.is_told:
                 exchange.doubt = Doubt.IMPOSSIBLE
             _estimate(exchange, completed.body)
         exchange.finish_reason = answer.choices[0].finish_reason

@@ -45,7 +45,16 @@ def reported_usage(script: Script, prompt: int, completion: int) -> dict[str, An
             completion *= 100
         case _:
             pass
-    return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
+    told: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "total_tokens": prompt + completion,
+        "completion_tokens": completion,
+    }
+    if script.usage == "text":
+        told = {name: str(count) for name, count in told.items()}
+    elif script.usage == "wrong":
+        told["completion_tokens"] = True
+    return told
 
 
 def full_usage(script: Script, prompt: int, completion: int) -> dict[str, Any] | None:

@@ -29,7 +29,11 @@ Fault = Literal[
     "endless_headers",  # a header block that never ends
     "comments_only",  # comments at the pace of tokens, and nothing else
 ]
-Usage = Literal["true", "missing", "null", "zero", "negative", "absurd", "disagree", "few", "many"]
+Usage = Literal[
+    "true", "missing", "null", "zero", "negative", "absurd", "disagree", "few", "many",
+    "text",  # whole numbers as texts
+    "wrong",  # of no kind of number
+]  # fmt: skip
 Lines = Literal["lf", "crlf", "cr", "mixed"]
 Finish = Literal["", "stop", "length", "content_filter"]
 

@@ -265,7 +265,16 @@ async def test_a_plain_answer_that_is_no_answer_is_502(gateway: Deployment, scri
     assert (answer.status, answer.code) == (502, "upstream_failed")
 
 
-@pytest.mark.parametrize("usage", ["missing", "null", "negative", "absurd"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_counts_that_are_told_as_texts_are_charged_like_any(gateway: Deployment, stream: bool) -> None:
+    body = chat("[[tokens=12 delay=1ms usage=text]]", stream=stream)
+    answer = await gateway.ask("POST", CHAT, body, key=gateway.keys["bulk"])
+    assert answer.status == 200
+    row = await gateway.row_of(answer.request_id)
+    assert (row["status"], row["usage_source"], row["completion_tokens"]) == ("ok", "reported", 12)
+
+
+@pytest.mark.parametrize("usage", ["missing", "null", "negative", "absurd", "wrong"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 async def test_usage_that_cannot_be_is_replaced_by_a_count_of_ours_and_says_so(
     gateway: Deployment, usage: str, stream: bool
