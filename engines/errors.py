@@ -74,14 +74,14 @@ class Refused(EngineError):
         self,
         status: int,
         body: bytes,
-        retry_after: int | None = None,
+        retry_after_ms: int | None = None,
         reason: Reason | None = None,
         limit: int = 0,
     ) -> None:
         super().__init__(f"upstream answered {status}")
         self.status = status
         self.body = body
-        self.retry_after = retry_after
+        self.retry_after_ms = retry_after_ms
         self.reason = reason or reason_of(status)
         self.limit = limit
         # Another entity may have another account, another quota, or a longer context.

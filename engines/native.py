@@ -23,6 +23,7 @@ from engines.tally import can_be
 from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
 
+from engines.waits import asked_wait_ms
 _ERROR_BODY = 1 << 16
 _BYTES_A_TOKEN = 4
 
@@ -152,14 +153,12 @@ class NativeEngine:
     def _refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> Refused:
         body = body[:_ERROR_BODY]
         return Refused(
-            status, body, retry_after(headers), self._dialect.reason(status, body), context_limit(body)
+            status,
+            body,
+            asked_wait_ms(status, headers),
+            self._dialect.reason(status, body),
+            context_limit(body),
         )
-
-
-def retry_after(headers: Mapping[str, str]) -> int | None:
-    """Whole seconds that an upstream asks for."""
-    value = headers.get("retry-after", "")
-    return int(value) if value.isdecimal() and len(value) < 6 else None
 
 
 def _wire(usage: Usage) -> WireUsage:

@@ -22,7 +22,6 @@ from engines.errors import Garbled, Refused
 from engines.experts import ROUTED, ExpertLoad
 from engines.forms import Forms
 from engines.messages import ABSURD, NO_ERROR, Answer, Choice, decode_answer
-from engines.native import retry_after
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, chat_reason, context_limit, read_chat_answer
 from engines.openai_chat.whole import TranslatedChat
@@ -30,6 +29,7 @@ from engines.openai_responses.passing import ResponsesStream, passed_body, read_
 from engines.openai_responses.reading import HINTS
 from engines.providers import PROVIDERS, Provider
 from engines.transport import OpenResponse, Transport
+from engines.waits import asked_wait_ms
 
 _encode = msgspec.json.Encoder().encode
 _USAGE_AT_END = {"include_usage": True}
@@ -205,4 +205,5 @@ class OpenAIEngine:
 
 def _refused(status: int, body: bytes, headers: Mapping[str, str]) -> Refused:
     body = body[:_ERROR_BODY]
-    return Refused(status, body, retry_after(headers), chat_reason(status, body), context_limit(body))
+    wait = asked_wait_ms(status, headers)
+    return Refused(status, body, wait, chat_reason(status, body), context_limit(body))

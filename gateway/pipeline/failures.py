@@ -34,7 +34,7 @@ def _refused(exc: Refused | Reported) -> GatewayError:
     """Whether it answered so, or said so where its stream should have begun."""
     reason, body, limit, wait = exc.reason, b"", 0, None
     if isinstance(exc, Refused):
-        body, limit, wait = exc.body, exc.limit, exc.retry_after
+        body, limit, wait = exc.body, exc.limit, exc.retry_after_ms
         if reason is Reason.INVALID and exc.status is not None:
             reason = chat_reason(exc.status, body)
     match reason:
@@ -77,7 +77,8 @@ def _refused(exc: Refused | Reported) -> GatewayError:
                 "The model's provider has no room for the request now. Nothing was charged for it; try again.",
                 code="upstream_overloaded",
             )
-            error.retry_after_seconds = min(_LONGEST_WAIT, max(1, wait or 2))
+            seconds = 2 if not wait else -(-wait // 1000)
+            error.retry_after_seconds = min(_LONGEST_WAIT, seconds)
             return error
         case Reason.FAILED:
             return UpstreamFailed(

@@ -293,4 +293,4 @@ class Tries:
 
 def retry_after_ms(exc: EngineError) -> int:
     """How long the upstream asked to be left alone."""
-    return 1000 * (exc.retry_after or 0) if isinstance(exc, Refused) else 0
+    return (exc.retry_after_ms or 0) if isinstance(exc, Refused) else 0

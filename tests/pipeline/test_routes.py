@@ -225,7 +225,7 @@ async def test_a_lease_that_is_ended_again_gives_nothing_back_twice() -> None:
 
 @pytest.mark.parametrize(
     ("fault", "calls"),
-    [(Refused(401, b""), 1), (Refused(429, b"", retry_after=30), 1), (Refused(500, b""), 2)],
+    [(Refused(401, b""), 1), (Refused(429, b"", retry_after_ms=30_000), 1), (Refused(500, b""), 2)],
 )
 async def test_what_would_say_the_same_again_or_asks_for_long_is_not_tried_again(
     fault: Any, calls: int

@@ -160,6 +160,7 @@ def test_a_refusal_means_what_its_provider_means_by_it(
         (401, None, "upstream_credential_refused", None),
         (402, None, "upstream_quota_exhausted", None),
         (429, 3, "upstream_overloaded", 3),
+        (429, 0.25, "upstream_overloaded", 1),
         (429, None, "upstream_overloaded", 2),
         # No SDK should sleep for an hour because an upstream would like it to.
         (503, 3600, "upstream_overloaded", 10),
@@ -167,9 +168,9 @@ def test_a_refusal_means_what_its_provider_means_by_it(
     ],
 )
 def test_a_caller_is_told_whose_fault_it_is_and_how_long_to_wait_at_most(
-    status: int, wait: int | None, code: str, told: int | None
+    status: int, wait: float | None, code: str, told: int | None
 ) -> None:
-    error = translated(Refused(status, b"", wait))
+    error = translated(Refused(status, b"", wait and round(wait * 1_000)))
     assert (error.code, error.retry_after_seconds) == (code, told)
 
 

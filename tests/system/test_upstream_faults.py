@@ -64,6 +64,7 @@ def external(url: str, **calling: int) -> dict:
         ("fail=401", 502, 500),
         ("fail=400", 400, 400),
         ("fail=429 retry_after=1", 502, 500),
+        ("fail=429 retry_after=0.3", 502, 500),
         ("fault=reset at=start", 502, 500),
         ("fault=close at=start", 502, 500),
         ("fault=endless_headers", 502, 500),
