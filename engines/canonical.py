@@ -54,6 +54,19 @@ class ToolResult(msgspec.Struct, frozen=True):
     content: tuple[Text | Image, ...]
     is_error: bool = False
 
+    @property
+    def words(self) -> str:
+        """Its texts as one."""
+        return in_one(each.text for each in self.content if isinstance(each, Text))
+
+    @property
+    def words_alone(self) -> str:
+        """The same for who has no other way to be told that it failed: its first word says so."""
+        words = self.words
+        if not self.is_error or words[:5].lower() == "error":
+            return words
+        return f"Error: {words}" if words else "Error"
+
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
     """The model declines, in its own words."""

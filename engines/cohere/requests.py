@@ -16,7 +16,6 @@ from engines.canonical import (
     Tool,
     ToolCall,
     ToolResult,
-    in_one,
 )
 from engines.dialects import other_fields
 from engines.errors import Unsupported
@@ -107,8 +106,7 @@ def _user(message: Message) -> list[dict[str, Any]]:
             case ToolResult():
                 if any(isinstance(each, Image) for each in part.content):
                     raise Unsupported("messages", "this provider takes no pictures from tools")
-                text = in_one(each.text for each in part.content if isinstance(each, Text))
-                out.append({"role": "tool", "tool_call_id": part.call_id, "content": text})
+                out.append({"role": "tool", "tool_call_id": part.call_id, "content": part.words_alone})
             case Text():
                 said.append({"type": "text", "text": part.text})
             case Image():

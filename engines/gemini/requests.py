@@ -23,7 +23,6 @@ from engines.canonical import (
     Tool,
     ToolCall,
     ToolResult,
-    in_one,
 )
 from engines.dialects import other_fields
 from engines.errors import Unsupported
@@ -165,7 +164,7 @@ def _result(part: ToolResult, names: dict[str, str]) -> dict[str, Any]:
         raise Unsupported(
             "messages", f"there is no call {part.call_id[:64]!r} that a tool's result could be of"
         )
-    text = in_one(each.text for each in part.content if isinstance(each, Text))
+    text = part.words
     given: Any = None
     if not part.is_error:
         try:

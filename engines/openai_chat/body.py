@@ -76,8 +76,7 @@ def _user(message: Message) -> list[dict[str, Any]]:
     for part in message.parts:
         match part:
             case ToolResult():
-                text = in_one(each.text for each in part.content if isinstance(each, Text))
-                out.append({"role": "tool", "tool_call_id": part.call_id, "content": text})
+                out.append({"role": "tool", "tool_call_id": part.call_id, "content": part.words_alone})
                 # Results take words only; a picture goes along with what the user says next.
                 shown += [each for each in part.content if isinstance(each, Image)]
             case Text() | Image():

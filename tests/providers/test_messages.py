@@ -15,9 +15,11 @@ from engines.anthropic.answers import Messages
 from engines.anthropic.client_reading import read_messages
 from engines.anthropic.client_writing import MessagesClient
 from engines.anthropic.passing import MessagesStream, SharedMessages
+from engines.bedrock.requests import write_converse
 from engines.canonical import (
     Image,
     Reasoning,
+    Request,
     Text,
     Thinking,
     ToolCall,
@@ -27,7 +29,10 @@ from engines.canonical import (
     ToolResult,
     Usage,
 )
+from engines.canonical import Message as Turn
+from engines.cohere.requests import write_chat
 from engines.errors import EngineError, Garbled, Unsupported
+from engines.gemini.requests import write_contents
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader
 from engines.openai_chat.reading import read_chat
@@ -265,6 +270,44 @@ def test_a_conversation_with_everything_is_read_into_the_one_form() -> None:
     assert (request.stop, request.top_k, request.extra) == (("END",), 4, {})
     asked = chat_body(request)
     assert [each["role"] for each in asked["messages"]] == ["system", "user", "assistant", "tool", "user"]
+    assert asked["messages"][3]["content"] == "Error: no"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ((Text("no"),), "Error: no"),
+        ((Text("no such file"), Text("look again")), "Error: no such file\n\nlook again"),
+        ((Text("ERROR 404"),), "ERROR 404"),
+        ((Text("error: no"),), "error: no"),
+        ((), "Error"),
+        ((Image("image/png", "aa"),), "Error"),
+    ],
+)
+def test_that_a_tool_failed_is_told_to_each_provider_in_its_own_way(
+    content: tuple[Text | Image, ...], told: str
+) -> None:
+    called = Turn("assistant", (ToolCall("t1", "look", "{}"),))
+
+    def sent(failed: bool) -> Request:
+        return Request((called, Turn("user", (ToolResult("t1", content, failed),))), max_tokens=9)
+
+    words = "\n\n".join(each.text for each in content if isinstance(each, Text))
+    for is_error, expected in ((True, told), (False, words)):
+        request = sent(is_error)
+        results = [each for each in chat_body(request)["messages"] if each["role"] == "tool"]
+        assert [each["content"] for each in results] == [expected]
+        if not any(isinstance(each, Image) for each in content):
+            (result,) = [
+                each
+                for each in json.loads(write_chat(request, model="m", stream=False))["messages"]
+                if each["role"] == "tool"
+            ]
+            assert result["content"] == expected
+        (turn,) = json.loads(write_converse(request, model="m"))["messages"][1:]
+        assert turn["content"][0]["toolResult"].get("status") == ("error" if is_error else None)
+        (turn,) = json.loads(write_contents(request, model="m"))["contents"][1:]
+        assert turn["parts"][0]["functionResponse"]["response"] == {"error" if is_error else "output": words}
 
 
 def test_instructions_in_the_middle_of_a_conversation_stand_with_those_at_its_beginning() -> None:
