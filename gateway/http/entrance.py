@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayError
 from gateway.http.anthropic import messages
-from gateway.http.databricks import invocations
+from gateway.http.databricks import invocations, unified
 from gateway.http.errors import dialect_of, rendered
 from gateway.http.openai import azure, chat
 from gateway.http.operations import Operations
@@ -25,7 +25,7 @@ from gateway.http.plane import Api, DataPlane
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Receive, Scope, Send
 
-CALLS: dict[str, Api] = {**chat.CALLS, **messages.CALLS, **invocations.CALLS}
+CALLS: dict[str, Api] = {**chat.CALLS, **messages.CALLS, **invocations.CALLS, **unified.CALLS}
 """What reaches a model at a path without a name in it."""
 _SLASHES = re.compile("//+")
 _UNMADE = "The gateway failed; the request id finds the cause in its log."

@@ -27,7 +27,7 @@ class Dialect(Enum):
 
 def dialect_of(path: str) -> Dialect:
     """The dialect of a path, for answers of the framework itself."""
-    if path.startswith("/v1/messages"):
+    if path.startswith(("/v1/messages", "/ai-gateway/anthropic")):
         return Dialect.ANTHROPIC
     if path.startswith(("/serving-endpoints", "/api/2.0", "/endpoints", "/ai-gateway/mlflow")):
         return Dialect.DATABRICKS

@@ -64,6 +64,11 @@ _CALLS = {
     "/serving-endpoints/completions": ("Text completion (Databricks' OpenAI client)", _TEXT),
     "/serving-endpoints/responses": ("Response (Databricks' OpenAI client)", _RESPONSE),
     "/serving-endpoints/embeddings": ("Embeddings (Databricks' OpenAI client)", _EMBEDDING),
+    "/ai-gateway/mlflow/v1/chat/completions": ("Chat completion (Databricks' AI Gateway)", _CHAT),
+    "/ai-gateway/mlflow/v1/embeddings": ("Embeddings (Databricks' AI Gateway)", _EMBEDDING),
+    "/ai-gateway/mlflow/v1/responses": ("Response (Databricks' AI Gateway)", _RESPONSE),
+    "/ai-gateway/openai/v1/responses": ("Response (Databricks' AI Gateway, OpenAI's dialect)", _RESPONSE),
+    "/ai-gateway/anthropic/v1/messages": ("Message (Databricks' AI Gateway, Anthropic's dialect)", _MESSAGE),
     "/openai/deployments/{name}/chat/completions": (
         "Chat completion, plain or streamed (Azure OpenAI)",
         {k: v for k, v in _CHAT.items() if k != "model"},

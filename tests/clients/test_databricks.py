@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk import errors as databricks_errors
@@ -172,6 +174,36 @@ async def test_mlflows_gateway_client_lists_reads_and_asks(
     assert read.endpoint_type == "llm/v1/chat"
     answer = await in_thread(client.predict, endpoint=ENDPOINT, inputs=INPUTS)
     assert answer["choices"][0]["message"]["content"] == SAID
+
+
+async def test_paths_of_databricks_ai_gateway_reach_what_they_are_named_after(gateway: Deployment) -> None:
+    ask: Any = [{"role": "user", "content": "[[tokens=6]]"}]
+    listed: list[list[str]] = []
+    for base in ("/serving-endpoints", "/ai-gateway/mlflow/v1", "/ai-gateway/openai/v1"):
+        async with openai.AsyncOpenAI(base_url=gateway.url + base, api_key=gateway.demo_key) as ours:
+            chat = await ours.chat.completions.create(model=ENDPOINT, messages=ask, max_tokens=20)
+            assert chat.choices[0].message.content == SAID
+            response = await ours.responses.create(model=ENDPOINT, input="[[tokens=6]]", store=False)
+            assert response.output_text == SAID
+            listed.append([each.id async for each in ours.models.list()])
+            assert (await ours.models.retrieve(ENDPOINT)).id == ENDPOINT
+            with pytest.raises(openai.NotFoundError):
+                await ours.chat.completions.create(model="nothing", messages=ask)
+    assert ENDPOINT in listed[0]
+    assert listed[1:] == [listed[0]] * 2
+    base = f"{gateway.url}/ai-gateway/anthropic"
+    async with anthropic.AsyncAnthropic(base_url=base, api_key=gateway.demo_key) as theirs:
+        message = await theirs.messages.create(model=ENDPOINT, messages=ask, max_tokens=20)
+        assert message.content[0].text == SAID  # type: ignore[union-attr]
+        assert [each.id async for each in theirs.models.list()] == listed[0]
+        with pytest.raises(anthropic.NotFoundError):
+            await theirs.messages.create(model="nothing", messages=ask, max_tokens=20)
+    for path in (
+        "/ai-gateway/mlflow/v1/nothing",
+        "/ai-gateway/anthropic/v1/nothing",
+        "/ai-gateway/other/v1/chat/completions",
+    ):
+        assert (await gateway.ask("POST", path, {}, key=gateway.demo_key)).status == 404
 
 
 async def test_discovery_needs_no_key(gateway: Deployment) -> None:

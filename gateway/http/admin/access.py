@@ -205,7 +205,7 @@ class Admin:
             yield connection
 
 
-_DATA = ("/v1/", "/responses/", "/serving-endpoints/", "/openai/")
+_DATA = ("/v1/", "/responses/", "/serving-endpoints/", "/openai/", "/ai-gateway/")
 """Where paths of the data plane begin."""
 
 

@@ -22,7 +22,9 @@ from policies.decision import Deny
 from policies.permissions import Level, may
 
 OWN = {"permission": Permission.RESPONSES_OWN}
-BASES = ("/v1", "", "/serving-endpoints", "/openai/v1", "/openai")
+BASES = (
+    "/v1", "", "/serving-endpoints", "/openai/v1", "/openai", "/ai-gateway/mlflow/v1", "/ai-gateway/openai/v1",
+)  # fmt: skip
 """Below each of which `/responses` makes them."""
 _ONE = [f"{base}/responses/{{response_id:str}}" for base in BASES]
 _HOUR_MS = 3_600_000

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}, and the same below Azure's paths: exactly the endpoints that the caller may query.
+"""GET /v1/models and /v1/models/{id}, and the same below Azure's and Databricks' paths: exactly the endpoints that the caller may query.
 
 The OpenAI and Anthropic SDKs share the path: each entry has the fields of both, and Anthropic's alone where the caller
 sends `anthropic-version`.
@@ -22,7 +22,10 @@ from policies.decision import Deny
 from policies.permissions import Level, may
 
 MODELS = {"permission": Permission.MODELS_READ}
-_BASES = ("/v1", "/openai/v1", "/openai")
+_BASES = (
+    "/v1", "/openai/v1", "/openai", "/serving-endpoints",
+    "/ai-gateway/mlflow/v1", "/ai-gateway/openai/v1", "/ai-gateway/anthropic/v1",
+)  # fmt: skip
 Version = Annotated[
     str | None,
     HeaderParameter(name="anthropic-version", description="Asks for Anthropic's shape; any version."),
