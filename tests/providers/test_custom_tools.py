@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.errors import Unsupported
 from engines.openai_chat.body import chat_body
 from engines.openai_responses.custom_tools import InputReader
 from engines.openai_responses.reading import read_responses
@@ -87,6 +88,21 @@ def test_a_conversation_with_custom_calls_is_one_with_functions_to_whoever_knows
     assert first["parameters"]["required"] == list(first["parameters"]["properties"]) == ["input"]
     assert second["name"] == "note"
     assert body["tool_choice"] == {"type": "function", "function": {"name": "apply_patch"}}
+
+
+@pytest.mark.parametrize("syntax", ["lark", "regex"])
+def test_a_grammar_that_is_to_be_enforced_is_refused_by_name(syntax: str) -> None:
+    tool: dict[str, Any] = {
+        "type": "custom",
+        "name": "note",
+        "format": {"type": "grammar", "syntax": syntax, "definition": "x+"},
+    }
+    with pytest.raises(Unsupported) as refused:
+        read_responses({"input": "Note it.", "tools": [tool | {"strict": True}]}, None)
+    assert refused.value.param == "tools[0].strict"
+    for unasked in ({}, {"strict": False}, {"strict": None}):
+        (read,) = read_responses({"input": "Note it.", "tools": [tool | unasked]}, None).tools
+        assert "x+" in read.description
 
 
 def test_a_function_called_like_no_custom_tool_stays_a_function() -> None:
