@@ -25,6 +25,8 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
     QUOTA = "quota"
+    TIMED_OUT = "timed_out"
+    """It gave the call up itself: what it asked in turn took too long."""
     FAILED = "failed"
 
 
@@ -40,7 +42,9 @@ def reason_of(status: int) -> Reason:
         return Reason.RATE_LIMITED
     if status in (503, 529):
         return Reason.OVERLOADED
-    return Reason.INVALID if 400 <= status < 500 and status not in (408, 409, 425) else Reason.FAILED
+    if status in (408, 504):
+        return Reason.TIMED_OUT
+    return Reason.INVALID if 400 <= status < 500 and status not in (409, 425) else Reason.FAILED
 
 
 class EngineError(Exception):

@@ -51,7 +51,7 @@ _REASONS = {
     "rate_limit_error": Reason.RATE_LIMITED,
     "overloaded_error": Reason.OVERLOADED,
     "api_error": Reason.FAILED,
-    "timeout_error": Reason.FAILED,
+    "timeout_error": Reason.TIMED_OUT,
     "invalid_request_error": Reason.INVALID,
     "request_too_large": Reason.CONTEXT_LENGTH,
 }

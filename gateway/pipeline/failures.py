@@ -13,9 +13,7 @@ _LONGEST_WAIT = 10
 def translated(exc: EngineError | None) -> GatewayError:
     """The failure of the last entity that was tried, before anything was answered."""
     if isinstance(exc, TimedOut):
-        return UpstreamTimeout(
-            "The model's server did not answer in time. Nothing was charged for it; try again."
-        )
+        return _too_late()
     if isinstance(exc, Unsupported):
         why = f" ({exc.why})" if exc.why else ""
         return BadRequest(
@@ -80,7 +78,15 @@ def _refused(exc: Refused | Reported) -> GatewayError:
             seconds = 2 if not wait else -(-wait // 1000)
             error.retry_after_seconds = min(_LONGEST_WAIT, seconds)
             return error
+        case Reason.TIMED_OUT:
+            return _too_late()
         case Reason.FAILED:
             return UpstreamFailed(
                 "The model's server failed before it answered. Nothing was charged for it; try again."
             )
+
+
+def _too_late() -> GatewayError:
+    return UpstreamTimeout(
+        "The model's server did not answer in time. Nothing was charged for it; try again."
+    )

@@ -165,6 +165,9 @@ def test_a_refusal_means_what_its_provider_means_by_it(
         # No SDK should sleep for an hour because an upstream would like it to.
         (503, 3600, "upstream_overloaded", 10),
         (429, 0, "upstream_overloaded", 2),
+        # Whether it or we gave up waiting, the caller's call took too long.
+        (504, None, "upstream_timeout", None),
+        (408, None, "upstream_timeout", None),
     ],
 )
 def test_a_caller_is_told_whose_fault_it_is_and_how_long_to_wait_at_most(
@@ -183,6 +186,7 @@ def test_a_caller_is_told_whose_fault_it_is_and_how_long_to_wait_at_most(
         (Reason.QUOTA, 502, "upstream_quota_exhausted", None),
         (Reason.INVALID, 400, "rejected_by_model", None),
         (Reason.FAILED, 502, "upstream_failed", None),
+        (Reason.TIMED_OUT, 504, "upstream_timeout", None),
     ],
 )
 def test_what_is_told_where_a_stream_should_begin_means_what_a_refusal_does(
