@@ -18,12 +18,13 @@ from engines.dialects import EmbeddingDialect, ProviderDialect, SharedDialect
 from engines.embeddings import read_embedding, write_embeddings
 from engines.errors import Garbled, Refused, Unsupported
 from engines.messages import Answer, Choice, CompletionDetails, PromptDetails, WireUsage
+from engines.one_call import asks_for_one, first_call_alone
 from engines.openai_chat.provider import context_limit
 from engines.tally import can_be
 from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
-
 from engines.waits import asked_wait_ms
+
 _ERROR_BODY = 1 << 16
 _BYTES_A_TOKEN = 4
 
@@ -64,6 +65,8 @@ class NativeEngine:
             answer = msgspec.structs.replace(answer, usage=None)
         if self._passing(call) is None:
             client = client_of(call.path)
+            if asks_for_one(call.body):
+                answer = first_call_alone(answer)
             written = client.write_answer(answer, call.body, model=call.model, now=int(time.time()))
         else:
             written = response.body
@@ -97,7 +100,12 @@ class NativeEngine:
             call.body, show_usage=show_usage, model=call.model, now=int(time.time())
         )
         return TranslatedStream(
-            self._dialect.reader(), writer, limit=limit, most=call.max_tokens, show_usage=show_usage
+            self._dialect.reader(),
+            writer,
+            limit=limit,
+            most=call.max_tokens,
+            show_usage=show_usage,
+            one_call=asks_for_one(call.body),
         )
 
     async def count(self, call: Call) -> int | None:

@@ -132,14 +132,16 @@ _EVERY = (
         "gemini",
         base_url="https://generativelanguage.googleapis.com/v1beta",
         access="x-goog-api-key",
-        features=frozenset({"tools", "forced", "object", "schema", "images", "reasoning", "embeddings"}),
+        features=frozenset(
+            {"tools", "forced", "single", "object", "schema", "images", "reasoning", "embeddings"}
+        ),
     ),
     Provider(
         "amazon-bedrock",
         "Amazon Bedrock",
         "bedrock",
         access="aws",
-        features=frozenset({"tools", "forced", "schema", "images", "reasoning", "embeddings"}),
+        features=frozenset({"tools", "forced", "single", "schema", "images", "reasoning", "embeddings"}),
     ),
     Provider(
         "cohere",
@@ -147,7 +149,7 @@ _EVERY = (
         "cohere",
         base_url="https://api.cohere.com/v2",
         features=frozenset(
-            {"tools", "forced", "object", "schema", "images", "urls", "reasoning", "embeddings"}
+            {"tools", "forced", "single", "object", "schema", "images", "urls", "reasoning", "embeddings"}
         ),
     ),
 )

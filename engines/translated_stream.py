@@ -9,21 +9,30 @@ from __future__ import annotations
 
 from engines.canonical import Counted, Event
 from engines.dialects import EventReader, EventWriter
+from engines.one_call import without_further_calls
 from engines.tally import Tally, can_be
 
 
 class TranslatedStream(Tally):
     """The state of one stream; the port `StreamReader`."""
 
-    __slots__ = ("_held", "_source", "_writer", "done", "exhausted", "show_usage")
+    __slots__ = ("_held", "_one_call", "_source", "_writer", "done", "exhausted", "show_usage")
 
     def __init__(
-        self, source: EventReader, writer: EventWriter, *, limit: int, most: int | None, show_usage: bool
+        self,
+        source: EventReader,
+        writer: EventWriter,
+        *,
+        limit: int,
+        most: int | None,
+        show_usage: bool,
+        one_call: bool = False,
     ) -> None:
         super().__init__(limit=limit, most=most)
         self._source = source
         self._writer = writer
         self._held: list[Event] = []
+        self._one_call = one_call
         self.show_usage = show_usage
         self.done = False
         self.exhausted = False
@@ -45,6 +54,9 @@ class TranslatedStream(Tally):
         if self.distrusted:
             # A count that cannot be is none: what is on record in its place is an estimate, and the client is told as much.
             told = [each for each in told if type(each) is not Counted or can_be(each.usage)]
+        if self._one_call:
+            # What is not handed on was made all the same: it is counted above.
+            told = without_further_calls(told)
         out = self._writer.write(told) if passed else b""
         if self._source.done and not self.exhausted and not self.done:
             self.done = True

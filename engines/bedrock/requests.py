@@ -39,8 +39,6 @@ def write_converse(request: Request, *, model: str) -> bytes:
     """The body of a call; raises Unsupported."""
     more = dict(other_fields(request, "presence_penalty", "frequency_penalty", "seed"))
     claude = "anthropic" in model or "claude" in model
-    if request.parallel_tools is False:
-        raise Unsupported("parallel_tool_calls")
     if request.top_k is not None:
         if not claude:
             raise Unsupported("top_k")

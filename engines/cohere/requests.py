@@ -27,8 +27,6 @@ _encode = msgspec.json.Encoder().encode
 def write_chat(request: Request, *, model: str, stream: bool) -> bytes:
     """The body of a call; raises Unsupported."""
     extra = other_fields(request)
-    if request.parallel_tools is False:
-        raise Unsupported("parallel_tool_calls")
     messages: list[dict[str, Any]] = [{"role": "system", "content": text} for text in request.system]
     for message in request.messages:
         messages += _user(message) if message.role == "user" else [_assistant(message)]

@@ -39,8 +39,6 @@ _encode = msgspec.json.Encoder().encode
 def write_contents(request: Request, *, model: str) -> bytes:
     """The body of a call; raises Unsupported."""
     extra = other_fields(request)
-    if request.parallel_tools is False:
-        raise Unsupported("parallel_tool_calls")
     names = {
         part.id: part.name
         for message in request.messages
