@@ -50,7 +50,9 @@ def read_item(item: Mapping[str, Any], where: str) -> Message:
         case "reasoning":
             return Message("assistant", _reasoning(item, where))
         case "item_reference":
-            raise Unsupported(where, "no item is kept here; send the item itself")
+            raise Unsupported(
+                where, "no item is kept here; send the item itself, as clients do that are told not to store"
+            )
         case kind:
             raise Unsupported(where, f"items of type {str(kind)[:64]!r} are of tools that are not offered")
 
