@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -190,3 +192,15 @@ async def test_whatever_is_handled_without_the_framework_is_described_as_a_call_
         assert path in calls or any(CALLS.get(each) is api for each in calls), f"{path} is not described"
     for below in ("/openai/deployments/", "/serving-endpoints/"):
         assert any(each.startswith(f"{below}{{name}}") for each in calls), f"{below} is not described"
+
+
+def test_nothing_but_what_stands_behind_the_admission_takes_a_model_s_adapter() -> None:
+    """Routes of the framework are no calls to models: none of them may come by what calls one."""
+    gateway = Path(__file__).parents[2] / "gateway"
+    taking = {
+        path.relative_to(gateway).as_posix()
+        for path in gateway.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "adapter"
+    }
+    assert taking == {"pipeline/tries.py", "pipeline/counting.py", "engine_watch.py"}
