@@ -36,6 +36,7 @@ from engines.forms import Forms
 from engines.http1.transport import Http1Transport
 from engines.openai_chat.provider import ChatReader
 from engines.openai_chat.whole import TranslatedChat
+from gateway.http.answering import lines_of
 from gateway.http.connection import Connection
 from gateway.http.outlet import outlet
 from gateway.pipeline.passage import Passage
@@ -73,7 +74,7 @@ def application(upstream_port: int, way: str, home: Path) -> Any:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        to = outlet(scope, send, lambda: _HEADERS)
+        to = outlet(scope, send, lambda: lines_of(_HEADERS))
         reader: StreamReader = ChatStream(show_usage=True, show_running=False, limit=_LIMIT, forms=forms)
         if way == "translated":
             writer = MessagesWriter(model="mixtral-demo")

@@ -84,7 +84,7 @@ class _Hold:
         self.admitted_at_ms, self.sequence = 1_764_000_000_000, 1
         self.group_id = self.degraded = self.refusal = None
         self.settled = False
-        self.headers = [(b"x-ratelimit-limit-requests", b"600"), (b"x-weighbridge-reserved", b"500")]
+        self.fields = b"x-ratelimit-limit-requests: 600\r\nx-weighbridge-reserved: 500\r\n"
         self.charges = _CHARGES
         self.seen = [0] * len(_CHARGES)
 

@@ -55,8 +55,10 @@ def first_text(answer: bytes) -> bytes:
     if at < len(_CONTENT):
         return b""
     # Whatever the text has, it goes no further than where its message does, or what follows it there begins.
-    ends = [end for end in (answer.find(b'",', at), answer.find(b'"}', at)) if end >= 0]
-    return answer[at : min(ends)] if ends else b""
+    end, closed = answer.find(b'",', at), answer.find(b'"}', at)
+    if end < 0 or 0 <= closed < end:
+        end = closed
+    return answer[at:end] if end >= 0 else b""
 
 
 def whole_pieces(answer: bytes) -> Pieces | None:

@@ -158,7 +158,7 @@ class EngineWatch:
         if entity.kind is EntityKind.LOCAL:
             if self._beside and (other := self._beside.get(entity.model)) is not None:
                 return other.unfit(entity)
-            return self._reason or self._adapter_reason(entity.model)
+            return self._reason or (self._adapter_reason(entity.model) if self._adapters_standing else None)
         return "it has no address" if self._providers is None else self._providers.unfit(entity)
 
     def gone_for_good(self, entity: ServedEntity) -> bool:

@@ -17,7 +17,7 @@ _TEMPLATE = 1_024
 """Tokens that a provider may put around any prompt."""
 _MESSAGE = 64
 """And around each message."""
-_FEW = 16
+FEW = 16
 """So few pieces say nothing."""
 _UNSEEN = 4
 """Tokens of an answer that nobody sees: its end, and what stopped it."""
@@ -75,14 +75,14 @@ def doubt(
         return Doubt.INPUT
     if answer_bytes and completion - reasoning > answer_bytes:
         return Doubt.OUTPUT
-    if pieces > _FEW and (2 * completion < pieces if estimated else 5 * completion < 4 * pieces):
+    if pieces > FEW and (2 * completion < pieces if estimated else 5 * completion < 4 * pieces):
         return Doubt.FEW
     return None
 
 
 def far_more(told: int, seen: float) -> bool:
     """Whether so many tokens are told that `seen` of them leave more than a fifth unexplained."""
-    return told > _FEW and 5 * told > 6 * seen + 5 * _UNSEEN
+    return told > FEW and 5 * told > 6 * seen + 5 * _UNSEEN
 
 
 def many(told: int, pieces: Sequence[str], *, share: float, local: bool) -> bool:

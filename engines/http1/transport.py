@@ -128,7 +128,9 @@ def _failure(answer: Answer) -> Exception:
 
 def _lines(headers: Mapping[str, str]) -> bytes:
     """Header fields as they are sent; raises ValueError for one that would end its line."""
-    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    text = ""
+    for name, value in headers.items():
+        text += f"{name}: {value}\r\n"
     if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
         raise ValueError("a header field takes one line")
     return text.encode("latin-1")

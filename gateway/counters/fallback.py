@@ -64,7 +64,6 @@ class Fallback:
         hold.parts = (found.positions, found.remaining, found.resets)
         hold.local = hold.charges_at(found.positions, found.output)
         hold.group_id = charged_group(hold.plan, found.positions)
-        hold.write_headers()
         hold.give()
 
     def top_up(self, asked: TopUp) -> None:

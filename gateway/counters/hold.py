@@ -9,9 +9,10 @@ from asyncio import Future
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from gateway.counters.frames import Grant
 from gateway.counters.plan import Plan
 from gateway.counters.taps import PERIOD, Tap
-from gateway.counters.wording import admitted_headers
+from gateway.counters.wording import admitted_fields
 from gateway.errors import LimitDetail
 from gateway.spool.records import Charge
 
@@ -45,13 +46,13 @@ class Hold:
         "future",
         "granted_output",
         "group_id",
-        "headers",
         "home",
         "last_sequence",
         "least_output",
         "local",
         "memory",
         "money",
+        "ordinary",
         "parts",
         "plan",
         "positions",
@@ -59,6 +60,7 @@ class Hold:
         "refusal",
         "request_id",
         "retried",
+        "seen",
         "sequence",
         "settled",
         "step",
@@ -101,6 +103,10 @@ class Hold:
         self.charges: list[Charge] = []
         """Those that Redis made; the ones of an admission without Redis are in `local`."""
         self.local: list[Charge] = []
+        self.seen: list[int] = []
+        """What each draw's counter showed before the admission, -1 where that was not told; empty without Redis."""
+        self.ordinary = False
+        """The plan's ready-made settlement fits what Redis granted at first: every tap, in the present periods."""
         self.settled = False
         self.refusal: LimitDetail | None = None
         """Which limit refused the last top-up."""
@@ -108,8 +114,6 @@ class Hold:
         self.step = 0
         self.retried = False
         self.top_up_plan: Plan | None = None
-        self.headers: list[tuple[bytes, bytes]] = []
-        """`x-ratelimit-*` of the tightest limits, `x-weighbridge-reserved`, and `-degraded` where it is."""
 
     def give(self) -> None:
         """Hand itself to whoever waits. Were the future kept, each admission would leave a cycle of 16 objects behind."""
@@ -117,16 +121,45 @@ class Hold:
         if future is not None:
             future.set_result(self)
 
-    def write_headers(self) -> None:
-        """Make the headers of a grant that is complete."""
-        self.headers = admitted_headers(self.plan, *self.parts)
-        reserved = b"input=%d, output=%d" % (self.prompt_tokens, self.granted_output)
-        if self.plan.frame.money_taps:
-            cost = self.money + self.plan.rates.output_per_token * self.granted_output
-            reserved += b", nano_usd=%d" % cost
-        self.headers.append((b"x-weighbridge-reserved", reserved))
-        if self.degraded is not None:
-            self.headers.append((b"x-weighbridge-degraded", self.degraded.encode()))
+    @property
+    def fields(self) -> bytes:
+        """`x-ratelimit-*` of the tightest limits, `x-weighbridge-reserved`, and `-degraded` where it is; see the port."""
+        plan = self.plan
+        fields = admitted_fields(plan.frame, *self.parts)
+        fields += b"x-weighbridge-reserved: input=%d, output=%d" % (self.prompt_tokens, self.granted_output)
+        if plan.frame.money_taps:
+            fields += b", nano_usd=%d" % (self.money + plan.rates.output_per_token * self.granted_output)
+        if self.degraded is None:
+            return fields + b"\r\n"
+        return fields + b"\r\nx-weighbridge-degraded: %b\r\n" % self.degraded.encode()
+
+    def granted(self, grant: Grant) -> None:
+        """Redis granted it: note what was charged, what the counters showed, and whether the ready-made settlement fits."""
+        plan, positions, remaining, output = self.plan, grant.positions, grant.remaining, grant.output
+        self.admitted_at_ms = grant.at_ms
+        self.sequence = self.last_sequence = grant.sequence
+        self.granted_output = output
+        self.parts = (positions, remaining, grant.resets)
+        base = (0, 1, self.prompt_tokens, self.money)
+        at, charges, seen = 0, self.charges, self.seen
+        # One pass, and no call for each: this is done for every request.
+        for limit_id, subject, metric, key, kind in plan.identities:
+            amount_class, per_token, window_ms, capacity = plan.frame.forms[at]
+            position = positions[at]
+            if position >= 0:
+                took = base[amount_class] + per_token * output
+                charges.append(Charge(limit_id, subject, metric, key, kind, position, took, 0, window_ms))
+                seen.append(capacity - remaining[at] - took)
+            else:
+                seen.append(-1)
+            at += 1
+        self.ordinary = len(charges) == at and self.claim is None
+        for index, start in plan.frame.periods:
+            if positions[index] != start and positions[index] >= 0:
+                # A period that has begun since the plan was made: its counter has another key.
+                self.charges = self.charges_at(positions, output)
+                self.ordinary = False
+                break
 
     def charges_at(self, positions: Sequence[int], output: int) -> list[Charge]:
         """The charges that a grant of `output` tokens made at `positions` (-1: not charged)."""
@@ -146,30 +179,6 @@ class Hold:
             )
             if position >= 0
         ]
-
-    @property
-    def seen(self) -> list[int]:
-        """What each draw's counter showed before the admission, -1 where that was not told; empty without Redis."""
-        if self.degraded is not None:
-            return []
-        base, output = (0, 1, self.prompt_tokens, self.money), self.granted_output
-        return [
-            capacity - left - base[amount_class] - per_token * output if position >= 0 else -1
-            for (amount_class, per_token, _, capacity), position, left in zip(
-                self.plan.frame.forms, self.parts[0], self.parts[1], strict=True
-            )
-        ]
-
-    @property
-    def ordinary(self) -> bool:
-        """Whether the plan's ready-made settlement fits: one grant by Redis, of every tap, in the present periods."""
-        plan, positions = self.plan, self.parts[0]
-        if self.local or self.claim is not None or len(self.charges) != len(plan.identities):
-            return False
-        for index, start in plan.frame.periods:  # noqa: SIM110 - a generator is two calls more, for every request
-            if positions[index] != start:
-                return False
-        return True
 
     # Asked
 

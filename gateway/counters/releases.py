@@ -1,4 +1,4 @@
-"""Handing back: settlements, and whatever Redis granted after nobody waited for it any more.
+"""Handing back whatever Redis granted after nobody waited for it any more.
 
 What came too late is undone under a name of its own, because the request itself may run on, admitted by this
 worker's own counts.
@@ -18,34 +18,12 @@ from gateway.spool.records import Charge
 
 
 class Releases:
-    """Turns the ends of admissions into errands."""
+    """Turns what came too late into errands."""
 
-    def __init__(self, outbox: Outbox, holds: dict[str, Hold]) -> None:
-        """`holds` loses an admission when Redis took its settlement."""
+    def __init__(self, outbox: Outbox) -> None:
         self.late = 0
         """Grants that came after their callers had given up."""
         self._outbox = outbox
-        self._holds = holds
-
-    def settle(self, hold: Hold, usage: tuple[int, int, int], number: int, call: bytes | None) -> None:
-        """An admission has ended; `call` where its bytes are made already."""
-        # Where Redis was asked and did not answer, its own memory of the request must stay as it is: it says
-        # whether there is a grant to undo.
-        memory = hold.memory if hold.degraded is None else hold.memory + b"+"
-        self._outbox.put(
-            Settlement(
-                self._outbox,
-                memory,
-                hold.charges,
-                hold.local,
-                usage,
-                hold.epoch,
-                number,
-                self._holds,
-                hold.request_id,
-            ),
-            call,
-        )
 
     def came_late(self, hold: Hold, reply: Any) -> None:
         """Undo a grant that nobody waits for any more, or find out whether there is one."""

@@ -21,7 +21,7 @@ from gateway.counters.address import RedisAddress
 from gateway.counters.corrections import corrections
 from gateway.counters.degraded import LocalCounters
 from gateway.counters.epochs import adopt_holds, cut_of
-from gateway.counters.errands import Report
+from gateway.counters.errands import Report, Settlement
 from gateway.counters.fallback import Fallback
 from gateway.counters.frames import (
     ASK,
@@ -62,7 +62,7 @@ class Reservations:
         self._outbox = Outbox(link, link.worker_id)
         self._local = LocalCounters()
         self._holds: dict[str, Hold] = {}
-        self._releases = Releases(self._outbox, self._holds)
+        self._releases = Releases(self._outbox)
         self._fallback = Fallback(link, self._local)
         self._plans = Plans(link)
         self._memory_prefix = link.keys.memory_prefix
@@ -233,10 +233,26 @@ class Reservations:
                 # Decided here for a single answer that came late: Redis hears of the charge before its correction.
                 self._returned()
         call = None
-        if hold.epoch == self.link.epoch and hold.charges and hold.ordinary:
+        # Top-ups have charges of their own.
+        ordinary = hold.ordinary and not hold.local and len(hold.charges) == len(hold.seen)
+        if ordinary and hold.charges and hold.epoch == self.link.epoch:
             base = 0, 1, hold.prompt_tokens, hold.money
             call = hold.plan.settle_call(hold.memory, hold.parts[0], base, hold.granted_output, usage)
-        self._releases.settle(hold, usage, number, call)
+        # Where Redis was asked and did not answer, its own memory of the request must stay as it is: it says
+        # whether there is a grant to undo.
+        memory = hold.memory if hold.degraded is None else hold.memory + b"+"
+        end = Settlement(
+            self._outbox,
+            memory,
+            hold.charges,
+            hold.local,
+            usage,
+            hold.epoch,
+            number,
+            self._holds,
+            hold.request_id,
+        )
+        self._outbox.put(end, call)
 
     def abandon(self, future: Future[Hold]) -> None:
         """Whoever awaited a reservation was cancelled: give back what was, or will yet be, granted."""
@@ -293,20 +309,16 @@ class Reservations:
 
     def _granted(self, hold: Hold, grant: Grant) -> None:
         plan, positions = hold.plan, grant.positions
-        hold.admitted_at_ms = grant.at_ms
-        hold.sequence = hold.last_sequence = grant.sequence
-        hold.granted_output = grant.output
-        hold.parts = (positions, grant.remaining, grant.resets)
-        hold.charges = hold.charges_at(positions, grant.output)
+        hold.granted(grant)
         if plan.frame.has_alternatives:
             hold.group_id = charged_group(plan, positions)
         for index in plan.frame.money_taps:
             position = positions[index]
             if position >= 0:
-                self._local.remember_left(plan.key_at(index, position), grant.remaining[index])
+                key = plan.identities[index][3] if hold.ordinary else plan.key_at(index, position)
+                self._local.remember_left(key, grant.remaining[index])
         if hold.claim is not None:
             hold.charges.append(claim_charge(hold.claim))
-        hold.write_headers()
         if hold.charges:
             self._holds[hold.request_id] = hold
 

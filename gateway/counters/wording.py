@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from gateway.counters.plan import Plan
+from gateway.counters.plan import Frame, Plan
 from gateway.counters.taps import CONCURRENCY, Tap
 from gateway.errors import BudgetExhausted, LimitDetail, LimitExceeded
 from policies.limits import Metric, window_words
@@ -65,27 +65,22 @@ def detail_of(tap: Tap, *, now_ms: int, left: int, reset_ms: int, needed: int) -
     )
 
 
-def admitted_headers(
-    plan: Plan, charged: Sequence[int], remaining: Sequence[int], resets: Sequence[int]
-) -> list[tuple[bytes, bytes]]:
-    """`x-ratelimit-*` for requests and for tokens, each of the tightest charged limit.
+def admitted_fields(
+    frame: Frame, charged: Sequence[int], remaining: Sequence[int], resets: Sequence[int]
+) -> bytes:
+    """`x-ratelimit-*` for requests and for tokens, each of the tightest charged limit, as lines of an answer's head.
 
     `charged` holds a tap's position in its counter, or -1.
     """
-    headers: list[tuple[bytes, bytes]] = []
-    frame = plan.frame
-    for (limit, rest, reset), indexes in ((_REQUESTS, frame.requests), (_TOKENS, frame.tokens)):
+    fields = b""
+    for lines, indexes in ((_REQUEST_LINES, frame.requests), (_TOKEN_LINES, frame.tokens)):
         best, least = -1, 0
         for index in indexes:
             if charged[index] >= 0 and (best < 0 or remaining[index] < least):
                 best, least = index, remaining[index]
         if best >= 0:
-            headers += (
-                (limit, b"%d" % frame.forms[best][3]),
-                (rest, b"%d" % (least if least > 0 else 0)),
-                (reset, duration(resets[best])),
-            )
-    return headers
+            fields += lines % (frame.forms[best][3], least if least > 0 else 0, duration(resets[best]))
+    return fields
 
 
 def limit_headers(plan: Plan, tap: Tap, left: int, reset_ms: int) -> list[tuple[bytes, bytes]]:
@@ -130,3 +125,6 @@ def _dollars(nano_usd: int) -> str:
 
 _REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
 _TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+_REQUEST_LINES, _TOKEN_LINES = (
+    b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % names for names in (_REQUESTS, _TOKENS)
+)

@@ -1,14 +1,14 @@
 """Answers written to their connection past ASGI, where uvicorn serves it: a whole one, or the beginning of a stream.
 
-A field of a head is one line whatever its value holds, and nobody overtakes: where another answer is under way, or the client
-reads slowly, ASGI does it.
+Heads come as lines, each of which `lines_of` looked at or is of numbers and words of ours. Nobody overtakes: where another answer
+is under way, or the client reads slowly, ASGI does it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.http.connection import CONNECTION, Connection
+from gateway.http.connection import CONNECTION, HERE, Connection
 
 if TYPE_CHECKING:
     from litestar.types import Scope
@@ -28,32 +28,53 @@ def cycle_of(scope: Scope) -> RequestResponseCycle | None:
     return cycle if cycle is not None and cycle.scope is scope else None  # type: ignore[comparison-overlap]
 
 
-def answer_whole(scope: Scope, headers: Headers, body: bytes, status: bytes = b"200 OK") -> bool:
+def lines_of(headers: Headers) -> bytes:
+    """Fields as the lines of a head; raises ValueError for one that is more than a line."""
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+        raise ValueError("a header field takes one line")
+    return lines
+
+
+def apart(lines: bytes) -> Headers:
+    """The fields of such lines, as ASGI has them."""
+    fields = [each.partition(b": ") for each in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, _, value in fields]
+
+
+def answer_whole(scope: Scope, lines: bytes, body: bytes, status: bytes = b"200 OK") -> bool:
     """Write a whole answer in one piece; False where ASGI must do it: another server, or a client that reads slowly."""
-    cycle = cycle_of(scope)
-    if cycle is None or cycle.response_started or cycle.flow.write_paused:
+    connection = scope.get(CONNECTION)
+    # As `cycle_of`, which a call saved: this writes nearly all answers.
+    cycle = connection.cycle if isinstance(connection, Connection) else None
+    if (
+        cycle is None
+        or cycle.scope is not scope  # type: ignore[comparison-overlap]
+        or cycle.response_started
+        or cycle.flow.write_paused
+    ):
         return False
     if cycle.disconnected:
         return True
-    head = _head(cycle, headers, status)
-    cycle.response_started = True
-    cycle.transport.write(b"%b\r\n%b" % (head, body))
+    cycle.response_started, cycle.waiting_for_100_continue = True, False
+    end = b"\r\n" if cycle.keep_alive else _CLOSES
+    cycle.transport.write(b"HTTP/1.1 %b\r\n%b%b%b" % (status, lines, end, body))
     _completed(cycle)
     return True
 
 
-def begin_chunked(cycle: RequestResponseCycle, headers: Headers, first: bytes) -> None:
+def begin_chunked(cycle: RequestResponseCycle, lines: bytes, first: bytes) -> None:
     """Write the head of a 200 whose body comes in chunks, and the first of them; ASGI may carry on from there."""
-    head = _head(cycle, headers)
-    cycle.response_started = cycle.chunked_encoding = True
-    cycle.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(first), first))
+    cycle.chunked_encoding = True
+    cycle.transport.write(
+        b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (_head(cycle, lines), len(first), first)
+    )
 
 
-def begin_unframed(cycle: RequestResponseCycle, headers: Headers, first: bytes) -> None:
+def begin_unframed(cycle: RequestResponseCycle, lines: bytes, first: bytes) -> None:
     """Write the head of a 200 whose body ends with its connection, as HTTP/1.0 has it, and the first of it."""
-    head = _head(cycle, headers)
-    cycle.response_started, cycle.chunked_encoding = True, False
-    cycle.transport.write(b"%b\r\n%b" % (head, first))
+    cycle.chunked_encoding = False
+    cycle.transport.write(b"%b\r\n%b" % (_head(cycle, lines), first))
 
 
 def end_unframed(cycle: RequestResponseCycle) -> None:
@@ -73,17 +94,23 @@ def end_chunked(cycle: RequestResponseCycle) -> bool:
 
 def _completed(cycle: RequestResponseCycle) -> None:
     cycle.response_complete = True
-    cycle.message_event.set()
+    if cycle.message_event is not HERE:
+        cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
+    # Else a connection and what is known of its last answer would keep each other.
+    cycle.on_response = _heard
 
 
-def _head(cycle: RequestResponseCycle, headers: Headers, status: bytes = b"200 OK") -> bytes:
-    if not cycle.keep_alive:
-        headers = [*headers, (b"connection", b"close")]
-    head = b"".join([b"%b: %b\r\n" % header for header in headers])
-    if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers) or b"\0" in head:
-        raise ValueError("a header field takes one line")
-    cycle.waiting_for_100_continue = False
-    return b"HTTP/1.1 %b\r\n%b" % (status, head)
+def _heard() -> None:
+    """Whoever was to be told of the answer's end was told."""
+
+
+def _head(cycle: RequestResponseCycle, lines: bytes) -> bytes:
+    cycle.response_started, cycle.waiting_for_100_continue = True, False
+    return b"HTTP/1.1 200 OK\r\n%b%b" % (lines, b"" if cycle.keep_alive else _CLOSE)
+
+
+_CLOSE = b"connection: close\r\n"
+_CLOSES = _CLOSE + b"\r\n"

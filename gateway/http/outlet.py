@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.http.answering import (
-    Headers,
+    apart,
     begin_chunked,
     begin_unframed,
     cycle_of,
@@ -23,8 +23,8 @@ from gateway.http.answering import (
 if TYPE_CHECKING:
     from litestar.types import Scope, Send
 
-Head = Callable[[], Headers]
-"""The headers of the answer, asked for when its first frame is there."""
+Head = Callable[[], bytes]
+"""The lines of the answer's head, asked for when its first frame is there."""
 
 
 class StraightOutlet:
@@ -106,7 +106,9 @@ class AsgiOutlet:
             self._held.clear()
             if not self._sent_head:
                 self._sent_head = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": self._head()})
+                await self._send(
+                    {"type": "http.response.start", "status": 200, "headers": apart(self._head())}
+                )
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:

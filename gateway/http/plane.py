@@ -26,8 +26,8 @@ from gateway.errors import (
     Unauthenticated,
     UnsupportedMedia,
 )
-from gateway.http.answering import answer_whole
-from gateway.http.connection import BODY, CONNECTION, TASK, Connection
+from gateway.http.answering import answer_whole, apart, lines_of
+from gateway.http.connection import BODY, CONNECTION, CYCLE, TASK, Connection
 from gateway.http.credentials import MAX_CREDENTIAL, read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.gate import Gate, Overloaded
@@ -37,7 +37,7 @@ from gateway.http.outlet import outlet
 from gateway.http.strict_json import decode_object
 from gateway.ids import RequestIds
 from gateway.pipeline.audit import audit
-from gateway.pipeline.authenticate import authenticate
+from gateway.pipeline.authenticate import authenticate, recognised
 from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange, ModelRequest
 from gateway.pipeline.line import Line
@@ -49,12 +49,9 @@ if TYPE_CHECKING:
     from litestar.types import Receive, Scope, Send
 
 MAX_BODY = 4 << 20
-_JSON = (b"content-type", b"application/json")
-_EVENTS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
+_EVENTS = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
+)
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +125,8 @@ class DataPlane:
                 now_ns=began_ns,
             )
             # Nobody unknown gets a body read.
-            await authenticate(self.line, exchange, self.origins.of(scope))
+            if not recognised(self.line, exchange):
+                await authenticate(self.line, exchange, self.origins.of(scope))
             self.exchanges[task] = exchange
             try:
                 body: bytes = scope[BODY] if BODY in scope else await _body(receive, self._large)
@@ -156,14 +154,17 @@ class DataPlane:
                 await self._stream(exchange, scope, send, api)
             else:
                 answer = await api.carry(self.line, exchange)
-                headers = [_JSON, (b"content-length", b"%d" % len(answer)), *_told(exchange, api)]
-                if not answer_whole(scope, headers, answer):
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                lines = b"content-type: application/json\r\ncontent-length: %d\r\n%b" % (
+                    len(answer),
+                    _told(exchange, api),
+                )
+                if not answer_whole(scope, lines, answer):
+                    await send({"type": "http.response.start", "status": 200, "headers": apart(lines)})
                     await send({"type": "http.response.body", "body": answer, "more_body": False})
         except Overloaded as exc:
             # Whoever is turned away must cost little: there may be many of them.
             _, headers, answer = rendered(exc, api.dialect, id_text)
-            if not answer_whole(scope, headers, answer, b"503 Service Unavailable"):
+            if not answer_whole(scope, lines_of(headers), answer, b"503 Service Unavailable"):
                 await _refuse(send, exc, api.dialect, id_text)
         except GatewayError as exc:
             audit(self.line, exchange, exc, self.origins.of(scope))
@@ -187,9 +188,11 @@ class DataPlane:
             self.exchanges.pop(task, None)
             if isinstance(connection, Connection):
                 connection.on_left = None
+                if CYCLE in scope and not scope[CYCLE].response_complete:
+                    connection.leave(scope[CYCLE])
 
     async def _stream(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
-        way = outlet(scope, send, lambda: [*_EVENTS, *_told(exchange, api)])
+        way = outlet(scope, send, lambda: _EVENTS + _told(exchange, api))
         try:
             await api.pour(self.line, exchange, way)
         except CancelledError:
@@ -349,21 +352,22 @@ def _broken(exchange: Exchange, error: GatewayError, api: Api) -> bytes:
     return own or error_frame(error, api.dialect, exchange.id_text)
 
 
-def _told(exchange: Exchange, api: Api) -> list[tuple[bytes, bytes]]:
-    """Headers of an admitted answer."""
-    reservation = exchange.reservation
-    headers = [(b"x-request-id", exchange.id_text.encode())]
+def _told(exchange: Exchange, api: Api) -> bytes:
+    """What the head of an admitted answer says, as lines."""
+    reservation, id_text = exchange.reservation, exchange.id_text.encode()
+    lines = b"x-request-id: %b\r\n" % id_text
     if api.dialect is Dialect.ANTHROPIC:
-        headers.append((b"request-id", exchange.id_text.encode()))
+        lines += b"request-id: %b\r\n" % id_text
     if reservation is not None:
-        headers += reservation.headers
+        lines += reservation.fields
     if exchange.cache is not None:
-        headers.append((b"x-weighbridge-cache", exchange.cache.encode()))
+        lines += b"x-weighbridge-cache: %b\r\n" % exchange.cache.encode()
         if exchange.cache == HIT:
-            headers.append((b"age", b"%d" % exchange.cache_age))
+            lines += b"age: %d\r\n" % exchange.cache_age
     if api.dialect is Dialect.DATABRICKS and exchange.entity is not None:
-        headers.append((b"served-model-name", exchange.entity.name.encode("latin-1", "replace")))
-    return headers
+        # What an administrator has called it: it is looked at whether it is a line.
+        lines += lines_of([(b"served-model-name", exchange.entity.name.encode("latin-1", "replace"))])
+    return lines
 
 
 async def _body(receive: Receive, large: LargeBodies) -> bytes:

@@ -26,7 +26,7 @@ async def admit(line: Line, exchange: Exchange) -> None:
         )
     request, endpoint = exchange.request, exchange.endpoint
     ask = needs(request, endpoint)
-    batch = exchange.batch or exchange.caller.batch or endpoint.batch
+    batch = exchange.batch or exchange.caller.batch or (bool(endpoint.tags) and endpoint.batch)
     asked = line.reservations.reserve(
         exchange.snapshot,
         replace(exchange.caller, share_percent=line.batch_percent) if batch else exchange.caller,

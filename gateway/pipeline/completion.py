@@ -33,7 +33,7 @@ async def complete(line: Line, exchange: Exchange) -> bytes:
     """Carry one plain call along the line and give the answer's bytes; raises GatewayError."""
     authorize(exchange)
     await admit(line, exchange)
-    tap = keeping(line, exchange)
+    tap = None if exchange.endpoint.payloads is None else keeping(line, exchange)
     try:
         guard(exchange)
         call = recalled_or_called if exchange.endpoint.cache or exchange.wish.only else call_plain
@@ -64,7 +64,7 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
     """
     authorize(exchange)
     await admit(line, exchange)
-    tap = keeping(line, exchange)
+    tap = None if exchange.endpoint.payloads is None else keeping(line, exchange)
     if tap is not None:
         outlet = tapped(outlet, tap)
     opened = recorder = under_way = None

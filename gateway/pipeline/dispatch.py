@@ -28,7 +28,8 @@ async def call_plain(line: Line, exchange: Exchange, route: Route) -> bytes:
     tries = Tries(line, exchange, route)
     while (adapter := await tries.next()) is not None:
         try:
-            completed = await tries.bounded(adapter.complete(_call(line, exchange)))
+            work = adapter.complete(_call(line, exchange))
+            completed = await (tries.bounded(work) if tries.timed else work)
         except EngineError as exc:
             tries.failed(exc)
             continue

@@ -47,7 +47,7 @@ class Begun:
         self.charges = intent.charges
         self.settled = False
         self.seen: list[int] = []
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.fields = b""
         self.refusal: LimitDetail | None = None
 
 

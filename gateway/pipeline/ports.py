@@ -53,8 +53,8 @@ class Reservation(Protocol):
     settled: bool
     seen: list[int]
     """What the counters showed that decided it, draw by draw; empty where they were not asked."""
-    headers: list[tuple[bytes, bytes]]
-    """`x-ratelimit-*` and `x-weighbridge-reserved`, ready to send."""
+    fields: bytes
+    """`x-ratelimit-*` and `x-weighbridge-reserved` as lines of an answer's head; asked for once, with the first of the answer."""
     refusal: LimitDetail | None
     """Which limit refused the last top-up; None while none did."""
 

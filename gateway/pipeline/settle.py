@@ -17,7 +17,7 @@ from gateway.pipeline.weighing import estimated_prompt
 from gateway.spool.records import Settlement
 from policies.caching import HIT
 from policies.catalog import EntityKind, Price
-from policies.doubts import Doubt, doubt, far_more, many
+from policies.doubts import FEW, Doubt, doubt, far_more, many
 from policies.recount import least_tokens
 from policies.usage import Usage, UsageSource, inclusive
 
@@ -141,7 +141,7 @@ def _doubt(exchange: Exchange) -> None:
             estimated=reader is not None and reader.estimates,
             answer_bytes=len(exchange.answer) if reader is None else reader.said,
         )
-        if exchange.doubt is None and _many(exchange, count):
+        if exchange.doubt is None and count.completion - count.reasoning > FEW and _many(exchange, count):
             exchange.doubt = Doubt.MANY
     if exchange.doubt is not None:
         said = exchange.doubt.said

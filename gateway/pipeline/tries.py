@@ -53,6 +53,7 @@ class Tries:
         "_route",
         "_tried",
         "failure",
+        "timed",
     )
 
     def __init__(self, line: Line, exchange: Exchange, route: Route) -> None:
@@ -72,6 +73,8 @@ class Tries:
         self._full: Full | None = None
         self._managed = len(exchange.endpoint.entities) > 1
         self.failure: EngineError | None = None
+        self.timed = False
+        """Whether the present try may have a time limit that is not the transport's: then it is to be `bounded`."""
         for entity, reason in route.excluded:
             passed_over(line, exchange, entity, reason)
 
@@ -116,6 +119,7 @@ class Tries:
                 budget.called()
             self._address = address
             self._tried.setdefault(entity.id, set()).add(address)
+            self.timed = bool(exchange.deadline_ns) or entity.rules is not PLAIN_ENTITY
             begin_attempt(line, exchange, entity)
             try:
                 return line.engines.adapter(entity, address)

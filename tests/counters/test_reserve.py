@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from gateway.counters.hold import Hold
 from gateway.counters.reservations import Reservations
 from gateway.errors import BudgetExhausted, Forbidden, LimitExceeded
+from gateway.http.answering import apart
 from policies.budgets import Budget
 from policies.catalog import Price
 from policies.limits import Metric, Mode, ScopeKind
@@ -45,7 +46,7 @@ async def test_of_twenty_parallel_calls_of_400_tokens_a_limit_of_1000_admits_exa
     for hold in admitted:
         await settle(hold.home, hold, 100, 50)
     last = await world.reserve(workers[0], 0, 700)
-    assert dict(last.headers)[b"x-ratelimit-remaining-tokens"] == b"0"
+    assert dict(apart(last.fields))[b"x-ratelimit-remaining-tokens"] == b"0"
 
 
 async def test_a_grant_names_what_is_left_and_what_was_reserved(worker: Reservations) -> None:
@@ -55,7 +56,7 @@ async def test_a_grant_names_what_is_left_and_what_was_reserved(worker: Reservat
         limit_of(Metric.INPUT_TOKENS, 500),
     )
     hold = await World(limits=limits).reserve(worker, 100, 250)
-    headers = dict(hold.headers)
+    headers = dict(apart(hold.fields))
     assert headers[b"x-ratelimit-limit-requests"] == b"10"
     assert headers[b"x-ratelimit-remaining-requests"] == b"9"
     assert headers[b"x-ratelimit-limit-tokens"] == b"500"
@@ -158,7 +159,7 @@ async def test_observe_counts_beyond_its_amount_and_never_refuses(worker: Reserv
     world = World(limits=limits)
     holds = [await world.reserve(worker, 0, 250) for _ in range(4)]
     assert [hold.parts[1][0] for hold in holds] == [-150, -400, -650, -900]
-    assert dict(holds[0].headers)[b"x-ratelimit-limit-tokens"] == b"1000"
+    assert dict(apart(holds[0].fields))[b"x-ratelimit-limit-tokens"] == b"1000"
     with pytest.raises(LimitExceeded):
         await world.reserve(worker, 0, 250)
 
@@ -208,7 +209,7 @@ async def test_money_is_reserved_at_the_dearest_price_and_settled_at_the_real_on
     world = World(budgets=(budget,), endpoint=endpoint_of(price))
     hold = await world.reserve(worker, 100, 50)
     assert [charge.fixed for charge in hold.charges] == [10 + 200 + 300]
-    assert dict(hold.headers)[b"x-weighbridge-reserved"] == b"input=100, output=50, nano_usd=510"
+    assert dict(apart(hold.fields))[b"x-weighbridge-reserved"] == b"input=100, output=50, nano_usd=510"
     with pytest.raises(
         BudgetExhausted, match=r"Budget 'team' of user 'alice': \$0\.000001 per calendar month"
     ) as caught:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http.answering import answer_whole
+from gateway.http.answering import answer_whole, apart, lines_of
 from gateway.http.connection import CONNECTION, Connection, sweep
 from gateway.http.outlet import AsgiOutlet, StraightOutlet, UnframedOutlet, outlet
 from tests.http.listening import exchanged, listening
@@ -17,23 +17,21 @@ from tests.http.listening import exchanged, listening
 FLOOD_PIECES = 400
 UNSENT: list[int] = []
 """Bytes that the client of /flood had not taken, after each piece."""
-HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2"), (b"x-request-id", b"abc")]
+LINES = b"content-type: application/json\r\ncontent-length: 2\r\nx-request-id: abc\r\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     while (await receive()).get("more_body"):
         pass
     if scope["path"] == "/elsewhere":
-        assert not answer_whole({**scope}, HEADERS, b"{}")
-    if scope["path"] == "/elsewhere" or (
-        scope["path"] == "/ahead" and not answer_whole(scope, HEADERS, b"{}")
-    ):
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        assert not answer_whole({**scope}, LINES, b"{}")
+    if scope["path"] == "/elsewhere" or (scope["path"] == "/ahead" and not answer_whole(scope, LINES, b"{}")):
+        await send({"type": "http.response.start", "status": 200, "headers": apart(LINES)})
         await send({"type": "http.response.body", "body": b"{}"})
     elif scope["path"] == "/ahead":
         pass
     elif scope["path"].startswith("/stream"):
-        told = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"abc")]
+        told = b"content-type: text/event-stream\r\nx-request-id: abc\r\n"
         way = outlet({**scope} if scope["path"] == "/stream/asgi" else scope, send, lambda: told)
         straight = UnframedOutlet if scope["http_version"] == "1.0" else StraightOutlet
         assert type(way) is (AsgiOutlet if scope["path"] == "/stream/asgi" else straight)
@@ -43,7 +41,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         way.write(b"data: [DONE]\n\n")
         await way.end()
     elif scope["path"] == "/flood":
-        way = outlet(scope, send, list)
+        way = outlet(scope, send, bytes)
         for _ in range(FLOOD_PIECES):
             if not way.write(b"x" * 65536):
                 await way.ready()
@@ -51,10 +49,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await way.end()
     elif scope["path"] == "/broken":
         with pytest.raises(ValueError, match="one line"):
-            answer_whole(scope, [(b"x", b"a\r\nx-evil: 1")], b"")
-        assert answer_whole(scope, HEADERS, b"no")
+            answer_whole(scope, lines_of([(b"x", b"a\r\nx-evil: 1")]), b"")
+        assert answer_whole(scope, LINES, b"no")
     else:
-        assert answer_whole(scope, HEADERS, b"{}")
+        assert answer_whole(scope, LINES, b"{}")
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gateway.http.answering import answer_whole
+from gateway.http.answering import answer_whole, lines_of
 from gateway.http.connection import BODY, TASK, Connection
 from tests.http.listening import exchanged, listening
 
@@ -29,7 +30,7 @@ async def hot(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.Event().wait()
     told = b"%s %d %d" % (b"whole" if whole else b"pieces", len(begun_with), len(body))
     headers = [(b"content-length", b"%d" % len(told))]
-    if not answer_whole(scope, headers, told):
+    if not answer_whole(scope, lines_of(headers), told):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": told})
 
@@ -120,7 +121,23 @@ async def test_a_hot_call_whose_client_leaves_is_told(port: int, monkeypatch: py
     scope: Any = seen[0].scope
     assert seen[0].lost
     scope[TASK].cancel()
-    await scope[TASK]
+    await asyncio.wait([scope[TASK]])
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_call_that_gets_no_answer_is_told_so_and_ends_its_connection(started: bool) -> None:
+    wrote: list[bytes] = []
+    transport = SimpleNamespace(write=wrote.append, close=lambda: wrote.append(b"closed"))
+    cycle: Any = SimpleNamespace(disconnected=False, response_started=started, transport=transport)
+    Connection.leave(SimpleNamespace(), cycle)  # type: ignore[arg-type]
+    assert wrote[-1] == b"closed"
+    assert [each[:12] for each in wrote[:-1]] == ([] if started else [b"HTTP/1.1 500"])
+
+
+def test_nobody_is_told_whose_client_is_gone() -> None:
+    cycle: Any = SimpleNamespace(disconnected=True, response_started=False, transport=None)
+    Connection.leave(SimpleNamespace(), cycle)  # type: ignore[arg-type]
+    assert not cycle.response_started
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Hold:
     charges: list[Charge] = field(default_factory=list[Charge])
     settled: bool = False
     seen: list[int] = field(default_factory=list[int])
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    fields: bytes = b""
     refusal: LimitDetail | None = None
 
 

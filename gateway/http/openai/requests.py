@@ -149,7 +149,7 @@ def _request(
         ("presence_penalty", -2, 2),
         ("frequency_penalty", -2, 2),
     ):
-        if name in body:
+        if name in body and not (type(value := body[name]) in _NUMBERS and low <= value <= high):
             number(body, name, low, high)
     if body.get("stop") is not None:
         _stop(body["stop"])
@@ -173,6 +173,7 @@ def _request(
     )
 
 
+_NUMBERS = (int, float)
 _HELD = CONSUMED | {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
 """Fields that the gateway consumes or writes itself when it calls upstream."""
 
