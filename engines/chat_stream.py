@@ -15,6 +15,7 @@ from engines.forms import Forms, without_usage
 from engines.likeness import Likeness, Run
 from engines.messages import NO_ERROR, Answer, Choice, Count, believed, decode_answer
 from engines.pieces import KEPT, Pieces, digits, texts_of
+from engines.told import chat_count, told_count
 from engines.whole import Whole
 
 MAX_EVENT = 8 << 20
@@ -293,7 +294,9 @@ class ChatStream(msgspec.Struct, kw_only=True, eq=False, gc=False):
         except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
             answer = decoded(decode_answer, payload)
         if answer.error is not NO_ERROR and answer.failed:
-            raise ErrorEvent("the upstream reported an error in its stream")
+            failure = ErrorEvent("the upstream reported an error in its stream")
+            failure.count = told_count(chat_count, payload)
+            raise failure
         shown = self._passed(payload, answer)
         if self._each:
             self._likeness = None

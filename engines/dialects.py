@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from engines.adapter import StreamReader
 from engines.canonical import Answer, EmbeddingRequest, Embeddings, Event, Request
 from engines.errors import Reason, Unsupported
+from engines.messages import Count
 
 _OPENAI_ONLY = (
     "n", "logprobs", "top_logprobs", "logit_bias", "min_p", "repetition_penalty", "min_tokens", "ignore_eos",
@@ -116,6 +117,10 @@ class ProviderDialect(Protocol):
 
     def reader(self) -> EventReader:
         """A stream's events."""
+        ...
+
+    def read_usage(self, usage: bytes) -> Count | None:
+        """The count of a usage that was told with a failure, None for one that cannot be; raises msgspec.MsgspecError."""
         ...
 
     def reason(self, status: int, body: bytes) -> Reason:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from engines.messages import Count
+
 
 class Reason(StrEnum):
     """What an upstream's refusal comes to, whatever its words."""
@@ -56,6 +58,8 @@ class EngineError(Exception):
     outcome = "error"
     code = "upstream_error"
     status: int | None = None
+    count: Count | None = None
+    """What the upstream said it had used, where it said so as it failed."""
 
 
 class ConnectFailed(EngineError):

@@ -16,11 +16,12 @@ from engines.canonical import Embeddings, Usage
 from engines.clients import EMBEDDINGS, client_of
 from engines.dialects import EmbeddingDialect, ProviderDialect, SharedDialect
 from engines.embeddings import read_embedding, write_embeddings
-from engines.errors import Garbled, Refused, Unsupported
+from engines.errors import EngineError, Garbled, Refused, Unsupported
 from engines.messages import Answer, Choice, CompletionDetails, PromptDetails, WireUsage
 from engines.one_call import asks_for_one, first_call_alone
 from engines.openai_chat.provider import context_limit
 from engines.tally import can_be
+from engines.told import told_count
 from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
 from engines.waits import asked_wait_ms
@@ -57,8 +58,12 @@ class NativeEngine:
         path, body, headers = self._asked(call, stream=False)
         response = await self.transport.post(path, body, headers)
         if response.status != 200:
-            raise self._refused(response.status, response.body, response.headers)
-        answer = self._dialect.read_answer(response.body)
+            raise self._failed(response.status, response.body, response.headers)
+        try:
+            answer = self._dialect.read_answer(response.body)
+        except EngineError as exc:
+            exc.count = told_count(self._dialect.read_usage, response.body)
+            raise
         counted = answer.usage
         if counted is not None and not can_be(counted):
             # The line hears of it; the client is told no count that cannot be.
@@ -83,7 +88,7 @@ class NativeEngine:
         opened = await self.transport.open(path, body, headers)
         if opened.status != 200:
             try:
-                raise self._refused(opened.status, await opened.rest(), opened.headers)
+                raise self._failed(opened.status, await opened.rest(), opened.headers)
             finally:
                 opened.close()
         if not opened.headers.get("content-type", "").lower().startswith(self._dialect.stream_type):
@@ -149,7 +154,7 @@ class NativeEngine:
         body = self._embedding.write_embedding(request, model=call.model)
         response = await self.transport.post(self._embedding.embedding_path(call.model), body, call.headers)
         if response.status != 200:
-            raise self._refused(response.status, response.body, response.headers)
+            raise self._failed(response.status, response.body, response.headers)
         found: Embeddings = self._embedding.read_embeddings(response.body, response.headers)
         counted = found.tokens is not None and found.tokens >= 0
         size = sum(len(text.encode()) for text in request.texts)
@@ -157,6 +162,12 @@ class NativeEngine:
         written = write_embeddings(found, call.body, model=call.model, tokens=tokens)
         usage = WireUsage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens) if counted else None
         return Completed(written, Answer(choices=[Choice(finish_reason="stop")], usage=usage))
+
+    def _failed(self, status: int, body: bytes, headers: Mapping[str, str]) -> Refused:
+        """A refusal with what it tells of what was used."""
+        refused = self._refused(status, body, headers)
+        refused.count = told_count(self._dialect.read_usage, body)
+        return refused
 
     def _refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> Refused:
         body = body[:_ERROR_BODY]

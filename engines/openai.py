@@ -18,16 +18,18 @@ from engines.answer_json import decoded
 from engines.chat_stream import ChatStream
 from engines.clients import CHAT, EMBEDDINGS, RESPONSES, client_of
 from engines.embeddings import in_order
-from engines.errors import Garbled, Refused
+from engines.errors import EngineError, Garbled, Refused
 from engines.experts import ROUTED, ExpertLoad
 from engines.forms import Forms
 from engines.messages import ABSURD, NO_ERROR, Answer, Choice, decode_answer
 from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, chat_reason, context_limit, read_chat_answer
 from engines.openai_chat.whole import TranslatedChat
+from engines.openai_responses.answers import responses_count
 from engines.openai_responses.passing import ResponsesStream, passed_body, read_passed, retold, told_of
 from engines.openai_responses.reading import HINTS
 from engines.providers import PROVIDERS, Provider
+from engines.told import ReadUsage, chat_count, told_count
 from engines.transport import OpenResponse, Transport
 from engines.waits import asked_wait_ms
 
@@ -83,9 +85,16 @@ class OpenAIEngine:
         body = self._body(call, path, sent, stream=False)
         below = path.removeprefix(self._below) if self._below else path
         response = await self.transport.post(below, body, call.headers)
-        if response.status != 200:
-            raise _refused(response.status, response.body, response.headers)
-        told = response.body
+        try:
+            if response.status != 200:
+                raise _refused(response.status, response.body, response.headers)
+            return self._completed(call, path, response.body)
+        except EngineError as exc:
+            exc.count = told_count(_reads(path), response.body)
+            raise
+
+    def _completed(self, call: Call, path: str, told: bytes) -> Completed:
+        """The answer that came with 200; raises EngineError where it is none."""
         if path == RESPONSES:
             return Completed(retold(told, told_of(call.body)), read_passed(told))
         if self._experts is not None and ROUTED in told:
@@ -114,7 +123,10 @@ class OpenAIEngine:
         opened = await self.transport.open(path.removeprefix(self._below), body, call.headers)
         if opened.status != 200:
             try:
-                raise _refused(opened.status, await opened.rest(), opened.headers)
+                rest = await opened.rest()
+                refused = _refused(opened.status, rest, opened.headers)
+                refused.count = told_count(_reads(path), rest)
+                raise refused
             finally:
                 opened.close()
         if not opened.headers.get("content-type", "").lower().startswith("text/event-stream"):
@@ -201,6 +213,10 @@ class OpenAIEngine:
             if call.priority is not None:
                 body["priority"] = call.priority
         return _encode(body)
+
+
+def _reads(path: str) -> ReadUsage:
+    return responses_count if path == RESPONSES else chat_count
 
 
 def _refused(status: int, body: bytes, headers: Mapping[str, str]) -> Refused:

@@ -11,15 +11,18 @@ from functools import lru_cache
 from typing import Any
 
 from engines.canonical import Event
-from engines.errors import Garbled
+from engines.errors import EngineError, Garbled
 from engines.sse import Events
 from engines.tally import Tally
+from engines.told import ReadUsage, note_told
 
 
 class SharedStream(Tally):
     """The port `StreamReader`, but for what a dialect says in its own words."""
 
     __slots__ = ("_events", "_held", "_last", "done", "exhausted")
+    read_usage: ReadUsage
+    """Of the dialect."""
 
     def __init__(self, *, limit: int, most: int | None) -> None:
         super().__init__(limit=limit, most=most)
@@ -65,12 +68,18 @@ class SharedStream(Tally):
         return self._last
 
     def _read(self, frames: list[tuple[str, bytes]]) -> None:
-        for _, payload in frames:
-            if self._is_whole():
-                return
-            events: list[Event] = []
-            # Line ends of its own are between the values: within one they would not be JSON.
-            self._held.append((*self._taken(payload.replace(b"\n", b" "), events), events))
+        payload = b""
+        try:
+            for _, payload in frames:
+                if self._is_whole():
+                    return
+                events: list[Event] = []
+                # Line ends of its own are between the values: within one they would not be JSON.
+                self._held.append((*self._taken(payload.replace(b"\n", b" "), events), events))
+        except EngineError as exc:
+            before = [event for *_, events in self._held for event in events]
+            note_told(exc, self.read_usage, payload, before)
+            raise
 
     def _waiting(self) -> bytes:
         """What was held back of the frames that passed."""

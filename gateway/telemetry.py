@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.tally import Tally
+from policies.doubts import Doubt
 from policies.throughput import Lane
 from policies.usage import Usage
 
@@ -160,6 +161,14 @@ class Telemetry:
     def admitted(self, exchange: Exchange) -> None:
         """A request passed admission."""
         self.running += 1
+
+    def failed(self, exchange: Exchange, usage: Usage, doubt: Doubt | None) -> None:
+        """An attempt failed, and its upstream told what it had used; what that cost is in the request's."""
+        tally = self._tallies.setdefault(exchange.endpoint.name, Tally())
+        tally.prompt_tokens += usage.prompt_tokens
+        tally.completion_tokens += usage.completion_tokens
+        if doubt is not None:
+            tally.doubts[doubt] += 1
 
     def settled(
         self, exchange: Exchange, status: str, usage: Usage, cost_nano_usd: int, duration_ns: int

@@ -31,8 +31,10 @@ from engines.canonical import (
     ToolCallDelta,
     Usage,
 )
-from engines.errors import Garbled, Reason, Reported, reason_of
+from engines.errors import EngineError, Garbled, Reason, Reported, reason_of
+from engines.messages import Count
 from engines.sse import Events
+from engines.told import count_of, note_told
 
 _STOP = {
     "end_turn": Stop.END,
@@ -125,6 +127,7 @@ class _Event(msgspec.Struct, gc=False):
 
 _decode_message = msgspec.json.Decoder(_Message).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 class Messages:
@@ -167,6 +170,9 @@ class Messages:
             message.stop_sequence,
         )
 
+    def read_usage(self, usage: bytes) -> Count | None:
+        return messages_count(usage)
+
     def reader(self) -> MessagesReader:
         return MessagesReader()
 
@@ -192,17 +198,23 @@ class MessagesReader:
         self.done = False
 
     def read(self, data: bytes) -> list[Event]:
-        out: list[Event] = []
-        for _, payload in self._events.feed(data):
-            self.take(payload, out)
-        return out
+        return self._read(self._events.feed(data))
 
     def ended(self) -> list[Event]:
-        out: list[Event] = []
-        for _, payload in self._events.rest():
-            self.take(payload, out)
+        out = self._read(self._events.rest())
         if not self.done:
             raise Garbled("the stream ended before its message did")
+        return out
+
+    def _read(self, frames: list[tuple[str, bytes]]) -> list[Event]:
+        out: list[Event] = []
+        payload = b""
+        try:
+            for _, payload in frames:
+                self.take(payload, out)
+        except EngineError as exc:
+            note_told(exc, messages_count, payload, out)
+            raise
         return out
 
     def take(self, payload: bytes, out: list[Event]) -> tuple[str, int]:
@@ -291,6 +303,12 @@ class MessagesReader:
             usage = _usage(self._usage)
             if usage is not None:
                 out.append(Counted(usage))
+
+
+def messages_count(usage: bytes) -> Count | None:
+    """The count of a usage that says both what went in and what came out."""
+    wire = _decode_usage(usage)
+    return None if wire.output_tokens is None else count_of(_usage(wire))
 
 
 def _usage(wire: _Usage | None) -> Usage | None:

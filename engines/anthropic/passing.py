@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from engines.answer_json import decoded
-from engines.anthropic.answers import MessagesReader
+from engines.anthropic.answers import MessagesReader, messages_count
 from engines.anthropic.client_writing import STOPPED, wire_usage
 from engines.canonical import Event
 from engines.clients import MESSAGES
@@ -60,6 +60,7 @@ class MessagesStream(SharedStream):
     """The port `StreamReader`."""
 
     __slots__ = ("_begun", "_open", "_reader")
+    read_usage = staticmethod(messages_count)
 
     def __init__(self, *, limit: int, most: int | None) -> None:
         super().__init__(limit=limit, most=most)

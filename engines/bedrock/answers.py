@@ -34,7 +34,9 @@ from engines.canonical import (
     ToolCallDelta,
     Usage,
 )
-from engines.errors import Garbled, Reason, Reported, reason_of
+from engines.errors import EngineError, Garbled, Reason, Reported, reason_of
+from engines.messages import Count
+from engines.told import count_of, note_told
 
 _STOP = {
     "end_turn": Stop.END,
@@ -138,6 +140,7 @@ class _Titan(msgspec.Struct, gc=False, rename="camel"):
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_vectors = msgspec.json.Decoder(_Titan).decode
+_decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 class Converse:
@@ -165,6 +168,9 @@ class Converse:
                 proven = thought.reasoning_text or _Proven()
                 parts.append(Reasoning(proven.text, proven.signature or "", thought.redacted_content or ""))
         return Answer(tuple(parts), _stopped(answer.stop_reason), _usage(answer.usage))
+
+    def read_usage(self, usage: bytes) -> Count | None:
+        return _count(usage)
 
     def reader(self) -> ConverseReader:
         return ConverseReader()
@@ -199,26 +205,35 @@ class Converse:
 class ConverseReader:
     """The port `EventReader`."""
 
-    __slots__ = ("_argued", "_calls", "_ended", "_frames", "done")
+    __slots__ = ("_argued", "_calls", "_ended", "_failed", "_frames", "done")
 
     def __init__(self) -> None:
         self._frames = Frames()
         self._calls: dict[int, int] = {}
         self._argued: set[int] = set()
         self._ended = False
+        self._failed = False
+        """It stopped for no reason that an answer has; what it used is told in the event that follows."""
         self.done = False
 
     def read(self, data: bytes) -> list[Event]:
         out: list[Event] = []
-        for kind, name, payload in self._frames.feed(data):
-            if self.done:
-                break
-            if kind != "event":
-                raise Reported(_EXCEPTIONS.get(name, Reason.FAILED))
-            self._read(name, payload, out)
+        payload = b""
+        try:
+            for kind, name, payload in self._frames.feed(data):
+                if self.done:
+                    break
+                if kind != "event":
+                    raise Reported(_EXCEPTIONS.get(name, Reason.FAILED))
+                self._read(name, payload, out)
+        except EngineError as exc:
+            note_told(exc, _count, payload, out)
+            raise
         return out
 
     def ended(self) -> list[Event]:
+        if self._failed:
+            raise Reported(Reason.FAILED)
         if not self._ended or not self._frames.empty:
             raise Garbled("the stream ended before its message did")
         self.done = True
@@ -244,7 +259,13 @@ class ConverseReader:
                     out.append(ToolCallDelta(self._calls[at], "{}"))
             case "messageStop":
                 self._ended = True
-                out.append(Ended(_stopped(decoded(_decode_event, payload).stop_reason or "")))
+                stop = _STOP.get(decoded(_decode_event, payload).stop_reason or "")
+                if stop is None:
+                    self._failed = True
+                else:
+                    out.append(Ended(stop))
+            case "metadata" if self._failed:
+                raise Reported(Reason.FAILED)
             case "metadata":
                 usage = _usage(decoded(_decode_event, payload).usage)
                 if usage is not None:
@@ -275,6 +296,10 @@ def _stopped(reason: str) -> Stop:
         # An answer that the model could not write (malformed output or call), and whatever is new.
         raise Reported(Reason.FAILED)
     return stop
+
+
+def _count(usage: bytes) -> Count | None:
+    return count_of(_usage(_decode_usage(usage)))
 
 
 def _usage(wire: _Usage | None) -> Usage | None:

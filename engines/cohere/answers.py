@@ -31,8 +31,10 @@ from engines.canonical import (
     Usage,
 )
 from engines.cohere.requests import write_chat, write_embeddings
-from engines.errors import Garbled, Reason, Reported, reason_of
+from engines.errors import EngineError, Garbled, Reason, Reported, reason_of
+from engines.messages import Count
 from engines.sse import Events
+from engines.told import count_of, note_told
 
 _STOP = {
     "COMPLETE": Stop.END,
@@ -120,6 +122,7 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_piece = msgspec.json.Decoder(_Piece).decode
 _decode_vectors = msgspec.json.Decoder(_Vectors).decode
+_decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 class Cohere:
@@ -148,6 +151,9 @@ class Cohere:
             function = call.function or _Function()
             parts.append(ToolCall(call.id or "", function.name or "", function.arguments or "{}"))
         return Answer(tuple(parts), _stopped(answer.finish_reason), _usage(answer.usage), answer.id)
+
+    def read_usage(self, usage: bytes) -> Count | None:
+        return _count(usage)
 
     def reader(self) -> CohereReader:
         return CohereReader()
@@ -183,15 +189,21 @@ class CohereReader:
         self.done = False
 
     def read(self, data: bytes) -> list[Event]:
+        return self._all(self._events.feed(data))
+
+    def _all(self, frames: list[tuple[str, bytes]]) -> list[Event]:
         out: list[Event] = []
-        for _, payload in self._events.feed(data):
-            self._read(payload, out)
+        payload = b""
+        try:
+            for _, payload in frames:
+                self._read(payload, out)
+        except EngineError as exc:
+            note_told(exc, _count, payload, out)
+            raise
         return out
 
     def ended(self) -> list[Event]:
-        out: list[Event] = []
-        for _, payload in self._events.rest():
-            self._read(payload, out)
+        out = self._all(self._events.rest())
         if not self.done:
             raise Garbled("the stream ended before its message did")
         return out
@@ -245,6 +257,10 @@ def _stopped(reason: str) -> Stop:
     if stop is None:
         raise Reported(Reason.FAILED)
     return stop
+
+
+def _count(usage: bytes) -> Count | None:
+    return count_of(_usage(_decode_usage(usage)))
 
 
 def _usage(wire: _Usage | None) -> Usage | None:

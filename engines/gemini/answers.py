@@ -30,9 +30,11 @@ from engines.canonical import (
     ToolCallDelta,
     Usage,
 )
-from engines.errors import Garbled, Reason, Reported, reason_of
+from engines.errors import EngineError, Garbled, Reason, Reported, reason_of
 from engines.gemini.requests import write_contents, write_embeddings
+from engines.messages import Count
 from engines.sse import Events
+from engines.told import count_of, note_told
 from engines.whole_answers import assembled
 
 _STOP = {
@@ -119,6 +121,7 @@ class _Vectors(msgspec.Struct, gc=False, rename="camel"):
 
 _decode = msgspec.json.Decoder(_Response).decode
 _decode_vectors = msgspec.json.Decoder(_Vectors).decode
+_decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 class Gemini:
@@ -142,6 +145,9 @@ class Gemini:
             return assembled(events)
         except ValueError as exc:
             raise Garbled("the answer's parts do not fit together") from exc
+
+    def read_usage(self, usage: bytes) -> Count | None:
+        return _count(usage)
 
     def reader(self) -> GeminiReader:
         return GeminiReader()
@@ -183,15 +189,21 @@ class GeminiReader:
         self.done = False
 
     def read(self, data: bytes) -> list[Event]:
+        return self._read(self._events.feed(data))
+
+    def _read(self, frames: list[tuple[str, bytes]]) -> list[Event]:
         out: list[Event] = []
-        for _, payload in self._events.feed(data):
-            out += self.take(payload)
+        payload = b""
+        try:
+            for _, payload in frames:
+                out += self.take(payload)
+        except EngineError as exc:
+            note_told(exc, _count, payload, out)
+            raise
         return out
 
     def ended(self) -> list[Event]:
-        out: list[Event] = []
-        for _, payload in self._events.rest():
-            out += self.take(payload)
+        out = self._read(self._events.rest())
         if self._stop is None:
             raise Garbled("the stream ended before its answer did")
         if not self.done:
@@ -248,6 +260,12 @@ class GeminiReader:
 
 def _named(model: str) -> str:
     return "/" + quote(model if "/" in model else f"models/{model}", safe="/:@")
+
+
+def _count(usage: bytes) -> Count | None:
+    """The count of what failed: nothing follows it, so a side that is left out came to nothing."""
+    wire = _decode_usage(usage)
+    return None if wire.prompt_token_count is None else count_of(_usage(wire))
 
 
 def _usage(wire: _Usage) -> Usage:

@@ -23,10 +23,11 @@ from engines.canonical import (
     TextDelta,
     Usage,
 )
-from engines.errors import Garbled, Reason, Reported, reason_of
+from engines.errors import EngineError, Garbled, Reason, Reported, reason_of
 from engines.messages import NO_ERROR, Count, WireUsage, believed
 from engines.openai_chat.calls import Calls
 from engines.sse import Events
+from engines.told import chat_count, note_told
 from engines.whole_answers import assembled
 
 _STOP = {
@@ -139,38 +140,43 @@ class ChatReader:
 
     def _read(self, frames: list[tuple[str, bytes]]) -> list[Event]:
         out: list[Event] = []
-        for _, payload in frames:
-            if self.done:
-                break
-            if payload == b"[DONE]":
-                self.done = True
-                if self._ended is None:
-                    raise Garbled("[DONE] came before the answer's end")
-                continue
-            chunk = _decoded(payload)
-            if not self._began:
-                self._began = True
-                out.append(Began(chunk.id, chunk.model))
-            usage = usage_of(chunk.usage)
-            if self.running and chunk.choices:
-                if usage is not None:
-                    self._counted = usage
-                    out.append(Counted(usage, ahead=True))
-                elif self._counted is not None:
-                    out.append(Counted(self._counted))
-                usage = None
-            for choice in chunk.choices:
-                if choice.index:
+        payload = b""
+        try:
+            for _, payload in frames:
+                if self.done:
+                    break
+                if payload == b"[DONE]":
+                    self.done = True
+                    if self._ended is None:
+                        raise Garbled("[DONE] came before the answer's end")
                     continue
-                if choice.delta is not None and self._ended is None:
-                    out += _said(choice.delta, self._calls)
-                # Some write an empty one in every chunk before the last.
-                if choice.finish_reason and self._ended is None:
-                    self._ended, sequence = _stopped(choice)
-                    out += self._calls.end()
-                    out.append(Ended(self._ended, sequence))
-            if usage is not None:
-                out.append(Counted(usage))
+                chunk = _decoded(payload)
+                if not self._began:
+                    self._began = True
+                    out.append(Began(chunk.id, chunk.model))
+                usage = usage_of(chunk.usage)
+                if self.running and chunk.choices:
+                    if usage is not None:
+                        self._counted = usage
+                        out.append(Counted(usage, ahead=True))
+                    elif self._counted is not None:
+                        out.append(Counted(self._counted))
+                    usage = None
+                for choice in chunk.choices:
+                    if choice.index:
+                        continue
+                    if choice.delta is not None and self._ended is None:
+                        out += _said(choice.delta, self._calls)
+                    # Some write an empty one in every chunk before the last.
+                    if choice.finish_reason and self._ended is None:
+                        self._ended, sequence = _stopped(choice)
+                        out += self._calls.end()
+                        out.append(Ended(self._ended, sequence))
+                if usage is not None:
+                    out.append(Counted(usage))
+        except EngineError as exc:
+            note_told(exc, chat_count, payload, out)
+            raise
         return out
 
 

@@ -13,7 +13,9 @@ import msgspec
 from engines.answer_json import decoded
 from engines.canonical import Answer, Part, Reasoning, Refusal, Stop, Text, ToolCall, Usage
 from engines.errors import Garbled, Unsupported
+from engines.messages import Count
 from engines.openai_responses.items import read_item
+from engines.told import count_of
 
 _STOP = {"max_output_tokens": Stop.LENGTH, "content_filter": Stop.FILTER}
 
@@ -50,6 +52,7 @@ class _Response(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Response).decode
+_decode_counts = msgspec.json.Decoder(WireCounts).decode
 
 
 def read_response(body: bytes) -> Answer:
@@ -72,6 +75,12 @@ def stop_of(incomplete: str | None, kinds: Sequence[str]) -> Stop:
     if incomplete is not None:
         return _STOP.get(incomplete, Stop.LENGTH)
     return Stop.TOOLS if any(kind.endswith("_call") for kind in kinds) else Stop.END
+
+
+def responses_count(usage: bytes) -> Count | None:
+    """The count of a usage that says both what went in and what came out."""
+    wire = _decode_counts(usage)
+    return None if wire.output_tokens is None else count_of(usage_of(wire))
 
 
 def usage_of(wire: WireCounts | None) -> Usage | None:

@@ -25,7 +25,7 @@ from engines.canonical import (
 )
 from engines.errors import Garbled, Reported
 from engines.messages import Answer, Choice, CompletionDetails, PromptDetails, WireUsage
-from engines.openai_responses.answers import WireCounts, stop_of, usage_of
+from engines.openai_responses.answers import WireCounts, responses_count, stop_of, usage_of
 from engines.openai_responses.sealed import is_ours
 from engines.openai_responses.under_way import NOTHING, Happened, UnderWay
 from engines.shared_stream import SharedStream, named
@@ -113,6 +113,7 @@ class ResponsesStream(SharedStream):
     """The port `StreamReader`."""
 
     __slots__ = ("_ended", "_preamble", "_told", "_under_way")
+    read_usage = staticmethod(responses_count)
 
     def __init__(self, told: Mapping[str, Any], *, limit: int, most: int | None) -> None:
         super().__init__(limit=limit, most=most)

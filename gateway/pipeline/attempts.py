@@ -1,15 +1,25 @@
-"""What is put on record of each call upstream, and of each entity that was passed over."""
+"""What is put on record of each call upstream, and of each entity that was passed over.
+
+What an attempt used is what its upstream told, also where it told it as it failed; nobody's time is charged before a first byte.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from engines.adapter import StreamReader
+from engines.errors import EngineError
+from engines.messages import Count
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.spool.records import Attempt, Progress
 from policies.catalog import ServedEntity
-from policies.usage import Usage, cost_nano_usd
+from policies.doubts import doubt
+from policies.usage import Usage, UsageSource, cost_nano_usd, inclusive
 
 CACHED = "cached"
 """The outcome of an attempt that called nothing: a stored answer was given again."""
+_NOTHING = Usage()
 
 
 def begin_attempt(line: Line, exchange: Exchange, entity: ServedEntity) -> None:
@@ -39,10 +49,77 @@ def passed_over(line: Line, exchange: Exchange, entity: ServedEntity, reason: st
     exchange.dispatched_ns = line.monotonic_ns()
     exchange.first_byte_ns = None
     why, exchange.why = exchange.why, reason
-    record = attempt_record(line, exchange, entity, Usage(), outcome="excluded")
+    record = attempt_record(line, exchange, entity, _NOTHING, outcome="excluded")
     exchange.why = why
     exchange.attempts.append(record)
     line.spool.append(record)
+
+
+def failed_attempt(
+    line: Line, exchange: Exchange, entity: ServedEntity, failure: EngineError, reader: StreamReader | None
+) -> Usage:
+    """Put on record that the present attempt failed before its first byte; what it used by all that was told."""
+    usage, count = _NOTHING, told_by(failure, reader)
+    if count is not None:
+        usage = used(count, UsageSource.REPORTED if count.exact else UsageSource.COUNTED)
+        request = exchange.request
+        found = doubt(
+            prompt=count.prompt,
+            completion=count.completion,
+            reasoning=count.reasoning,
+            sent_bytes=len(exchange.received) + request.text_bytes + request.token_ids,
+            messages=request.messages,
+            pieces=0,
+            estimated=False,
+            answer_bytes=0,
+        )
+        if found is not None:
+            exchange.why = found.said if exchange.why is None else f"{exchange.why}; {found.said}"
+        line.observer.failed(exchange, usage, found)
+    record = attempt_record(
+        line,
+        exchange,
+        entity,
+        usage,
+        outcome=failure.outcome,
+        status=failure.status,
+        error_code=failure.code,
+    )
+    exchange.attempts.append(record)
+    line.spool.append(record)
+    return usage
+
+
+def told_by(failure: EngineError, reader: StreamReader | None) -> Count | None:
+    """What an attempt that failed had used: as told with the failure, unless its stream told or brought more before."""
+    told, before = failure.count, None if reader is None else reader.count
+    if told is None or (reader is not None and told.completion < reader.running):
+        return before
+    return told if told.exact or before is None else before
+
+
+def used(count: Count, source: UsageSource) -> Usage:
+    """An upstream's count in disjoint classes."""
+    return inclusive(
+        count.prompt,
+        count.completion,
+        cache_read=count.cached,
+        cache_write=count.cache_write,
+        reasoning=count.reasoning,
+        source=source,
+    )
+
+
+def borne(attempts: Iterable[Attempt]) -> tuple[int, int, int]:
+    """What the caller bears of these: prompt and completion tokens, and nano-dollars."""
+    prompt = completion = cost = 0
+    for each in attempts:
+        # What a kill of ours cut short and was made again is not the caller's to bear.
+        if each.outcome != "interrupted":
+            prompt += each.fresh_input + each.cache_read + each.cache_write
+            completion += each.output + each.reasoning
+            cost += each.cost_nano_usd
+    return prompt, completion, cost
 
 
 def attempt_record(
@@ -65,7 +142,7 @@ def attempt_record(
         cost = entity.price.per_cache_hit
     else:
         billed = outcome == "ok" or usage.total_tokens > 0
-        cost = cost_nano_usd(usage, entity.price, took_us) if billed else 0
+        cost = cost_nano_usd(usage, entity.price, 0 if first is None else took_us) if billed else 0
     had = exchange.lease.had if exchange.lease is not None else None
     return Attempt(
         request_id=exchange.id,

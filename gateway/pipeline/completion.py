@@ -117,6 +117,8 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
             settle(line, exchange, "cut", error_code=who)
         raise
     except EngineError as exc:
+        if under_way is not None:
+            under_way[2].broke(exc)
         settle(line, exchange, "error", error_code=exc.code)
         raise _mid_stream(exc) from exc
     except GatewayError as exc:

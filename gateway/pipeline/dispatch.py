@@ -11,6 +11,7 @@ from engines.errors import EngineError
 from engines.messages import Count, believed
 from engines.transport import OpenResponse
 from gateway import crashpoints
+from gateway.pipeline.attempts import borne
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failures import translated
 from gateway.pipeline.line import Line
@@ -46,7 +47,7 @@ async def call_plain(line: Line, exchange: Exchange, route: Route) -> bytes:
         exchange.finish_reason = answer.choices[0].finish_reason
         crashpoints.reach("before_first_byte")
         return completed.body
-    raise translated(tries.failure)
+    raise translated(tries.failure, charged=any(borne(exchange.attempts)))
 
 
 async def open_stream(
@@ -57,7 +58,7 @@ async def open_stream(
     assert reservation is not None
     tries = Tries(line, exchange, route)
     while (adapter := await tries.next()) is not None:
-        opened = None
+        opened = reader = None
         call = _call(line, exchange)
         try:
             opened = await tries.bounded(adapter.open(call), first_token=True)
@@ -71,7 +72,7 @@ async def open_stream(
         except EngineError as exc:
             if opened is not None:
                 opened.close()
-            tries.failed(exc)
+            tries.failed(exc, reader)
             continue
         except BaseException:
             if opened is not None:
@@ -79,7 +80,7 @@ async def open_stream(
             raise
         tries.answered()
         return opened, reader, first
-    raise translated(tries.failure)
+    raise translated(tries.failure, charged=any(borne(exchange.attempts)))
 
 
 async def _beginning(opened: OpenResponse, reader: StreamReader) -> bytes:

@@ -53,8 +53,8 @@ class Drains:
                     reader.ended()
                     reader.feed(b"")
                 meter.read()
-        except EngineError:
-            # It broke off: what it told until then counts.
-            meter.read()
+        except EngineError as exc:
+            # What it told until then counts.
+            meter.broke(exc)
         finally:
             self.running -= 1

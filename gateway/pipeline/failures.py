@@ -10,10 +10,15 @@ _LONGEST_WAIT = 10
 """Seconds; SDKs would sleep for more."""
 
 
-def translated(exc: EngineError | None) -> GatewayError:
-    """The failure of the last entity that was tried, before anything was answered."""
+def translated(exc: EngineError | None, *, charged: bool = False) -> GatewayError:
+    """The failure of the last entity that was tried, before anything was answered; `charged`: some told what they had used."""
+    again = (
+        "What it used until then is charged; try again."
+        if charged
+        else "Nothing was charged for it; try again."
+    )
     if isinstance(exc, TimedOut):
-        return _too_late()
+        return _too_late(again)
     if isinstance(exc, Unsupported):
         why = f" ({exc.why})" if exc.why else ""
         return BadRequest(
@@ -22,13 +27,11 @@ def translated(exc: EngineError | None) -> GatewayError:
             code="unsupported_field",
         )
     if isinstance(exc, (Refused, Reported)):
-        return _refused(exc)
-    return UpstreamFailed(
-        "The model's server failed before it answered. Nothing was charged for it; try again."
-    )
+        return _refused(exc, again)
+    return UpstreamFailed(f"The model's server failed before it answered. {again}")
 
 
-def _refused(exc: Refused | Reported) -> GatewayError:
+def _refused(exc: Refused | Reported, again: str) -> GatewayError:
     """Whether it answered so, or said so where its stream should have begun."""
     reason, body, limit, wait = exc.reason, b"", 0, None
     if isinstance(exc, Refused):
@@ -72,21 +75,17 @@ def _refused(exc: Refused | Reported) -> GatewayError:
             )
         case Reason.RATE_LIMITED | Reason.OVERLOADED:
             error = UpstreamFailed(
-                "The model's provider has no room for the request now. Nothing was charged for it; try again.",
+                f"The model's provider has no room for the request now. {again}",
                 code="upstream_overloaded",
             )
             seconds = 2 if not wait else -(-wait // 1000)
             error.retry_after_seconds = min(_LONGEST_WAIT, seconds)
             return error
         case Reason.TIMED_OUT:
-            return _too_late()
+            return _too_late(again)
         case Reason.FAILED:
-            return UpstreamFailed(
-                "The model's server failed before it answered. Nothing was charged for it; try again."
-            )
+            return UpstreamFailed(f"The model's server failed before it answered. {again}")
 
 
-def _too_late() -> GatewayError:
-    return UpstreamTimeout(
-        "The model's server did not answer in time. Nothing was charged for it; try again."
-    )
+def _too_late(again: str) -> GatewayError:
+    return UpstreamTimeout(f"The model's server did not answer in time. {again}")

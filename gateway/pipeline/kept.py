@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from gateway.errors import GatewayError, LimitDetail
 from gateway.ids import text
 from gateway.pipeline.admit import admit
+from gateway.pipeline.attempts import borne
 from gateway.pipeline.authorize import authorize
 from gateway.pipeline.dispatch import call_plain
 from gateway.pipeline.exchange import Exchange
@@ -90,7 +91,7 @@ async def complete_kept(line: Line, exchange: Exchange, keep: Keep, begun: Begun
 def end_begun(
     line: Line, begun: Begun, status: str, *, error_code: str, stopped_by: str | None = None
 ) -> None:
-    """Close the books on a call that is not begun again; what was tried costs its caller nothing."""
+    """Close the books on a call that is not begun again; its caller bears what was told of tries, and nothing that we cut."""
     _append(line, begun)
     number = line.spool.numbered + 1
     ended_ms = line.wall_ms()
@@ -112,7 +113,10 @@ def end_begun(
         )
     )
     line.spool.numbered = number
-    line.reservations.settle(begun, prompt_tokens=0, completion_tokens=0, cost_nano_usd=0, number=number)
+    prompt, completion, cost = borne(begun.attempts)
+    line.reservations.settle(
+        begun, prompt_tokens=prompt, completion_tokens=completion, cost_nano_usd=cost, number=number
+    )
 
 
 def _take_over(line: Line, exchange: Exchange, begun: Begun) -> None:

@@ -14,6 +14,7 @@ from gateway.pipeline.turns import Turns
 from gateway.routing.traffic import Traffic
 from gateway.spool.records import Turned
 from policies.catalog import ServedEntity
+from policies.doubts import Doubt
 from policies.usage import Usage
 
 
@@ -64,6 +65,10 @@ class Observer(Protocol):
 
     def admitted(self, exchange: Exchange) -> None:
         """A request passed admission."""
+        ...
+
+    def failed(self, exchange: Exchange, usage: Usage, doubt: Doubt | None) -> None:
+        """An attempt failed before its first byte, and its upstream told what it had used."""
         ...
 
     def settled(

@@ -8,6 +8,8 @@ from __future__ import annotations
 from asyncio import Future
 
 from engines.adapter import StreamReader
+from engines.errors import EngineError
+from gateway.pipeline.attempts import told_by
 from gateway.pipeline.dispatch import checkpoint
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
@@ -109,6 +111,14 @@ class Meter:
         else:
             exchange.counted, exchange.source = reader.counted, _COUNTED
         exchange.finish_reason = reader.finish_reason
+
+    def broke(self, failure: EngineError) -> None:
+        """The stream failed: tell the exchange what it had used by then."""
+        self.take_over()
+        count = told_by(failure, self._reader)
+        if count is not None:
+            self._exchange.count = count
+            self._exchange.source = _REPORTED if count.exact else _COUNTED
 
     async def extend(self) -> bool:
         """The grant is used up: wait for more. False where a limit refuses, or the upstream overran `max_tokens`."""

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from engines.adapter import Adapter
+from engines.adapter import Adapter, StreamReader
 from engines.errors import ConnectFailed, EngineError, Refused, TimedOut, Unsupported
 from gateway.errors import OutOfService, Unavailable
-from gateway.pipeline.attempts import attempt_record, begin_attempt, passed_over
+from gateway.pipeline.attempts import begin_attempt, failed_attempt, passed_over
 from gateway.pipeline.deadlines import left_ms, within
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
@@ -26,7 +26,6 @@ from policies.conversation import prefix
 from policies.retries import pause_ms
 from policies.routing import Route
 from policies.throughput import Throughput
-from policies.usage import Usage
 
 T = TypeVar("T")
 _EMBEDDING = "llm/v1/embeddings"
@@ -164,22 +163,18 @@ class Tries:
             if exchange.lease.had is not None and exchange.request.stream:
                 exchange.lease.had.answered((exchange.first_byte_ns - exchange.received_ns) / 1e6)
 
-    def failed(self, exc: EngineError) -> None:
-        """The present try failed before its first byte: put it on record and see what comes next."""
+    def failed(self, exc: EngineError, reader: StreamReader | None = None) -> None:
+        """The present try failed before its first byte: put it on record, with what was told, and see what comes next."""
         line, exchange = self._line, self._exchange
         entity = exchange.entity
         assert entity is not None
         rest = retry_after_ms(exc)
         exchange.dispatched = False
-        lease = exchange.lease
+        usage = failed_attempt(line, exchange, entity, exc, reader)
+        lease, exchange.lease = exchange.lease, None
         if lease is not None:
-            lease.end(exc.code if exc.retryable and exc.blamed else None, rest_ms=rest)
-        record = attempt_record(
-            line, exchange, entity, Usage(), outcome=exc.outcome, status=exc.status, error_code=exc.code
-        )
-        exchange.lease = None
-        exchange.attempts.append(record)
-        line.spool.append(record)
+            fault = exc.code if exc.retryable and exc.blamed else None
+            lease.end(fault, rest_ms=rest, tokens=usage.total_tokens)
         self.failure = exc
         if isinstance(exc, ConnectFailed):
             line.engines.unreachable(entity, self._address)

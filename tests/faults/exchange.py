@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tests.faults import journal as ends
-from tests.faults.answers import dumps, encode, error_answer
+from tests.faults.answers import dumps, encode, error_answer, full_usage
 from tests.faults.http11 import LAST_CHUNK, STREAM_HEAD, http_chunk, plain_head, send_reset
 from tests.faults.journal import Journal, OracleRecord
 from tests.faults.plan import Plan, encode_event
@@ -98,7 +98,7 @@ class Exchange:
 
     def _fail(self) -> None:
         script = self.script
-        body = script.body.encode() if script.body else encode(error_answer(script.fail))
+        body = script.body.encode() if script.body else encode(self._error(script.fail))
         extra = f"retry-after: {script.retry_after}\r\n" if script.retry_after else ""
         self._write(plain_head(script.fail, len(body), extra) + body, script.fail)
         self._end(ends.REFUSED)
@@ -132,6 +132,15 @@ class Exchange:
                 pass
         self._write(plain_head(200, len(body)) + body, 200)
         self._end(ends.COMPLETE)
+
+    def _error(self, status: int) -> dict[str, Any]:
+        """An error, with what was used by then where the script wants that told."""
+        error, spent = error_answer(status), self.script.spent
+        if spent < 0:
+            return error
+        self.record.told = True
+        self._journal.emit(self.record, spent, peer_gone=self.gone)
+        return {**error, "usage": full_usage(self.script, self.record.prompt_tokens, self.record.emitted)}
 
     # streams
 
@@ -224,7 +233,7 @@ class Exchange:
                 self._write(LAST_CHUNK)
                 self._end(ends.TRUNCATED)
             case "error_event":
-                error = encode_event(dumps(error_answer(500)), script) + encode_event("[DONE]", script)
+                error = encode_event(dumps(self._error(500)), script) + encode_event("[DONE]", script)
                 self._write(error + LAST_CHUNK)
                 self._end(ends.TRUNCATED)
             case "bad_chunk":

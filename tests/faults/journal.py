@@ -46,6 +46,7 @@ class OracleRecord(msgspec.Struct, omit_defaults=True):
     script: str = ""
     prompt_tokens: int = 0
     emitted: int = 0
+    told: bool = False  # it failed, and said with that what it had used
     emitted_after_close: int = 0  # the part of `emitted` that a peer which had gone was billed for
     status: int = 0  # 0: not one byte of an answer was sent
     first_byte_at: float | None = None

@@ -5,7 +5,8 @@ Every rule that is broken is one discrepancy that names the request; an empty an
 - An admitted call whose client got at least one byte has exactly one row. So has every call the upstream saw.
 - A row is explained by the upstream or by a client, and there is one per request. A client that went before it was
   told an id explains one row of no tokens: it left between the admission and the call upstream.
-- A row that says `ok` has the upstream's tokens exactly, and the client's, if it was told them.
+- A row that says `ok` has the upstream's tokens exactly, and the client's, if it was told them; an attempt that failed
+  and told what it had used is in the row, and not in what the client was told.
 - Any other row has completion tokens within [delivered, emitted], and within `slack` of what streams emitted: of a
   plain call that was cut nobody outside the engine can tell how far it was.
 """
@@ -153,16 +154,18 @@ def _check_ok(
         broken("ok_but_not_complete", f"the upstream's attempts ended {ends}")
         return
     # Attempts that broke before the client saw a byte may have cost tokens that nobody was told of.
-    lowest, highest = _emitted(whole[-1:]), _emitted(attempts)
+    failed = [record for record in attempts if record.told]
+    lowest, highest = _emitted(whole[-1:]) + _emitted(failed), _emitted(attempts)
     completion = row["completion_tokens"]
     if not lowest <= completion <= highest:
         broken("wrong_completion_tokens", f"ledger {completion}, upstream {lowest}")
     prompts = [record.prompt_tokens for record in attempts]
-    if not prompts[-1] <= row["prompt_tokens"] <= sum(prompts):
-        broken("wrong_prompt_tokens", f"ledger {row['prompt_tokens']}, upstream {prompts[-1]}")
+    read = prompts[-1] + sum(record.prompt_tokens for record in failed)
+    if not read <= row["prompt_tokens"] <= sum(prompts):
+        broken("wrong_prompt_tokens", f"ledger {row['prompt_tokens']}, upstream {read}")
     for transcript in seen:
         told = transcript.usage_completion
-        if transcript.how == COMPLETE and told is not None and told != completion:
+        if transcript.how == COMPLETE and told is not None and told != completion - _emitted(failed):
             broken("differs_from_client", f"ledger {completion}, the client was told {told}")
 
 

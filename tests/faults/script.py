@@ -55,6 +55,9 @@ class Script:
     fail: int = 0  # an HTTP status instead of an answer
     retry_after: str = ""
     body: str = ""  # the body of `fail`; default: an error as vLLM writes it
+    spent: int = (
+        -1
+    )  # tokens that `fail` and `error_event` generate and tell of in a usage beside the error; -1: no usage
     fault: Fault = ""
     at: int = 1
     times: int = 0  # fail and fault hit only the first `times` attempts with one key; 0 = every attempt

@@ -236,6 +236,24 @@ async def test_a_status_is_answered_with_its_headers_and_body(upstream: Upstream
     assert odd.body == b"no json"
 
 
+async def test_a_failure_tells_what_it_used_where_the_script_wants_that(upstream: Upstream) -> None:
+    for said, ended, stream in (
+        ("fail=500 spent=5", "refused", False),
+        ("fault=error_event at=headers spent=5", "truncated", True),
+    ):
+        answer = await post(upstream, chat(f"[[{said}]]", stream=stream))
+        failed = answer.events[0] if stream else answer.json
+        record = last(upstream)
+        assert failed["error"]["code"] == 500
+        assert (failed["usage"]["prompt_tokens"], failed["usage"]["completion_tokens"]) == (
+            record.prompt_tokens,
+            5,
+        )
+        assert (record.told, record.emitted, record.ended) == (True, 5, ended)
+    assert "usage" not in (await post(upstream, chat("[[fail=500]]"))).json
+    assert not last(upstream).told
+
+
 async def test_only_the_first_k_attempts_of_a_call_fail(upstream: Upstream) -> None:
     statuses = [
         (await post(upstream, chat("[[fail=500 times=2]]"), x_request_id="r")).status for _ in range(3)

@@ -294,6 +294,7 @@ class Observer:
     def __init__(self) -> None:
         self.running = 0
         self.ended: list[str] = []
+        self.wasted: list[int] = []
         self.refusals: list[tuple[str | None, str | None, str]] = []
 
     def admitted(self, exchange: Exchange) -> None:
@@ -301,6 +302,9 @@ class Observer:
 
     def refused(self, principal_id: str | None, model: str | None, code: str, **_: str | None) -> None:
         self.refusals.append((principal_id, model, code))
+
+    def failed(self, exchange: Exchange, usage: Usage, doubt: Any) -> None:
+        self.wasted.append(usage.total_tokens)
 
     def settled(
         self, exchange: Exchange, status: str, usage: Usage, cost_nano_usd: int, duration_ns: int

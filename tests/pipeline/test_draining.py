@@ -72,7 +72,9 @@ async def test_however_reading_on_ends_what_came_is_counted_and_its_seat_is_free
         return False
 
     drains = Drains()
-    meter: Any = SimpleNamespace(read=lambda: read.append(reader.running), extend=extend)
+    meter: Any = SimpleNamespace(
+        read=lambda: read.append(reader.running), broke=lambda _: read.append(reader.running), extend=extend
+    )
     await drains.drain(opened, reader, meter)
     assert drains.running == 0
     assert reader.done is (end == "whole")

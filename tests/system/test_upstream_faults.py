@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
+from datetime import UTC, datetime
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
+from gateway.verify.books import check_books
 from policies.doubts import Doubt
+from tests.faults.journal import COMPLETE, OracleRecord
 from tests.faults.reconcile import reconcile, report
+from tests.faults.script import parse_script
 from tests.faults.upstream import Upstream
 from tests.system.deployment import ENDPOINT, Deployment, chat
 
@@ -191,6 +198,99 @@ async def test_an_upstream_that_fails_k_times_leaves_k_attempts_that_cost_nothin
             (7, failures + 1, "ok")
         ]
         assert rows[0]["cost_nano_usd"] == tried[-1]["cost_nano_usd"]
+
+
+async def test_failures_that_tell_what_they_used_add_up_to_the_oracle_in_every_book(
+    gateway: Deployment, upstream: Upstream
+) -> None:
+    draw = random.Random(11)
+    entities = [
+        {
+            **external(f"{upstream.url}/v1", failures=100),
+            "name": f"m{at}",
+            "traffic_percent": 0 if at else 100,
+        }
+        | ({"fallback_position": at} if at else {})
+        for at in range(4)
+    ]
+    endpoint = {"name": "telling", "calling": {"retries": 0}, "served_entities": entities}
+    made = await gateway.administer("POST", "/endpoints", endpoint)
+    prices = {
+        each["id"]: dict.fromkeys(
+            ("input", "cache_read", "cache_write", "output", "reasoning"), (at + 1) * 10**8 + at
+        )
+        | {"per_request": at}
+        for at, each in enumerate(made["served_entities"])
+    }
+    for entity_id, price in prices.items():
+        await gateway.administer("POST", "/prices/", {"served_entity_id": entity_id, **price})
+    user = {"scope": "user", "subject_id": gateway.ids["bulk"]}
+    grant = {"grantee_kind": "user", "grantee_id": gateway.ids["bulk"], "level": "CAN_QUERY"}
+    await gateway.administer("PUT", f"/endpoints/{made['id']}/grants", grant)
+    budget = await gateway.administer("POST", "/budgets", {**user, "period": "once", "usd": "100"})
+    # Every number of failures, plain and streamed, through both ways of reading; which failures is drawn.
+    kinds = ["fail=500 spent={}", "fail=529 spent={}", "fail=503", "fail=429 spent={}"]
+    calls: list[tuple[str, list[OracleRecord]]] = []
+    for number in range(20):
+        failures, stream, path = number % 5, number // 5 % 2 == 1, CHAT if number < 10 else "/v1/messages"
+        odd = "fault=error_event at=headers spent={}" if stream else "fail=200 spent={}"
+        scripts = [draw.choice([*kinds, odd]).format(draw.randint(0, 200)) for _ in range(failures)]
+        if number == 4:
+            # Of a request that is refused as invalid nothing else is asked.
+            scripts = ["fail=500 spent=3", "fail=400 spent=4"]
+        failing = failures == 4
+        scripts = scripts if failing else [*scripts, f"tokens={draw.randint(1, 9)}"]
+        seen = len(upstream.records)
+        upstream.scripts.program(*map(parse_script, scripts))
+        body = chat("a b c", model="telling", stream=stream)
+        answer = await gateway.ask("POST", path, body, key=gateway.keys["bulk"])
+        assert (answer.status == 200) is not failing, (scripts, answer)
+        records = upstream.records[seen:]
+        assert len(records) == len(scripts)
+        told = any(each.told for each in records)
+        assert not failing or (b"Nothing was charged" not in answer.body) is told or answer.status == 400, (
+            answer
+        )
+        calls.append((answer.request_id, records))
+    await gateway.drained()
+    total = 0
+    for request_id, records in calls:
+        tried = await attempts(gateway, request_id)
+        row = await gateway.row_of(request_id)
+        oracle = [
+            (each.prompt_tokens if each.told or each.ended == COMPLETE else 0, each.emitted)
+            for each in records
+        ]
+        assert [(each["prompt_tokens"], each["completion_tokens"]) for each in tried] == oracle, tried
+        for each in tried:
+            price, tokens = prices[each["entity_id"]], each["prompt_tokens"] + each["completion_tokens"]
+            costs = -(-tokens * price["input"] // 10**6) + price["per_request"] if tokens else 0
+            assert (each["cost_nano_usd"], each["borne"]) == (costs, True), each
+        assert (row["prompt_tokens"], row["completion_tokens"]) == tuple(map(sum, zip(*oracle, strict=True)))
+        assert row["cost_nano_usd"] == sum(each["cost_nano_usd"] for each in tried)
+        assert row["attempts"] == len(records)
+        (money,) = [each for each in json.loads(row["charges"]) if each["limit"] == budget["id"]]
+        assert money["actual"] == row["cost_nano_usd"]
+        total += row["cost_nano_usd"]
+    # The budget is of the user's other calls of this file too.
+    (own,) = await gateway.query(
+        "SELECT sum(cost_nano_usd)::int8 AS cost FROM gateway.requests WHERE principal_id = $1",
+        gateway.ids["bulk"],
+    )
+    (balance,) = (await gateway.administer("GET", f"/budgets/{budget['id']}/balance"))["items"]
+    assert (balance["spent_nano_usd"], balance["reserved_nano_usd"]) == (own["cost"], 0)
+    told = await gateway.administer("GET", f"/effective?endpoint=telling&principal={gateway.ids['bulk']}")
+    assert [each["used"] for each in told["rules"] if each["id"] == budget["id"]] == [own["cost"]]
+    (view,) = await gateway.query(
+        "SELECT sum(cost_nano_usd)::int8 AS cost, count(*) AS calls FROM serving.endpoint_usage WHERE endpoint_name = 'telling'"
+    )
+    assert (view["cost"], view["calls"]) == (total, len(calls))
+    connection = await asyncpg.connect(gateway.settings.database_url)
+    try:
+        checks = await check_books(connection, datetime.now(UTC))
+    finally:
+        await connection.close()
+    assert not [each for each in checks if each.differences], checks
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
