@@ -19,9 +19,8 @@ from engines.beats import beat
 
 CONNECTION = "weighbridge.connection"
 """Scope key of the connection, on which a handler leaves what to call when the client is gone."""
-BODY, TASK, CYCLE = "weighbridge.body", "weighbridge.task", "weighbridge.cycle"
-"""Scope keys of a hot call: its whole body, so that nothing is to be received, the task that it runs in, and uvicorn's state of it,
-which its handler gives to `Connection.leave` where it ends without an answer."""
+BODY, TASK = "weighbridge.body", "weighbridge.task"
+"""Scope keys of a hot call: its whole body, so that nothing is to be received, and the task that it runs in."""
 _NOTHING: Mapping[bytes, Any] = {}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 MAX_HEADERS = 64
@@ -240,14 +239,15 @@ class Connection(HttpToolsProtocol):
             self.on_response_complete,
         )
         cycle.more_body = False
-        scope[CYCLE] = cycle
         # Not among uvicorn's own tasks, nor in its wrapper: whoever runs the application waits for it, and the handler says at its
         # end whether it has answered, which saves three of a plain call's Python calls and one function made.
         scope[TASK] = self.loop.create_task(self.hot[self.url](scope, cycle.receive, cycle.send))
 
-    def leave(self, cycle: RequestResponseCycle) -> None:
-        """The handler of a hot call has ended and did not answer to the end: the connection ends."""
-        if cycle.disconnected:
+    def leave(self, send: Any) -> None:
+        """The handler of a hot call has ended: where it did not answer to the end, the connection ends."""
+        # Whose method it is. In the scope it would be found sooner, and the two would keep each other.
+        cycle: RequestResponseCycle = send.__self__
+        if cycle.response_complete or cycle.disconnected:
             return
         if not cycle.response_started:
             cycle.response_started = True

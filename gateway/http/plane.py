@@ -27,7 +27,7 @@ from gateway.errors import (
     UnsupportedMedia,
 )
 from gateway.http.answering import answer_whole, apart, lines_of
-from gateway.http.connection import BODY, CONNECTION, CYCLE, TASK, Connection
+from gateway.http.connection import BODY, CONNECTION, TASK, Connection
 from gateway.http.credentials import MAX_CREDENTIAL, read_credential
 from gateway.http.errors import Dialect, error_frame, rendered
 from gateway.http.gate import Gate, Overloaded
@@ -188,8 +188,8 @@ class DataPlane:
             self.exchanges.pop(task, None)
             if isinstance(connection, Connection):
                 connection.on_left = None
-                if CYCLE in scope and not scope[CYCLE].response_complete:
-                    connection.leave(scope[CYCLE])
+                if TASK in scope:
+                    connection.leave(send)
 
     async def _stream(self, exchange: Exchange, scope: Scope, send: Send, api: Api) -> None:
         way = outlet(scope, send, lambda: _EVENTS + _told(exchange, api))

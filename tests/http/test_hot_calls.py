@@ -128,15 +128,17 @@ async def test_a_hot_call_whose_client_leaves_is_told(port: int, monkeypatch: py
 def test_a_call_that_gets_no_answer_is_told_so_and_ends_its_connection(started: bool) -> None:
     wrote: list[bytes] = []
     transport = SimpleNamespace(write=wrote.append, close=lambda: wrote.append(b"closed"))
-    cycle: Any = SimpleNamespace(disconnected=False, response_started=started, transport=transport)
-    Connection.leave(SimpleNamespace(), cycle)  # type: ignore[arg-type]
+    cycle = SimpleNamespace(
+        response_complete=False, disconnected=False, response_started=started, transport=transport
+    )
+    Connection.leave(SimpleNamespace(), SimpleNamespace(__self__=cycle))  # type: ignore[arg-type]
     assert wrote[-1] == b"closed"
     assert [each[:12] for each in wrote[:-1]] == ([] if started else [b"HTTP/1.1 500"])
 
 
 def test_nobody_is_told_whose_client_is_gone() -> None:
-    cycle: Any = SimpleNamespace(disconnected=True, response_started=False, transport=None)
-    Connection.leave(SimpleNamespace(), cycle)  # type: ignore[arg-type]
+    cycle = SimpleNamespace(response_complete=False, disconnected=True, response_started=False)
+    Connection.leave(SimpleNamespace(), SimpleNamespace(__self__=cycle))  # type: ignore[arg-type]
     assert not cycle.response_started
 
 
