@@ -16,6 +16,7 @@ from engines.beats import beat
 from gateway.counters.commands import Commands, pairs
 from gateway.counters.connection import RedisAway
 from gateway.counters.lua import command
+from gateway.counters.seats import SharedSeats
 from gateway.routing.gate_news import GateNews
 from gateway.routing.traffic import Home, Target, Traffic
 from policies.circuits import Circuit, State, due
@@ -67,6 +68,8 @@ class SharedTraffic:
         self._probe = f"{{{deployment}}}:probe:".encode()
         self._worker = worker_id.encode()
         self._traffic = traffic
+        self._seats = SharedSeats(redis_url, worker_id, deployment=deployment)
+        traffic.seats = self._seats
         self._complained = False
         self._leaves: set[str] = set()
         """Targets whose probe is ours to make, or is being made by us."""
@@ -77,6 +80,7 @@ class SharedTraffic:
             await self._redis.ask(command(b"HDEL", self._hash, self._worker))
         except RedisAway:
             log.debug("the other workers will find out by themselves")
+        await self._seats.close()
         await self._redis.close()
 
     async def follow(self) -> None:
@@ -117,6 +121,7 @@ class SharedTraffic:
             return
         self._listen(pairs(found), now)
         traffic.alone = False
+        await self._seats.keep()
         await self._claim()
 
     def _shift(self, drift: int) -> None:

@@ -17,6 +17,7 @@ from gateway.pipeline.attempts import begin_attempt, failed_attempt, passed_over
 from gateway.pipeline.deadlines import left_ms, within
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
+from gateway.pipeline.seating import seat_of_all
 from gateway.routing.passes import Ask, Pass
 from gateway.routing.places import Full
 from gateway.routing.traffic import Lease
@@ -218,7 +219,7 @@ class Tries:
         line, exchange, traffic = self._line, self._exchange, self._line.traffic
         who = exchange.caller.principal.id
         found = traffic.places(entity)
-        places = None
+        places = seat = None
         if found is not None:
             places, share = found
             waiting = places.enter(who, share, batch=exchange.batch or exchange.endpoint.batch)
@@ -237,6 +238,8 @@ class Tries:
                     raise
                 finally:
                     exchange.queue_ns += line.monotonic_ns() - began
+            if traffic.few_places(entity):
+                seat = await seat_of_all(line, exchange, entity, places)
         reservation = exchange.reservation
         assert reservation is not None
         tokens = exchange.request.text_bytes // 4 + reservation.granted_output
@@ -246,6 +249,8 @@ class Tries:
             try:
                 had = await self._pass(throughput, tokens, len(addresses))
             except BaseException:
+                if seat is not None:
+                    traffic.seats.give_back(seat)
                 if places is not None:
                     places.leave(who, (line.traffic.clock_ms() - placed) / 1000)
                 raise
@@ -272,6 +277,7 @@ class Tries:
             places=places,
             who=who,
             had=had,
+            seat=seat,
         )
 
     async def _pass(self, throughput: Throughput, tokens: int, replicas: int) -> Pass:

@@ -118,6 +118,14 @@ class Places:
         self._seconds = seconds if not self._seconds else self._seconds * 0.9 + seconds * 0.1
         self._free(who)
 
+    def unused(self, who: str) -> None:
+        """Give the place back, of which nothing was made."""
+        self._free(who)
+
+    def taken(self) -> Full:
+        """What a call is told that may not wait for a place which another worker has."""
+        return Full("its places are taken", self._likely())
+
     def too_slow(self) -> Full:
         """What a call is told whose turn did not come in time."""
         return Full("no place became free in time", self._likely())

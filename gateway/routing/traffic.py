@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.routing.gate import Gate
 from gateway.routing.passes import Pass
 from gateway.routing.places import Places, Share
+from gateway.routing.seats import NoSeats, Seats
 from policies.calling import EntityRules
 from policies.catalog import ServedEntity
 from policies.circuits import (
@@ -77,6 +78,7 @@ class Lease:
         "_places",
         "_probes",
         "_rules",
+        "_seat",
         "_since_ms",
         "_stream",
         "_tokens",
@@ -97,6 +99,7 @@ class Lease:
         places: Places | None,
         who: str,
         had: Pass | None = None,
+        seat: bytes | None = None,
     ) -> None:
         self.target = target
         self.had = had
@@ -106,6 +109,7 @@ class Lease:
         self._tokens = tokens
         self._stream = stream
         self._places = places
+        self._seat = seat
         self._who = who
         self._began_ms = target.used_ms = traffic.now_ms()
         # Durations by a clock of our own: the shared one may be set while the call runs.
@@ -134,6 +138,8 @@ class Lease:
         target.tokens -= self._tokens
         if self.had is not None:
             self.had.end(tokens)
+        if self._seat is not None:
+            self._traffic.seats.give_back(self._seat)
         if self._places is not None:
             self._places.leave(self._who, (self._traffic.clock_ms() - self._since_ms) / 1000)
         if fault is not None:
@@ -158,6 +164,8 @@ class Traffic:
         """Whether no other worker can be asked who makes a probe."""
         self.clock_ms = clock_ms
         """A worker's own clock."""
+        self.seats: Seats = NoSeats()
+        """Who counts the places of an entity with fewer of them than there are workers."""
         self._draw = draw
         self._places: dict[str, Places] = {}
         self.budgets: dict[str, RetryBudget] = {}
@@ -199,7 +207,14 @@ class Traffic:
         found = self._places.get(entity.id)
         if found is None:
             found = self._places[entity.id] = Places(lambda: self.clock_ms() / 1000)
-        return found, Share.of(entity.rules, self.workers, self.rank)
+        share = Share.of(entity.rules, self.workers, self.rank)
+        if self.few_places(entity):
+            share = replace(share, places=entity.rules.concurrency)
+        return found, share
+
+    def few_places(self, entity: ServedEntity) -> bool:
+        """Whether there are fewer than workers, so that each call has to be given one of all."""
+        return not self.alone and 0 < entity.rules.concurrency < self.workers
 
     def budget(self, entity: ServedEntity) -> RetryBudget:
         """What retries the entity may still get from this worker."""

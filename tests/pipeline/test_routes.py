@@ -17,6 +17,7 @@ from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.tries import Tries
+from gateway.routing.seats import SeatsAway
 from gateway.spool.records import Attempt, Settlement
 from policies.calling import EndpointRules, EntityRules, Sticky
 from policies.catalog import EntityKind
@@ -337,6 +338,96 @@ async def test_a_full_entity_refuses_at_once_with_a_time_to_come_back_and_says_s
     await ended(tasks)
     world.engines.transports["e1"].answer = plain_answer("hello", 3, 2)
     await walk(world, world.exchange())
+
+
+class OfTwo:
+    """Counts places for workers that are not really there; the port `Seats`."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.asked = 0
+        self.away = False
+
+    async def take(self, entity_id: str, places: int) -> bytes | None:
+        self.asked += 1
+        if self.away:
+            raise SeatsAway
+        if self.taken >= places:
+            return None
+        self.taken += 1
+        return b"seat"
+
+    def give_back(self, seat: bytes) -> None:
+        assert seat == b"seat"
+        self.taken -= 1
+
+
+def of_three_workers(rules: EntityRules, *more: Any) -> tuple[World, OfTwo]:
+    """A worker of three that hear each other."""
+    world, seats = world_of(replace(FIRST, rules=rules), *more), OfTwo()
+    world.traffic.workers, world.traffic.alone, world.traffic.seats = 3, False, seats
+    return world, seats
+
+
+async def test_of_fewer_places_than_workers_each_call_is_given_one_of_all() -> None:
+    world, seats = of_three_workers(EntityRules(concurrency=2, principal_percent=100))
+    tasks = await held(world, 2)
+    assert (seats.taken, len(world.engines.called)) == (2, 2)
+    await ended(tasks)
+    assert seats.taken == 0
+    # Other workers have them all: without a queue nobody waits for that.
+    seats.taken = 2
+    with pytest.raises(Unavailable) as caught:
+        await walk(world, world.exchange())
+    assert caught.value.code == "overloaded"
+    assert tries(world)[-1] == ("first", "excluded", "its places are taken")
+    seats.taken = 1
+    world.engines.transports["e1"].answer = plain_answer("hello", 3, 2)
+    await walk(world, world.exchange())
+    assert seats.taken == 1
+    found = world.traffic.places(world.catalog.snapshot.endpoints["chat"].entities[0])
+    assert found is not None
+    assert found[0].running == 0
+
+
+async def test_a_place_that_another_worker_has_is_waited_for_where_there_is_a_queue() -> None:
+    world, seats = of_three_workers(EntityRules(concurrency=1, queue=4, queue_ms=60_000))
+    world.line = replace(world.line, monotonic_ns=time.monotonic_ns)
+    seats.taken = 1
+    call = asyncio.create_task(walk(world, world.exchange()))
+    async with asyncio.timeout(30):
+        while seats.asked < 3:
+            await asyncio.sleep(0.01)
+        seats.taken = 0
+        await call
+    assert seats.taken == 0
+    assert world.spool.of(Settlement)[-1].queue_us > 0
+    # Whoever leaves while it waits, and whoever waits too long, leaves nothing behind.
+    seats.taken = 1
+    await ended(await held(world, 2))
+    exchange = world.exchange()
+    exchange.deadline_ns = time.monotonic_ns() + 30_000_000
+    with pytest.raises(Unavailable):
+        await walk(world, exchange)
+    found = world.traffic.places(world.catalog.snapshot.endpoints["chat"].entities[0])
+    assert found is not None
+    assert (found[0].running, found[0].waiting, seats.taken) == (0, 0, 1)
+
+
+async def test_where_nobody_counts_each_worker_has_one_place() -> None:
+    world, seats = of_three_workers(EntityRules(concurrency=2, principal_percent=100), SECOND)
+    seats.away = True
+    tasks = await held(world, 1)
+    await walk(world, world.exchange())
+    assert tries(world)[-1][:2] == ("second", "ok")
+    await ended(tasks)
+    assert world.engines.called == ["one", "two"]
+
+
+async def test_places_that_are_not_fewer_than_workers_are_asked_of_nobody() -> None:
+    world, seats = of_three_workers(EntityRules(concurrency=3))
+    await walk(world, world.exchange())
+    assert seats.asked == 0
 
 
 async def test_a_full_entity_gives_way_to_the_next() -> None:

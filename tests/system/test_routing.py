@@ -257,3 +257,28 @@ async def test_the_books_balance_after_all_of_this(place: Place) -> None:
     answered = [row for row in rows if row["status"] == "ok"]
     assert len(answered) > 100
     assert all(row["completion_tokens"] == emitted[str(row["request_id"])] for row in answered)
+
+
+async def test_one_place_of_an_entity_is_one_whatever_the_number_of_workers(place: Place) -> None:
+    gateway = place.gateway
+    (endpoint,) = (await gateway.administer("GET", f"/endpoints?name={ENDPOINT}"))["items"]
+    calling = {"concurrency": 1, "queue": 40, "queue_ms": 60_000, "principal_percent": 100}
+    single = [{**each, "calling": calling} for each in endpoint["served_entities"]]
+    await gateway.administer("PATCH", f"/endpoints/{endpoint['id']}", {"served_entities": single})
+    await place.both_up()
+    peak, stop = 0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal peak
+        while not stop.is_set():
+            peak = max(peak, place.one.running + place.two.running)
+            await asyncio.sleep(0.001)
+
+    watching = asyncio.create_task(watch())
+    answers = await asyncio.gather(*(place.ask(f"[[tokens=5 delay=10ms]] {number}") for number in range(8)))
+    stop.set()
+    await watching
+    assert {each.status for each in answers} == {200}
+    assert peak == 1
+    plain = [{**each, "calling": {}} for each in endpoint["served_entities"]]
+    await gateway.administer("PATCH", f"/endpoints/{endpoint['id']}", {"served_entities": plain})
