@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import hiredis
 import pytest
 
 from gateway.counters.address import RedisAddress
@@ -101,3 +104,40 @@ async def test_a_server_that_says_more_than_it_was_asked_is_left() -> None:
     wire.connection.data_received(b"+one\r\n+of nobody\r\n")
     assert asker.told == [b"one"]
     assert wire.lost == 1
+
+
+async def test_a_reply_that_waits_at_the_door_is_read_before_anybody_is_told_that_there_is_none() -> None:
+    wire = Wire()
+    [asker] = await wire.ask(b"1")
+    # The loop has no turn for so long.
+    time.sleep(0.02)
+    wire.connection._look(False)  # pyright: ignore[reportPrivateUsage]
+    wire.connection.data_received(b"+one\r\n")
+    assert asker.told == [b"one"]
+
+
+async def test_a_new_connection_says_who_it_is_and_which_database_it_wants_before_anything_else() -> None:
+    asked: list[list[bytes]] = []
+    ready: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = hiredis.Reader()
+        while data := await reader.read(4096):
+            parser.feed(data)
+            while (told := parser.gets()) is not False:
+                asked.append(told)
+                writer.write(b"$10\r\nrun_id:abc\r\n" if told[0] == b"INFO" else b"+OK\r\n")
+        writer.close()
+
+    with TemporaryDirectory(prefix="wb-") as folder:
+        server = await asyncio.start_unix_server(serve, f"{folder}/s")
+        address = RedisAddress.parse(f"unix://{folder}/s?db=3&username=u&password=p")
+        connection = Connection(address, (), on_ready=ready.append, on_lost=lambda: None)
+        connection.start()
+        async with asyncio.timeout(20):
+            while not ready:
+                await asyncio.sleep(0.002)
+        await connection.stop()
+        server.close()
+    assert asked == [[b"AUTH", b"u", b"p"], [b"SELECT", b"3"], [b"INFO", b"server"]]
+    assert ready == ["abc"]

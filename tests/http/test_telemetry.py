@@ -35,11 +35,18 @@ def _samples(histogram: Histogram) -> dict[tuple[str, str], float]:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from gateway.telemetry import Telemetry
+from policies.usage import Usage
 told = Telemetry(Path(sys.argv[1]))
+call = SimpleNamespace(
+    endpoint=SimpleNamespace(name="e"), api="a", received_ns=0, first_byte_ns=None, doubt=None, lease=None, entity=None
+)
+told.settled(call, "ok", Usage(fresh_input=5), 0, 10**9)
 told.running = 3
 told.refused("x")
 told.came_late(0.03)
+told.flush()
 told.flush()
 print(os.getpid(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -52,7 +59,7 @@ print(Telemetry(Path(sys.argv[1])).page().decode())
 """
 
 
-def test_of_a_process_that_was_killed_its_counts_stay_and_its_gauges_go(tmp_path: Path) -> None:
+def test_of_a_process_that_was_killed_its_counts_stay_once_each_and_its_gauges_go(tmp_path: Path) -> None:
     def run(program: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             (sys.executable, "-c", program, str(tmp_path)), capture_output=True, text=True, check=False
@@ -66,5 +73,7 @@ def test_of_a_process_that_was_killed_its_counts_stay_and_its_gauges_go(tmp_path
     after = run(_ASKED).stdout.splitlines()
     assert "weighbridge_requests_running 0.0" in after
     assert 'weighbridge_refused_total{code="x"} 1.0' in after
+    assert 'weighbridge_requests_total{api="a",endpoint="e",status="ok"} 1.0' in after
+    assert 'weighbridge_tokens_total{endpoint="e",kind="prompt"} 5.0' in after
     assert 'weighbridge_event_loop_late_seconds_bucket{le="0.02"} 0.0' in after
     assert 'weighbridge_event_loop_late_seconds_bucket{le="0.03"} 1.0' in after

@@ -19,6 +19,7 @@ from policies.caching import CacheRules, CacheScope, Wish, cache_rules, scope_ke
         ("max-age=60", Wish(max_age_seconds=60)),
         ("max-age=0", Wish(read=False, max_age_seconds=0)),
         ("max-age=60, max-age=5", Wish(max_age_seconds=5)),
+        ("max-age=5, max-age=60", Wish(max_age_seconds=5)),
         ('max-age="7"', Wish(max_age_seconds=7)),
         ("max-age=soon", Wish(read=False, max_age_seconds=0)),
         ("max-age=-1", Wish(read=False, max_age_seconds=0)),

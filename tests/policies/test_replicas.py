@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +117,16 @@ def test_a_pause_honours_what_was_asked_and_the_deadline(
         assert asked > 5_000 or (left is not None and left <= LONGEST_MS + asked)
     else:
         assert asked <= pause <= asked + LONGEST_MS and (left is None or pause < left)
+
+
+@pytest.mark.parametrize(
+    ("retry", "draw", "asked", "pause"),
+    [(1, 0.0, 0, 0), (1, 0.5, 0, 50), (3, 0.5, 0, 200), (9, 0.5, 0, LONGEST_MS // 2), (1, 0.5, 3_000, 3_050)],
+)
+def test_a_pause_is_drawn_from_a_span_that_doubles_and_comes_on_top_of_what_was_asked(
+    retry: int, draw: float, asked: int, pause: int
+) -> None:
+    assert pause_ms(retry, draw, asked, None) == pause
 
 
 def test_retries_add_at_most_a_fifth_in_the_long_run() -> None:

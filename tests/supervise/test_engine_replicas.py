@@ -13,12 +13,14 @@ import pytest
 
 from engines.local.adapter_keeper import Standing
 from engines.local.supervise import EngineState, Phase
+from engines.transport import Timeouts
 from gateway.adapter_notes import write_standings
 from gateway.engine_notes import EngineNote, ReplicaNote, read_note, write_note
-from gateway.engine_watch import EngineWatch
+from gateway.engine_watch import EngineWatch, _timeouts
 from gateway.settings import Settings, SettingsError
 from gateway.supervise.engine import Replicas, own_engine_url
 from gateway.supervise.engine_status import engine_lines
+from policies.calling import EntityRules
 from policies.catalog import EntityKind, Price, ServedEntity
 from tests.faults.upstream import Upstream
 
@@ -176,6 +178,12 @@ async def test_what_the_supervisor_hears_is_in_the_note_and_on_the_log(
     log = capsys.readouterr().out
     for line in ("engine installing: 1 of 2", "engine-0 ready: http", "engine-0 is: vLLM", "engine-1 failed"):
         assert line in log
+
+
+def test_an_entitys_own_limits_are_those_of_its_calls_and_a_plain_answer_may_take_all_its_time() -> None:
+    assert _timeouts(EntityRules()) == Timeouts()
+    own = EntityRules(connect_ms=1_000, first_token_ms=90_000, between_ms=3_000, total_ms=400_000)
+    assert _timeouts(own) == Timeouts(connect=1.0, first_byte=400.0, between=3.0, total=400.0)
 
 
 def test_where_the_set_up_cannot_be_made_every_replica_says_why(home: Path) -> None:

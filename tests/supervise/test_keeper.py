@@ -22,9 +22,14 @@ class Trial:
         self.programs = list(programs)
         self.started_at: list[float] = []
         self.said: list[str] = []
+        self.failing = 0
+        """So many starts, after the first, that come to nothing."""
 
     async def start(self) -> Child:
         self.started_at.append(asyncio.get_running_loop().time())
+        if self.failing and len(self.started_at) > 1:
+            self.failing -= 1
+            raise OSError("no room")
         program = self.programs.pop(0) if len(self.programs) > 1 else self.programs[0]
         return spawn(
             "child",
@@ -56,6 +61,21 @@ async def test_a_child_that_keeps_ending_is_started_ever_later(
     assert pauses[3] >= 0.4
     assert all(pause >= 0.05 * 2**number for number, pause in enumerate(pauses))
     assert kept.restarts >= 4
+
+
+async def test_a_start_that_comes_to_nothing_is_made_again_and_so_is_one_of_a_child_that_had_gone_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(keeping, "STEADY_SECONDS", 0.0)
+    trial = Trial(tmp_path, "")
+    trial.failing = 2
+    kept = trial.keeper()
+    await kept.begin()
+    await trial.until(14)
+    await kept.release()
+    assert trial.said.count("child could not be started: no room") == 2
+    assert kept.restarts >= 13
 
 
 async def test_a_status_that_says_it_is_pointless_ends_the_watch(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from engines.errors import Garbled
+from engines.errors import ConnectFailed, Garbled
 from engines.http1 import pool as pool_module
+from engines.http1.connection import Connection
 from engines.http1.transport import Http1Transport
 from tests.engines.http1.byte_server import ByteServer, answer
 from tests.engines.http1.test_agreement import BODY, posted
@@ -167,11 +168,35 @@ async def test_what_happened_to_an_idle_connection_is_seen_though_the_loop_has_n
         await transport.aclose()
 
 
+async def test_a_connection_that_is_gone_as_soon_as_it_is_there_gets_no_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = Connection.connection_made
+
+    def made(self: Connection, transport: asyncio.BaseTransport) -> None:
+        begun(self, transport)
+        self.abort()
+
+    monkeypatch.setattr(Connection, "connection_made", made)
+    async with ByteServer([answer(BODY)]) as server:
+        transport = Http1Transport(server.url)
+        async with asyncio.timeout(10):
+            with pytest.raises(ConnectFailed):
+                await posted(transport)
+        assert transport._pool is not None
+        assert transport._pool.open == (0, 0)
+        await transport.aclose()
+
+
 async def test_so_many_connections_are_kept_idle_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "MOST_IDLE", 2)
     async with ByteServer([0.05, answer(BODY)]) as server:
         transport = Http1Transport(server.url)
         await asyncio.gather(*(posted(transport) for _ in range(5)))
-        assert transport._pool is not None
-        assert transport._pool.open == (0, 2)
+        pool = transport._pool
+        assert pool is not None
+        assert pool.open == (0, 2)
+        # The one used last is used first: the others end by themselves where fewer are needed.
+        _, last = pool._idle
+        assert pool.idle() is last
         await transport.aclose()

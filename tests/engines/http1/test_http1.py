@@ -246,6 +246,13 @@ def test_an_address_that_could_change_the_request_is_refused(url: str) -> None:
         Address.parse(url)
 
 
+@pytest.mark.parametrize("path", ["/a b", "/a\r\nx: y", "/a\x00", "/\xe4"])
+async def test_a_path_that_could_change_the_request_is_refused(path: str) -> None:
+    transport = Http1Transport("http://127.0.0.1:1")
+    with pytest.raises(ValueError, match="printable"):
+        await transport.post(path, b"{}", {})
+
+
 def test_addresses_are_read_as_written() -> None:
     assert Address.parse("http://h:9/b/").authority == "h:9"
     assert Address.parse("http://h:9/b/").prefix == "/b"
