@@ -47,7 +47,9 @@ def described(tool: Mapping[str, Any], where: str) -> str:
     Nor could it be looked at afterwards: the text is the client's by then, and a client's expression may take a worker for ever.
     """
     if tool.get("strict"):
-        raise Unsupported(f"{where}.strict", "this provider is told a custom tool's grammar and cannot be held to it")
+        raise Unsupported(
+            f"{where}.strict", "this provider is told a custom tool's grammar and cannot be held to it"
+        )
     description = tool.get("description")
     if description is not None and type(description) is not str:
         raise Unsupported(f"{where}.description", "it is a text")

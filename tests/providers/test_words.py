@@ -173,7 +173,7 @@ def test_a_refusal_means_what_its_provider_means_by_it(
 def test_a_caller_is_told_whose_fault_it_is_and_how_long_to_wait_at_most(
     status: int, wait: float | None, code: str, told: int | None
 ) -> None:
-    error = translated(Refused(status, b"", wait and round(wait * 1_000)))
+    error = translated(Refused(status, b"", None if wait is None else round(wait * 1_000)))
     assert (error.code, error.retry_after_seconds) == (code, told)
 
 
