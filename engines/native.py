@@ -16,12 +16,12 @@ from engines.canonical import Embeddings, Usage
 from engines.clients import EMBEDDINGS, client_of
 from engines.dialects import EmbeddingDialect, ProviderDialect, SharedDialect
 from engines.embeddings import read_embedding, write_embeddings
-from engines.errors import EngineError, Garbled, Refused, Unsupported
+from engines.errors import EngineError, Refused, Unsupported
 from engines.messages import Answer, Choice, CompletionDetails, PromptDetails, WireUsage
 from engines.one_call import asks_for_one, first_call_alone
 from engines.openai_chat.provider import context_limit
 from engines.tally import can_be
-from engines.told import told_count
+from engines.told import no_stream, told_count
 from engines.translated_stream import TranslatedStream
 from engines.transport import OpenResponse, Transport
 from engines.waits import asked_wait_ms
@@ -92,8 +92,7 @@ class NativeEngine:
             finally:
                 opened.close()
         if not opened.headers.get("content-type", "").lower().startswith(self._dialect.stream_type):
-            opened.close()
-            raise Garbled("the answer is no event stream")
+            raise await no_stream(opened, self._dialect.read_usage)
         return opened
 
     def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:

@@ -29,7 +29,7 @@ from engines.openai_responses.answers import responses_count
 from engines.openai_responses.passing import ResponsesStream, passed_body, read_passed, retold, told_of
 from engines.openai_responses.reading import HINTS
 from engines.providers import PROVIDERS, Provider
-from engines.told import ReadUsage, chat_count, told_count
+from engines.told import ReadUsage, chat_count, no_stream, told_count
 from engines.transport import OpenResponse, Transport
 from engines.waits import asked_wait_ms
 
@@ -88,33 +88,30 @@ class OpenAIEngine:
         try:
             if response.status != 200:
                 raise _refused(response.status, response.body, response.headers)
-            return self._completed(call, path, response.body)
+            told = response.body
+            if path == RESPONSES:
+                return Completed(retold(told, told_of(call.body)), read_passed(told))
+            if self._experts is not None and ROUTED in told:
+                told = self._experts.read(told)
+            answer = decoded(decode_answer, told)
+            if not answer.choices or (answer.error is not NO_ERROR and answer.failed):
+                if path != EMBEDDINGS or answer.failed:
+                    raise Garbled("the answer has no choices")
+                told = in_order(told, call.body)
+                if answer.usage is not None:
+                    # Some say nothing of what there is none of.
+                    answer.usage.completion_tokens = answer.usage.completion_tokens or 0
+                answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
+            if path == call.path:
+                return Completed(told, answer)
+            client = client_of(call.path)
+            whole = read_chat_answer(told)
+            return Completed(
+                client.write_answer(whole, call.body, model=call.model, now=int(time.time())), answer
+            )
         except EngineError as exc:
             exc.count = told_count(_reads(path), response.body)
             raise
-
-    def _completed(self, call: Call, path: str, told: bytes) -> Completed:
-        """The answer that came with 200; raises EngineError where it is none."""
-        if path == RESPONSES:
-            return Completed(retold(told, told_of(call.body)), read_passed(told))
-        if self._experts is not None and ROUTED in told:
-            told = self._experts.read(told)
-        answer = decoded(decode_answer, told)
-        if not answer.choices or (answer.error is not NO_ERROR and answer.failed):
-            if path != EMBEDDINGS or answer.failed:
-                raise Garbled("the answer has no choices")
-            told = in_order(told, call.body)
-            if answer.usage is not None:
-                # Some say nothing of what there is none of.
-                answer.usage.completion_tokens = answer.usage.completion_tokens or 0
-            answer = Answer([Choice(finish_reason="stop")], answer.usage, answer.model)
-        if path == call.path:
-            return Completed(told, answer)
-        client = client_of(call.path)
-        whole = read_chat_answer(told)
-        return Completed(
-            client.write_answer(whole, call.body, model=call.model, now=int(time.time())), answer
-        )
 
     async def open(self, call: Call) -> OpenResponse:
         """The head of a streamed answer; raises EngineError."""
@@ -130,8 +127,7 @@ class OpenAIEngine:
             finally:
                 opened.close()
         if not opened.headers.get("content-type", "").lower().startswith("text/event-stream"):
-            opened.close()
-            raise Garbled("the answer is no event stream")
+            raise await no_stream(opened, _reads(path))
         return opened
 
     def reader(self, call: Call, *, show_usage: bool, show_running: bool, limit: int) -> StreamReader:

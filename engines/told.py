@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from engines.canonical import Counted, Event, Usage
-from engines.errors import EngineError
+from engines.errors import EngineError, Garbled
 from engines.messages import Count, WireUsage, believed
 from engines.odd_counts import with_whole_counts
 from engines.tally import can_be
+from engines.transport import OpenResponse
 
 MOST = 1 << 20
 """Of a longer body or frame nothing is read."""
@@ -51,6 +52,19 @@ def told_count(read: ReadUsage, body: bytes) -> Count | None:
             if inner is not None and (found := _found(read, inner)) is not None:
                 break
     return found
+
+
+async def no_stream(opened: OpenResponse, read: ReadUsage) -> Garbled:
+    """The failure of an answer that should have been a stream, with what it tells; closes it."""
+    failure = Garbled("the answer is no event stream")
+    try:
+        if opened.headers.get("content-type", "").lower().startswith("application/json"):
+            failure.count = told_count(read, await opened.rest())
+    except EngineError:
+        pass
+    finally:
+        opened.close()
+    return failure
 
 
 def note_told(failure: EngineError, read: ReadUsage, frame: bytes, before: Sequence[Event]) -> None:

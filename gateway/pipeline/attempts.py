@@ -61,7 +61,14 @@ def failed_attempt(
     """Put on record that the present attempt failed before its first byte; what it used by all that was told."""
     usage, count = _NOTHING, told_by(failure, reader)
     if count is not None:
-        usage = used(count, UsageSource.REPORTED if count.exact else UsageSource.COUNTED)
+        usage = inclusive(
+            count.prompt,
+            count.completion,
+            cache_read=count.cached,
+            cache_write=count.cache_write,
+            reasoning=count.reasoning,
+            source=UsageSource.REPORTED if count.exact else UsageSource.COUNTED,
+        )
         request = exchange.request
         found = doubt(
             prompt=count.prompt,
@@ -96,18 +103,6 @@ def told_by(failure: EngineError, reader: StreamReader | None) -> Count | None:
     if told is None or (reader is not None and told.completion < reader.running):
         return before
     return told if told.exact or before is None else before
-
-
-def used(count: Count, source: UsageSource) -> Usage:
-    """An upstream's count in disjoint classes."""
-    return inclusive(
-        count.prompt,
-        count.completion,
-        cache_read=count.cached,
-        cache_write=count.cache_write,
-        reasoning=count.reasoning,
-        source=source,
-    )
 
 
 def borne(attempts: Iterable[Attempt]) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from engines.messages import Count
 from engines.pieces import first_text, whole_pieces
 from gateway import crashpoints
-from gateway.pipeline.attempts import CACHED, attempt_record, borne, used
+from gateway.pipeline.attempts import CACHED, attempt_record, borne
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.line import Line
 from gateway.pipeline.weighing import estimated_prompt
@@ -19,7 +19,7 @@ from policies.caching import HIT
 from policies.catalog import EntityKind, Price
 from policies.doubts import FEW, Doubt, doubt, far_more, many
 from policies.recount import least_tokens
-from policies.usage import Usage, UsageSource
+from policies.usage import Usage, UsageSource, inclusive
 
 _NOTHING = Usage()
 _NO_PRICE = Price(id="")
@@ -64,7 +64,13 @@ def settle(line: Line, exchange: Exchange, status: str, *, error_code: str | Non
         fault = status == "error" and error_code is not None and error_code.startswith("upstream")
         exchange.lease.end(error_code if fault else None, tokens=usage.total_tokens)
     crashpoints.reach("after_settle")
-    prompt, completion, cost = borne((*exchange.attempts, *(() if end.last is None else (end.last,))))
+    last = end.last
+    if exchange.attempts:
+        prompt, completion, cost = borne((*exchange.attempts, *(() if last is None else (last,))))
+    else:
+        cost = 0 if last is None else last.cost_nano_usd
+        prompt = usage.fresh_input + usage.cache_read + usage.cache_write
+        completion = usage.output + usage.reasoning
     line.reservations.settle(
         reservation,
         prompt_tokens=prompt,
@@ -181,4 +187,11 @@ def _usage(exchange: Exchange) -> Usage:
             return _NOTHING
         # Nobody told what the input came to; it is not free for that.
         count = Count(estimated_prompt(exchange.request, exchange.endpoint), exchange.counted)
-    return used(count, exchange.source)
+    return inclusive(
+        count.prompt,
+        count.completion,
+        cache_read=count.cached,
+        cache_write=count.cache_write,
+        reasoning=count.reasoning,
+        source=exchange.source,
+    )

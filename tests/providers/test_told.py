@@ -191,7 +191,8 @@ class Upstream:
     def __init__(self, status: int, body: bytes) -> None:
         self.status = status
         self.body = body
-        self.headers: Mapping[str, str] = {}
+        self.headers: Mapping[str, str] = {"content-type": "application/json; charset=utf-8"}
+        self.closed = False
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
         return Response(self.status, {}, self.body)
@@ -203,7 +204,7 @@ class Upstream:
         return self.body
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 NATIVE: dict[str, Callable[[], ProviderDialect]] = {
@@ -258,6 +259,17 @@ async def test_an_answer_that_is_none_carries_what_it_tells(name: str, answer: d
     with pytest.raises(EngineError) as caught:
         await engine(name, Upstream(200, dumped({**answer, named(name): usage}))).complete(call(name))
     assert caught.value.count == count
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_an_answer_that_should_have_been_a_stream_carries_what_it_tells(name: str) -> None:
+    usage, count = USAGES[name]
+    for kind, found in (("application/json; charset=utf-8", count), ("text/html", None)):
+        upstream = Upstream(200, dumped({"error": {"message": "x"}, named(name): usage}))
+        upstream.headers = {"content-type": kind}
+        with pytest.raises(EngineError) as caught:
+            await engine(name, upstream).open(call(name, stream=True))
+        assert (caught.value.count, upstream.closed) == (found, True)
 
 
 def openai(value: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.verify.books import check_books
 from policies.doubts import Doubt
 from tests.faults.journal import COMPLETE, OracleRecord
@@ -201,7 +202,7 @@ async def test_an_upstream_that_fails_k_times_leaves_k_attempts_that_cost_nothin
 
 
 async def test_failures_that_tell_what_they_used_add_up_to_the_oracle_in_every_book(
-    gateway: Deployment, upstream: Upstream
+    gateway: Deployment, upstream: Upstream, postgres_server: EmbeddedPostgres, database_name: str
 ) -> None:
     draw = random.Random(11)
     entities = [
@@ -233,8 +234,8 @@ async def test_failures_that_tell_what_they_used_add_up_to_the_oracle_in_every_b
     calls: list[tuple[str, list[OracleRecord]]] = []
     for number in range(20):
         failures, stream, path = number % 5, number // 5 % 2 == 1, CHAT if number < 10 else "/v1/messages"
-        odd = "fault=error_event at=headers spent={}" if stream else "fail=200 spent={}"
-        scripts = [draw.choice([*kinds, odd]).format(draw.randint(0, 200)) for _ in range(failures)]
+        odd = ["fail=200 spent={}"] + (["fault=error_event at=headers spent={}"] if stream else [])
+        scripts = [draw.choice([*kinds, *odd]).format(draw.randint(0, 200)) for _ in range(failures)]
         if number == 4:
             # Of a request that is refused as invalid nothing else is asked.
             scripts = ["fail=500 spent=3", "fail=400 spent=4"]
@@ -254,6 +255,7 @@ async def test_failures_that_tell_what_they_used_add_up_to_the_oracle_in_every_b
         calls.append((answer.request_id, records))
     await gateway.drained()
     total = 0
+    counted: list[tuple[int, int]] = []
     for request_id, records in calls:
         tried = await attempts(gateway, request_id)
         row = await gateway.row_of(request_id)
@@ -272,6 +274,7 @@ async def test_failures_that_tell_what_they_used_add_up_to_the_oracle_in_every_b
         (money,) = [each for each in json.loads(row["charges"]) if each["limit"] == budget["id"]]
         assert money["actual"] == row["cost_nano_usd"]
         total += row["cost_nano_usd"]
+        counted += oracle
     # The budget is of the user's other calls of this file too.
     (own,) = await gateway.query(
         "SELECT sum(cost_nano_usd)::int8 AS cost FROM gateway.requests WHERE principal_id = $1",
@@ -281,15 +284,18 @@ async def test_failures_that_tell_what_they_used_add_up_to_the_oracle_in_every_b
     assert (balance["spent_nano_usd"], balance["reserved_nano_usd"]) == (own["cost"], 0)
     told = await gateway.administer("GET", f"/effective?endpoint=telling&principal={gateway.ids['bulk']}")
     assert [each["used"] for each in told["rules"] if each["id"] == budget["id"]] == [own["cost"]]
-    (view,) = await gateway.query(
-        "SELECT sum(cost_nano_usd)::int8 AS cost, count(*) AS calls FROM serving.endpoint_usage WHERE endpoint_name = 'telling'"
-    )
-    assert (view["cost"], view["calls"]) == (total, len(calls))
-    connection = await asyncpg.connect(gateway.settings.database_url)
+    owner = await asyncpg.connect(postgres_server.url("postgres", database_name))
     try:
-        checks = await check_books(connection, datetime.now(UTC))
+        view = await owner.fetchrow(
+            "SELECT sum(cost_nano_usd)::int8 AS cost, sum(input_token_count + output_token_count)::int8 AS tokens,"
+            " count(*) AS calls FROM serving.endpoint_usage WHERE endpoint_name = 'telling'"
+        )
+        checks = await check_books(owner, datetime.now(UTC))
     finally:
-        await connection.close()
+        await owner.close()
+    assert view is not None
+    emitted = sum(prompt + completion for prompt, completion in counted)
+    assert (view["cost"], view["tokens"], view["calls"]) == (total, emitted, len(calls))
     assert not [each for each in checks if each.differences], checks
 
 
