@@ -39,6 +39,7 @@ from engines.openai_chat.whole import TranslatedChat
 from gateway.http.answering import lines_of
 from gateway.http.connection import Connection
 from gateway.http.outlet import outlet
+from gateway.pipeline.meter import take_over
 from gateway.pipeline.passage import Passage
 from gateway.spool.writer import SpoolWriter
 
@@ -85,14 +86,21 @@ def application(upstream_port: int, way: str, home: Path) -> Any:
             while not await opened.pump(to.write):
                 await to.ready()
         else:
-            passage = Passage(line, exchange, reader, to)
-            while not reader.done:
-                if not await passage.pump(opened):
+            # As the line does it: open_stream reads the first piece, and an answer that is whole with it needs no passage.
+            frames = reader.feed(await opened.read())
+            if reader.done:
+                take_over(exchange, reader)
+            else:
+                passage = Passage(line, exchange, reader, to)
+                passage.pass_on(frames)
+                while not reader.done:
                     await to.ready()
+                    await passage.pump(opened)
+                frames = passage.held
             opened.let_go()
             if exchange.slot >= 0:
                 line.spool.running.end(exchange.slot)
-            to.write(passage.held + reader.terminal())
+            to.write(frames + reader.terminal())
         await to.end()
 
     return app

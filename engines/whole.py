@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import msgspec
 
-from engines.likeness import COMPLETION, MOST_COUNTED, are_words
+from engines.likeness import COMPLETION, MOST_COUNTED, PLAIN, are_words
 from engines.messages import Count, WireUsage, believed
 
 DONE = b"data: [DONE]\n\n"
@@ -83,7 +83,8 @@ class Ends(msgspec.Struct, frozen=True, gc=False):
             begins = simple.start() - len(stem)
             if begins < 0 or not data.startswith(stem, begins):
                 return None
-            return stem, begins, Count(int(simple[1]), int(simple[2]))
+            prompt, completion = simple.groups()
+            return stem, begins, Count(int(prompt), int(completion))
         if not data.endswith(after):
             return None
         at = data.rfind(CLOSING, -len(after) - _NEAR)
@@ -133,17 +134,21 @@ class Plain:
         end = until - len(closing)
         if end <= start or not data.startswith(opening, len(stem)) or not data.startswith(closing, end):
             return None
-        words = _cut(memoryview(data)[start:end], _at(len(between)))
-        joined = between.join(words)
-        if len(joined) != end - start or not data.startswith(joined, start):
+        region = data[start:end]
+        four, one = _at(len(between))
+        words = four(region)
+        words[-1:] = one(words[-1])
+        if between.join(words) != region:
             return None
-        if not (1 if ends.bare else 2) <= len(words) <= limit or not are_words(words):
+        number = len(words)
+        if not (1 if ends.bare else 2) <= number <= limit:
+            return None
+        text = b"\n".join(words)
+        if (len(text.translate(None, PLAIN)) != number - 1 or b"" in words) and not are_words(words):
             return None
         around = len(between) - 2
         shown = data if show_usage else b"".join((memoryview(data)[:until], DONE))
-        return Whole(
-            shown, len(words), count, ends.finish_reason, ends.model, around, stem, words, ends.sequence
-        )
+        return Whole(shown, number, count, ends.finish_reason, ends.model, around, stem, words, ends.sequence)
 
 
 class Counted:
@@ -202,15 +207,23 @@ class Counted:
             return None
         middle = b"%b%d%b" % (self._middle, prompt, TOTAL)
         region = data[start:end]
-        words = _cut(region + head if ends.bare else region, _at_counts(len(middle), len(tail) + len(head)))
+        four, one = _at_counts(len(middle), len(tail) + len(head))
+        words = four(region + head if ends.bare else region)
+        words[-1:] = one(words[-1])
         if ends.bare:
             words.pop()
         number = len(words)
-        if not (1 if ends.bare else 2) <= number <= _MOST or max(number, completion) > limit:
+        if not (1 if ends.bare else 2) <= number <= _MOST or completion > limit or number > limit:
             return None
+        if number > len(self._counts):
+            self._count_to(number)
         parts = [b"", middle, b"", b"", head] * number
-        parts[::5], parts[2::5], parts[3::5] = words, _sums(prompt, number), self._counted(number)
-        if b"".join(parts[: -1 if ends.bare else -4]) != region or not are_words(words):
+        parts[::5], parts[2::5], parts[3::5] = words, _sums(prompt, number), self._counts[:number]
+        del parts[-1 if ends.bare else -4 :]
+        if b"".join(parts) != region:
+            return None
+        text = b"\n".join(words)
+        if (len(text.translate(None, PLAIN)) != number - 1 or b"" in words) and not are_words(words):
             return None
         around = len(head) + len(middle) + len(tail) - 2
         if show_running:
@@ -232,32 +245,23 @@ class Counted:
             shown, number, count, ends.finish_reason, ends.model, around, stem, words, ends.sequence, True
         )
 
-    def _counted(self, number: int) -> list[bytes]:
-        """What tells 1, 2, ... tokens, up to the next event."""
+    def _count_to(self, number: int) -> None:
+        """Have what tells 1, 2, ... tokens, up to the next event."""
         counts = self._counts
         while len(counts) < number:
             counts.append(b"%b%d%b" % (COMPLETION, len(counts) + 1, self._tail))
-        return counts[:number]
-
-
-def _cut(data: bytes | memoryview, cutters: tuple[_Cut, _Cut]) -> list[bytes]:
-    """The words in it: what stands between them is jumped over."""
-    four, one = cutters
-    words = four(data)
-    words[-1:] = one(words[-1])
-    return words
 
 
 @lru_cache(maxsize=256)
 def _at(between: int) -> tuple[_Cut, _Cut]:
     """What cuts where so many bytes stand between words, from a quote on."""
-    return _cutters(rb'".{%d}' % (between - 1))
+    return _cutters(rb'".{%d}+' % (between - 1))
 
 
 @lru_cache(maxsize=256)
 def _at_counts(middle: int, between: int) -> tuple[_Cut, _Cut]:
     """The same where two counts are among them."""
-    return _cutters(rb'".{%d}\d++.{%d}\d++.{%d}' % (middle - 1, len(COMPLETION), between))
+    return _cutters(rb'".{%d}+\d++.{%d}+\d++.{%d}+' % (middle - 1, len(COMPLETION), between))
 
 
 def _cutters(between: bytes) -> tuple[_Cut, _Cut]:

@@ -71,6 +71,18 @@ def begin_chunked(cycle: RequestResponseCycle, lines: bytes, first: bytes) -> No
     )
 
 
+def answer_chunked(cycle: RequestResponseCycle, lines: bytes, body: bytes) -> bool:
+    """Write a whole 200, its body as one chunk, in one piece; False where ASGI must end it: a client that is gone, or slow."""
+    if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
+        return False
+    cycle.chunked_encoding = True
+    cycle.transport.write(
+        b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (_head(cycle, lines), len(body), body)
+    )
+    _completed(cycle)
+    return True
+
+
 def begin_unframed(cycle: RequestResponseCycle, lines: bytes, first: bytes) -> None:
     """Write the head of a 200 whose body ends with its connection, as HTTP/1.0 has it, and the first of it."""
     cycle.chunked_encoding = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.http.answering import (
+    answer_chunked,
     apart,
     begin_chunked,
     begin_unframed,
@@ -28,9 +29,12 @@ Head = Callable[[], bytes]
 
 
 class StraightOutlet:
-    """Frames become chunks of the answer at once."""
+    """Frames become chunks of the answer at once, but for the first: they wait for `ready`, or for the end.
 
-    __slots__ = ("_cycle", "_flow", "_head", "_send", "_write", "begun")
+    What came whole goes out with its head and its end in one write.
+    """
+
+    __slots__ = ("_cycle", "_flow", "_head", "_held", "_send", "_sent", "_write", "begun")
 
     def __init__(self, cycle: RequestResponseCycle, send: Send, head: Head) -> None:
         self._cycle = cycle
@@ -38,28 +42,46 @@ class StraightOutlet:
         self._write = cycle.transport.write
         self._send = send
         self._head = head
+        self._held = b""
+        """The first frames, until they are written with the head."""
+        self._sent = False
+        """The head is written."""
         self.begun = False
-        """Whether the client has the answer's head."""
+        """Whether the answer has begun, written or about to be."""
 
     def write(self, frames: bytes) -> bool:
         if self._cycle.disconnected:
             # Whoever called is about to be cancelled; nobody reads this.
             self.begun = True
-        elif self.begun:
+        elif self._sent:
             self._write(b"%x\r\n%b\r\n" % (len(frames), frames))
         else:
-            begin_chunked(self._cycle, self._head(), frames)
+            self._held += frames
             self.begun = True
+            return False
         return not self._flow.write_paused
 
     async def ready(self) -> None:
+        if self._held:
+            self._begin()
         if self._flow.write_paused and not self._cycle.disconnected:
             await self._flow.drain()
 
     async def end(self) -> None:
         """Finish the answer."""
+        if self._held:
+            if answer_chunked(self._cycle, self._head(), self._held):
+                return
+            self._begin()
         if not end_chunked(self._cycle):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _begin(self) -> None:
+        """Write what is held behind the head."""
+        held, self._held = self._held, b""
+        if not self._cycle.disconnected:
+            self._sent = True
+            begin_chunked(self._cycle, self._head(), held)
 
 
 class UnframedOutlet(StraightOutlet):
@@ -68,18 +90,22 @@ class UnframedOutlet(StraightOutlet):
     __slots__ = ()
 
     def write(self, frames: bytes) -> bool:
-        if self._cycle.disconnected:
-            self.begun = True
-        elif self.begun:
-            self._write(frames)
-        else:
-            begin_unframed(self._cycle, self._head(), frames)
-            self.begun = True
+        if not self._sent or self._cycle.disconnected:
+            return super().write(frames)
+        self._write(frames)
         return not self._flow.write_paused
 
     async def end(self) -> None:
         """Finish the answer."""
+        if self._held:
+            self._begin()
         end_unframed(self._cycle)
+
+    def _begin(self) -> None:
+        held, self._held = self._held, b""
+        if not self._cycle.disconnected:
+            self._sent = True
+            begin_unframed(self._cycle, self._head(), held)
 
 
 class AsgiOutlet:

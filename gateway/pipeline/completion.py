@@ -22,6 +22,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.guard import guard
 from gateway.pipeline.keeping import keeping, tapped
 from gateway.pipeline.line import Line
+from gateway.pipeline.meter import take_over
 from gateway.pipeline.passage import Passage
 from gateway.pipeline.ports import Outlet
 from gateway.pipeline.recall import Recorder, recalled_or_called, recalled_stream
@@ -82,30 +83,35 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
         opened, reader, frames = await open_stream(line, exchange, route)
         exchange.http_status = 200
         exchange.reader = reader
-        passage = Passage(line, exchange, reader, outlet)
-        under_way = opened, reader, passage.meter
-        passage.pass_on(frames)
-        while not reader.done:
-            await outlet.ready()
-            if not reader.exhausted:
-                # Nearly all of a stream passes in here, one callback of the upstream's connection a piece.
-                pumped = passage.pump(opened)
-                if await (within(line, exchange, pumped) if exchange.deadline_ns else pumped):
-                    reader.ended()
-                    # What only the end makes sure of: a translated stream's last frames.
+        if reader.done:
+            # It came whole: nothing of it runs, so nothing is metered or noted on the way.
+            take_over(exchange, reader)
+        else:
+            passage = Passage(line, exchange, reader, outlet)
+            under_way = opened, reader, passage.meter
+            passage.pass_on(frames)
+            while not reader.done:
+                await outlet.ready()
+                if not reader.exhausted:
+                    # Nearly all of a stream passes in here, one callback of the upstream's connection a piece.
+                    pumped = passage.pump(opened)
+                    if await (within(line, exchange, pumped) if exchange.deadline_ns else pumped):
+                        reader.ended()
+                        # What only the end makes sure of: a translated stream's last frames.
+                        passage.take(b"")
+                elif await passage.meter.extend():
                     passage.take(b"")
-            elif await passage.meter.extend():
-                passage.take(b"")
-            else:
-                opened.close()
-                outlet.write(reader.closing_events(extra={"weighbridge": passage.meter.stopped()}))
-                settle(line, exchange, "cut", error_code="limit_reached")
-                outlet.write(reader.terminal())
-                return
+                else:
+                    opened.close()
+                    outlet.write(reader.closing_events(extra={"weighbridge": passage.meter.stopped()}))
+                    settle(line, exchange, "cut", error_code="limit_reached")
+                    outlet.write(reader.terminal())
+                    return
+            frames = passage.held
         opened.let_go()
         crashpoints.reach("after_last_byte")
         settle(line, exchange, "ok")
-        outlet.write(passage.held + reader.terminal())
+        outlet.write(frames + reader.terminal())
         if recorder is not None:
             recorder.ended()
     except CancelledError:

@@ -74,8 +74,8 @@ class Meter:
 
     def read(self) -> None:
         """Take over what the reader has seen; called after every feed that may have changed more than the output."""
-        self.take_over()
         exchange, reader = self._exchange, self._reader
+        take_over(exchange, reader)
         if self.noted_at == _NOWHERE:
             if reader.done:
                 return
@@ -103,14 +103,7 @@ class Meter:
 
     def take_over(self) -> None:
         """Tell the exchange what the reader has counted."""
-        exchange, reader = self._exchange, self._reader
-        count = reader.count
-        if count is not None:
-            exchange.count = count
-            exchange.source = _REPORTED if count.exact else _COUNTED
-        else:
-            exchange.counted, exchange.source = reader.counted, _COUNTED
-        exchange.finish_reason = reader.finish_reason
+        take_over(self._exchange, self._reader)
 
     def broke(self, failure: EngineError) -> None:
         """The stream failed: tell the exchange what it had used by then."""
@@ -191,3 +184,14 @@ class Meter:
             )
         )
         return True
+
+
+def take_over(exchange: Exchange, reader: StreamReader) -> None:
+    """Tell the exchange what the reader has counted."""
+    count = reader.count
+    if count is not None:
+        exchange.count = count
+        exchange.source = _REPORTED if count.exact else _COUNTED
+    else:
+        exchange.counted, exchange.source = reader.counted, _COUNTED
+    exchange.finish_reason = reader.finish_reason
