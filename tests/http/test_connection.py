@@ -17,6 +17,8 @@ from tests.http.listening import exchanged, listening
 FLOOD_PIECES = 400
 UNSENT: list[int] = []
 """Bytes that the client of /flood had not taken, after each piece."""
+WRITTEN: list[tuple[bool, bool, int]] = []
+"""Whether /whole had begun before its frames and after them, and how much of it was written then."""
 LINES = b"content-type: application/json\r\ncontent-length: 2\r\nx-request-id: abc\r\n"
 
 
@@ -39,6 +41,14 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             way.write(piece)
             await way.ready()
         way.write(b"data: [DONE]\n\n")
+        await way.end()
+    elif scope["path"].startswith("/whole"):
+        told = b"content-type: text/event-stream\r\n"
+        way = outlet({**scope} if scope["path"] == "/whole/asgi" else scope, send, lambda: told)
+        begun = way.begun
+        way.write(b"data: 1\n\n")
+        way.write(b"data: [DONE]\n\n")
+        WRITTEN.append((begun, way.begun, scope[CONNECTION].transport.get_write_buffer_size()))
         await way.end()
     elif scope["path"] == "/flood":
         way = outlet(scope, send, bytes)
@@ -100,6 +110,18 @@ async def test_a_stream_reads_the_same_straight_and_by_asgi(port: int) -> None:
         b"\r\n\r\n9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
     )
     assert straight.count(b"transfer-encoding: chunked\r\n") == straight.count(b"connection: close\r\n") == 1
+
+
+async def test_what_came_whole_is_written_at_its_end_in_one_piece(port: int) -> None:
+    WRITTEN.clear()
+    straight, asgi, unframed = [
+        await exchanged(port, request(path, close=True).replace(b"HTTP/1.1", version))
+        for path, version in (("/whole", b"HTTP/1.1"), ("/whole/asgi", b"HTTP/1.1"), ("/whole", b"HTTP/1.0"))
+    ]
+    body = b"data: 1\n\ndata: [DONE]\n\n"
+    assert straight == asgi == b"%b\r\n\r\n17\r\n%b\r\n0\r\n\r\n" % (straight.partition(b"\r\n\r\n")[0], body)
+    assert unframed.partition(b"\r\n\r\n")[2] == body
+    assert WRITTEN == [(False, True, 0)] * 3, "it has begun, and nothing of it is written yet"
 
 
 async def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection(port: int) -> None:
