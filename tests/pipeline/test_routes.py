@@ -21,7 +21,7 @@ from gateway.routing.seats import SeatsAway
 from gateway.spool.records import Attempt, Settlement
 from policies.calling import EndpointRules, EntityRules, Sticky
 from policies.catalog import EntityKind
-from policies.circuits import State
+from policies.circuits import Circuit, State
 from policies.routing import RESIDENCY, Route
 from tests.pipeline.fakes import (
     ENDPOINT,
@@ -203,12 +203,49 @@ async def test_retries_end_with_their_budget_however_many_an_endpoint_allows() -
     world.engines.transports["e1"].answer = Refused(500, b"")
     with pytest.raises(GatewayError):
         await walk(world, world.exchange())
-    # What calls fill into it while they retry is a fifth of a call each.
-    assert 10 <= len(tries(world)) - 1 <= 13
+    # What was saved up is all that there is: retries do not pay for further ones.
+    assert len(tries(world)) - 1 == 10
     before = len(tries(world))
     with pytest.raises(GatewayError):
         await walk(world, world.exchange())
     assert len(tries(world)) == before + 1
+    # Five calls that go well pay for one more.
+    world.engines.transports["e1"].answer = plain_answer("hello", 3, 2)
+    for _ in range(5):
+        await walk(world, world.exchange())
+    world.engines.transports["e1"].answer = Refused(500, b"")
+    before = len(tries(world))
+    with pytest.raises(GatewayError):
+        await walk(world, world.exchange())
+    assert len(tries(world)) > before + 1
+
+
+async def test_a_retry_may_go_to_every_replica_once_more() -> None:
+    world = world_of(FIRST)
+    world.line = replace(world.line, draw=lambda: 0.0)
+    replicas(world, ConnectFailed("x"), ConnectFailed("x"))
+    with pytest.raises(GatewayError):
+        await walk(world, world.exchange())
+    assert sorted(world.engines.called) == ["r0", "r0", "r1", "r1"]
+
+
+async def test_a_stream_that_breaks_off_in_its_middle_is_its_addresss_fault() -> None:
+    world = world_of(FIRST, SECOND)
+    world.engines.transports["e1"].pieces = frames(3, done=False)[:2]
+    with pytest.raises(GatewayError):
+        await flow(world, world.exchange(stream=True))
+    [target] = world.traffic.targets.values()
+    assert (target.circuit.failures, target.circuit.reason) == (1, "upstream_garbled")
+
+
+def test_what_another_worker_found_out_takes_the_leave_to_probe_with_it() -> None:
+    world = world_of(FIRST)
+    target = world.traffic.target(FIRST, "r0")
+    target.probe = True
+    target.latency_us[True] = 5.0
+    assert (target.load(stream=True).latency_us, target.load(stream=False).latency_us) == (5.0, 0.0)
+    world.traffic.told(target.key, Circuit(State.OPEN, 9_000, 1, 5_000))
+    assert (target.circuit.state, target.probe) == (State.OPEN, False)
 
 
 async def test_a_lease_that_is_ended_again_gives_nothing_back_twice() -> None:
@@ -266,11 +303,17 @@ async def test_an_endpoint_that_is_all_elsewhere_is_forbidden_to_those_who_must_
 async def test_one_key_stays_on_one_side_of_the_split() -> None:
     endpoint = replace(ENDPOINT, split=(("first", 50), ("second", 50)))
 
-    async def side(sticky: str | None, seed: float, *, version: int = 1, **body: Any) -> str:
+    async def side(sticky: str | None, seed: float, *, version: int = 1, who: str = "", **body: Any) -> str:
         world = world_of(FIRST, SECOND, endpoint=replace(endpoint, version=version))
         world.line = replace(world.line, draw=lambda: seed)
         exchange = world.exchange(**body)
         exchange.sticky = sticky
+        if who:
+            await authenticate(world.line, exchange)
+            authorize(exchange)
+            principal = replace(exchange.caller.principal, id=who)
+            exchange.caller = replace(exchange.caller, principal=principal)
+            return choose_route(world.line, exchange).order[0].name
         await walk(world, exchange)
         assert exchange.entity is not None
         return exchange.entity.name
@@ -287,6 +330,8 @@ async def test_one_key_stays_on_one_side_of_the_split() -> None:
     begun = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     later = [*begun, {"role": "assistant", "content": "a"}, {"role": "user", "content": "more"}]
     assert await side(None, 0.1, messages=begun) == await side(None, 0.9, messages=later)
+    whose = {await side(None, 0.1, messages=begun, who=f"ann-{number}") for number in range(8)}
+    assert whose == {"first", "second"}, "the same beginning is another conversation of another caller"
 
 
 async def test_local_replicas_get_the_conversations_that_they_have_seen() -> None:
@@ -451,7 +496,9 @@ async def test_interactive_calls_come_before_batch_ones_and_waiting_is_in_the_bo
     await asyncio.gather(batch, *interactive)
     await asyncio.gather(running, return_exceptions=True)
     assert order == ["interactive", "batch"]
-    assert all(each.queue_us > 0 for each in world.spool.of(Settlement)[1:])
+    # The first of those that waited is the last that was let go.
+    _, first, last = world.spool.of(Settlement)
+    assert 0 < first.queue_us < last.queue_us
 
 
 async def test_a_call_that_leaves_the_queue_leaves_no_place_behind() -> None:
@@ -514,6 +561,41 @@ async def test_an_entity_that_is_slow_to_its_first_token_gives_way(rules: Entity
     world.engines.transports["e2"].pieces = frames(2)
     assert (await flow(world, world.exchange(stream=True)))[-1] == b"data: [DONE]\n\n"
     assert [each[:2] for each in tries(world)] == [("first", "timeout"), ("second", "ok")]
+
+
+@pytest.mark.parametrize("status", [307, 401, 402, 403, 404, 408, 409, 425, 429, 500, 529])
+async def test_who_refuses_for_a_reason_of_its_own_gives_way_to_the_next(status: int) -> None:
+    world = world_of(FIRST, SECOND)
+    world.engines.transports["e1"].answer = Refused(status, b"")
+    await walk(world, world.exchange())
+    assert [each[:2] for each in tries(world)] == [("first", "error"), ("second", "ok")]
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+async def test_what_is_refused_for_what_was_asked_is_asked_of_nobody_else(status: int) -> None:
+    world = world_of(FIRST, SECOND)
+    world.engines.transports["e1"].answer = Refused(status, b"")
+    with pytest.raises(GatewayError):
+        await walk(world, world.exchange())
+    assert [each[:2] for each in tries(world)] == [("first", "error")]
+
+
+def test_what_nobody_called_for_an_hour_is_forgotten_and_what_runs_is_not() -> None:
+    world = world_of(FIRST, SECOND)
+    traffic = world.traffic
+    busy, idle = traffic.target(FIRST, "r0"), traffic.target(SECOND, "r1")
+    busy.calls = 1
+    for each in (FIRST, SECOND):
+        traffic.budget(each)
+        traffic.places(replace(each, rules=EntityRules(concurrency=1)))
+    world.clock_ms += 61_000
+    traffic.sweep()
+    assert traffic.targets.keys() == {busy.key, idle.key}
+    world.clock_ms += 3_600_000
+    traffic.sweep()
+    assert traffic.targets.keys() == {busy.key}
+    assert traffic.budgets.keys() == {FIRST.id}
+    assert traffic._places.keys() == {FIRST.id}  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_without_an_entity_that_may_answer_there_is_no_call() -> None:

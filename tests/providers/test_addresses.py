@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import pytest_asyncio
 from engines.access import AuthorizedTransport, Fixed, InHeader, NoCredential
 from engines.adapter import Call
 from engines.aiohttp_client import AiohttpTransport
-from engines.errors import EngineError, Refused
+from engines.errors import ConnectFailed, EngineError, Refused
 from engines.http1.transport import Http1Transport
+from engines.providers import PROVIDERS
 from engines.transport import Response, Timeouts
-from gateway.providers.adapters import ProviderAdapters
+from gateway.providers.adapters import ProviderAdapters, provider_address
 from gateway.providers.secrets import _File, secrets_of  # pyright: ignore[reportPrivateUsage]
 from gateway.security.addresses import AddressRefused, read_address, refuse_private
 from gateway.security.sealing import SealError, Sealing, provider_subject
@@ -347,3 +348,53 @@ async def test_the_address_that_was_looked_at_must_have_the_names_own_certificat
         await wrong.get("/")
     await wrong.aclose()
     server.close()
+
+
+class Heard:
+    """The port `Transport` to nowhere: notes where it leads and what it was given."""
+
+    def __init__(self, url: str, **_: Any) -> None:
+        self.url = url
+        self.path = ""
+        self.headers: dict[str, str] = {}
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+        self.path, self.headers = path, dict(headers)
+        raise ConnectFailed("nowhere")
+
+    async def aclose(self) -> None: ...
+
+
+_PAID = {
+    "anthropic": {"x-api-key": "word", "anthropic-version": "2023-06-01"},
+    "azure-openai": {"api-key": "word"},
+    "gemini": {"x-goog-api-key": "word"},
+}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_every_provider_is_paid_in_the_header_that_it_reads_and_nowhere_else(provider: str) -> None:
+    address = PROVIDERS[provider].base_url or "https://own.example.com"
+    sealed = SEALING.seal(b"word", provider_subject("a", address))
+    account = Account("a", "mine", provider, address, "stored", sealed=(sealed,))
+    heard: list[Heard] = []
+
+    def transport(url: str, **given: Any) -> Any:
+        heard.append(Heard(url, **given))
+        return heard[-1]
+
+    adapter = adapters(transport).adapter(entity(address, account, provider), address, Timeouts())
+    call = Call(CALL.path, {"messages": [{"role": "user", "content": "Hi"}]}, "m", 5, {})
+    with pytest.raises(ConnectFailed):
+        await adapter.complete(call)
+    [told] = heard
+    # Without a path of its own it has OpenAI's version there, where it speaks OpenAI's dialect.
+    below = "/v1" if address == "https://own.example.com" and provider != "amazon-bedrock" else ""
+    assert told.url == address + below
+    assert told.headers == _PAID.get(provider, {"authorization": "Bearer word"})
+    assert "word" not in told.path
+
+
+def test_a_providers_address_takes_no_query() -> None:
+    with pytest.raises(AddressRefused, match="query"):
+        provider_address("https://api.openai.com/v1?key=word", ())

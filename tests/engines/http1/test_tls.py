@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import random
+import socket
 import ssl
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -160,6 +161,44 @@ async def test_a_server_that_speaks_no_tls_gets_no_call(said: bytes) -> None:
         assert await outcome(posted(transport)) is ConnectFailed
     server.close()
     assert b"POST" not in heard[0]
+
+
+@on("asyncio", "uvloop")
+async def test_a_handshake_that_fails_is_ended_from_here() -> None:
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        heard.append(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with ours(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}") as transport:
+        assert await outcome(posted(transport)) is ConnectFailed
+        await until(lambda: heard)
+    server.close()
+
+
+@on("asyncio", "uvloop")
+async def test_a_server_that_is_not_believed_is_told_why(authority: Authority) -> None:
+    context = authority.server(age=9, days=2)
+
+    def serve() -> str | None:
+        taken, _ = listening.accept()
+        with taken:
+            taken.settimeout(20)
+            try:
+                context.wrap_socket(taken, server_side=True).recv(1)
+            except ssl.SSLError as exc:
+                return exc.reason
+        return "believed"
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = asyncio.create_task(asyncio.to_thread(serve))
+        async with ours(f"https://127.0.0.1:{listening.getsockname()[1]}") as transport:
+            assert await outcome(posted(transport)) is ConnectFailed
+            assert "CERTIFICATE_EXPIRED" in str(await told)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
