@@ -18,16 +18,20 @@ _ASKED_AGAIN = 0.05
 """Seconds, on average, after which a place that another worker has is asked for once more."""
 
 
-async def seat_of_all(line: Line, exchange: Exchange, entity: ServedEntity, places: Places) -> bytes | None:
+async def seat_of_all(
+    line: Line, exchange: Exchange, entity: ServedEntity, places: Places, came_ns: int
+) -> bytes | None:
     """The place, waited for where there is a queue; None where nobody counts them, and this worker has one. Raises Full."""
     traffic, rules, who = line.traffic, entity.rules, exchange.caller.principal.id
     began, left = line.monotonic_ns(), left_ms(line, exchange)
-    patience = rules.queue_ms if left is None else min(left, rules.queue_ms)
+    latest = came_ns + rules.queue_ms * 1_000_000
+    if left is not None:
+        latest = min(latest, began + left * 1_000_000)
     try:
         while (seat := await traffic.seats.take(entity.id, rules.concurrency)) is None:
             if not rules.queue:
                 raise places.taken()
-            if line.monotonic_ns() - began >= patience * 1_000_000:
+            if line.monotonic_ns() >= latest:
                 raise places.too_slow()
             await asyncio.sleep(_ASKED_AGAIN * (0.5 + line.draw()))
     except SeatsAway:

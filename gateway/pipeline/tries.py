@@ -225,6 +225,7 @@ class Tries:
             waiting = places.enter(who, share, batch=exchange.batch or exchange.endpoint.batch)
             if waiting is not None:
                 began = line.monotonic_ns()
+            came = line.monotonic_ns()
                 left = left_ms(line, exchange)
                 patience = entity.rules.queue_ms if left is None else min(left, entity.rules.queue_ms)
                 try:
@@ -237,9 +238,9 @@ class Tries:
                     places.give_up(waiting)
                     raise
                 finally:
-                    exchange.queue_ns += line.monotonic_ns() - began
+                    exchange.queue_ns += line.monotonic_ns() - came
             if traffic.few_places(entity):
-                seat = await seat_of_all(line, exchange, entity, places)
+                seat = await seat_of_all(line, exchange, entity, places, came)
         reservation = exchange.reservation
         assert reservation is not None
         tokens = exchange.request.text_bytes // 4 + reservation.granted_output
