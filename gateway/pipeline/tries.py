@@ -224,8 +224,6 @@ class Tries:
             places, share = found
             waiting = places.enter(who, share, batch=exchange.batch or exchange.endpoint.batch)
             if waiting is not None:
-                began = line.monotonic_ns()
-            came = line.monotonic_ns()
                 left = left_ms(line, exchange)
                 patience = entity.rules.queue_ms if left is None else min(left, entity.rules.queue_ms)
                 try:
