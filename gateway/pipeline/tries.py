@@ -222,6 +222,7 @@ class Tries:
         places = seat = None
         if found is not None:
             places, share = found
+            came = line.monotonic_ns()
             waiting = places.enter(who, share, batch=exchange.batch or exchange.endpoint.batch)
             if waiting is not None:
                 left = left_ms(line, exchange)
