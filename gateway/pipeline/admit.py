@@ -38,11 +38,17 @@ async def admit(line: Line, exchange: Exchange) -> None:
         group=exchange.group,
         idempotency=exchange.idempotency,
     )
+    ends = line.ends
+    ends.admitting += 1
     try:
         reservation = await asked
     except CancelledError:
         line.reservations.abandon(asked)
         raise
+    finally:
+        ends.admitting -= 1
+        if ends.waiting:
+            ends.next()
     exchange.reservation = reservation
     exchange.queue_ns = line.monotonic_ns() - exchange.received_ns
     caller = exchange.caller

@@ -110,7 +110,13 @@ async def stream(line: Line, exchange: Exchange, outlet: Outlet) -> None:
             frames = passage.held
         opened.let_go()
         crashpoints.reach("after_last_byte")
-        settle(line, exchange, "ok")
+        ran, under_way = under_way is not None, None
+        try:
+            if ran:
+                await line.ends.turn()
+        finally:
+            # It is whole: who leaves now has got all of its words.
+            settle(line, exchange, "ok")
         outlet.write(frames + reader.terminal())
         if recorder is not None:
             recorder.ended()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from engines.adapter import Adapter
 from gateway.pipeline.draining import Drains
+from gateway.pipeline.ends import Ends
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.ports import Answers, Catalog, Keys, Reservations, Spool
 from gateway.pipeline.turns import Turns
@@ -123,6 +124,8 @@ class Line:
     """How much of a shared limit batch work may fill."""
     payloads: Payloads | None = None
     """Keeps calls with what was asked and answered; asked for those endpoints only whose managers want it."""
+    ends: Ends = field(default_factory=Ends)
+    """Ends of streams, which give way to calls that are being admitted."""
     drains: Drains = field(default_factory=Drains)
     """Streams that are read on for nobody."""
     turns: Turns | None = None
