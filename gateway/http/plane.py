@@ -117,13 +117,7 @@ class DataPlane:
             except TooLarge:
                 await _rest(receive)
                 raise
-            exchange = Exchange(
-                request_id=request_id,
-                id_text=id_text,
-                api=api.name,
-                credential=head.credential,
-                now_ns=began_ns,
-            )
+            exchange = Exchange(request_id, id_text, api.name, head.credential, began_ns)
             # Nobody unknown gets a body read.
             if not recognised(self.line, exchange):
                 await authenticate(self.line, exchange, self.origins.of(scope))

@@ -101,7 +101,7 @@ class Exchange:
         "wish",
     )
 
-    def __init__(self, *, request_id: bytes, id_text: str, api: str, credential: str, now_ns: int) -> None:
+    def __init__(self, request_id: bytes, id_text: str, api: str, credential: str, now_ns: int) -> None:
         self.id = request_id
         self.id_text = id_text
         self.api = api
