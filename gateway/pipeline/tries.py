@@ -115,8 +115,11 @@ class Tries:
                     self._at += 1
                     continue
                 address = exchange.lease.target.address
-            if line.traffic.budgets and (budget := line.traffic.budgets.get(entity.id)) is not None:
-                budget.called()
+            # A retry is no call that pays for another one.
+            if line.traffic.budgets and not self._retrying:
+                budget = line.traffic.budgets.get(entity.id)
+                if budget is not None:
+                    budget.called()
             self._address = address
             self._tried.setdefault(entity.id, set()).add(address)
             self.timed = bool(exchange.deadline_ns) or entity.rules is not PLAIN_ENTITY
