@@ -332,6 +332,22 @@ def test_a_format_and_how_much_to_think_are_sent_to_the_letter(dialect: str) -> 
     assert body == OF_PLACE[dialect]
 
 
+FAR = Request((Message("user", (Image(url="https://example.com/a.png"),)),), temperature=1.0, top_p=1.0)
+
+
+def test_a_picture_at_an_address_is_asked_for_there() -> None:
+    by_url = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    assert written("openai", FAR)["messages"] == [{"role": "user", "content": [by_url]}]
+    assert written("cohere", FAR)["messages"] == [{"role": "user", "content": [by_url]}]
+    source = {"type": "url", "url": "https://example.com/a.png"}
+    assert written("anthropic", FAR)["messages"][0]["content"] == [{"type": "image", "source": source}]
+
+
+def test_anthropics_newest_models_are_not_told_what_changes_nothing() -> None:
+    assert not {"temperature", "top_p"} & written("anthropic", FAR).keys()
+    assert written("cohere", FAR)["temperature"] == 1.0
+
+
 class Taken:
     """The port `Transport` to nowhere: notes what it was given."""
 

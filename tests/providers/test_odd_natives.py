@@ -10,10 +10,10 @@ import pytest
 from engines.anthropic.answers import Messages
 from engines.anthropic.client_writing import MessagesClient
 from engines.bedrock.answers import Converse
-from engines.canonical import Answer, Stop, Text, ToolCall, Usage
+from engines.canonical import Answer, Counted, ReasoningDelta, Stop, Text, ToolCall, Usage
 from engines.cohere.answers import Cohere
 from engines.dialects import EventReader
-from engines.errors import Garbled
+from engines.errors import Garbled, Reason, Reported
 from engines.gemini.answers import Gemini
 from engines.openai_chat.provider import ChatReader
 from engines.openai_chat.writing import ChatClient
@@ -101,3 +101,87 @@ def test_thoughts_that_are_counted_as_null_are_none() -> None:
     assert Messages().read_answer(json.dumps(body).encode()).usage == TEXT.usage
     told = json.loads(MessagesClient().write_answer(TEXT, {}, model="m", now=1))
     assert told["usage"]["output_tokens"] == 7
+
+
+def anthropic(*events: dict[str, Any]) -> bytes:
+    return sse(*((each["type"], each) for each in events))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "data", "reason"),
+    [
+        *(
+            (Messages, anthropic({"type": "error", "error": {"type": told}}), reason)
+            for told, reason in (
+                ("rate_limit_error", Reason.RATE_LIMITED),
+                ("overloaded_error", Reason.OVERLOADED),
+                ("authentication_error", Reason.CREDENTIAL),
+                ("billing_error", Reason.QUOTA),
+                ("of tomorrow", Reason.FAILED),
+            )
+        ),
+        (
+            Gemini,
+            sse(("", {"error": {"code": 500, "status": "RESOURCE_EXHAUSTED"}})),
+            Reason.RATE_LIMITED,
+        ),
+        (Gemini, sse(("", {"error": {"code": 503}})), Reason.OVERLOADED),
+        # No answer that anybody could use, and what nobody knows yet.
+        (Gemini, sse(("", {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]})), Reason.FAILED),
+        (Cohere, sse(("", {"type": "message-end", "delta": {"finish_reason": "ERROR"}})), Reason.FAILED),
+        (Converse, wires.frame("throttlingException", b"{}", "exception"), Reason.RATE_LIMITED),
+        (Converse, wires.frame("serviceUnavailableException", b"{}", "exception"), Reason.OVERLOADED),
+        (
+            Converse,
+            wires.frame("messageStop", b'{"stopReason":"of tomorrow"}') + wires.frame("metadata", b"{}"),
+            Reason.FAILED,
+        ),
+    ],
+)
+def test_what_a_stream_says_of_its_failure_is_what_it_comes_to(
+    dialect: Any, data: bytes, reason: Reason
+) -> None:
+    with pytest.raises(Reported) as caught:
+        dialect().reader().read(data)
+    assert caught.value.reason is reason
+
+
+def test_a_prompt_that_gemini_blocks_is_declined_and_of_its_candidates_the_first_is_the_answer() -> None:
+    blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 5}}
+    assert Gemini().read_answer(json.dumps(blocked).encode()) == Answer((), Stop.FILTER, Usage(fresh=5))
+    assert chat(Gemini().reader(), sse(("", blocked)))[-2]["choices"][0]["finish_reason"] == "content_filter"
+    candidates = [
+        {"index": at, "content": {"parts": [{"text": word}]}, "finishReason": "STOP"}
+        for at, word in enumerate(("Hi", "Or so"))
+    ]
+    told = Gemini().read_answer(json.dumps({"candidates": candidates}).encode())
+    assert told.parts == (Text("Hi"),)
+
+
+def test_of_an_anthropic_stream_the_beginning_counts_its_input_and_an_end_has_a_reason() -> None:
+    reader = Messages().reader()
+    begun = {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 5}}}
+    assert reader.read(anthropic(begun))[-1] == Counted(Usage(fresh=5), input_only=True)
+    sealed = {"type": "redacted_thinking", "data": "sealed"}
+    told = reader.read(anthropic({"type": "content_block_start", "index": 0, "content_block": sealed}))
+    assert told == [ReasoningDelta(redacted="sealed")]
+    with pytest.raises(Garbled):
+        reader.read(anthropic({"type": "message_stop"}))
+
+
+def test_no_more_was_thought_than_was_written() -> None:
+    usage = {"input_tokens": 5, "output_tokens": 7, "output_tokens_details": {"thinking_tokens": 9}}
+    body = {**wires.anthropic_plain(TEXT), "usage": usage}
+    assert Messages().read_answer(json.dumps(body).encode()).usage == Usage(fresh=5, reasoning=7)
+
+
+def test_an_event_of_awss_that_came_changed_or_in_half_is_no_event() -> None:
+    whole = wires.bedrock_stream(TEXT)
+    at = whole.index(b'"text"')
+    with pytest.raises(Garbled):
+        Converse().reader().read(whole[:at] + b"X" + whole[at + 1 :])
+    # Its last event counts, and need not come; but half of it is a connection that broke.
+    reader = Converse().reader()
+    reader.read(whole[:-5])
+    with pytest.raises(Garbled):
+        reader.ended()
