@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from gateway import collector as module
 from gateway.collector import FEW, LONG_SECONDS, Collector
 
 MUCH = 20_000
@@ -83,3 +84,30 @@ def test_a_cycle_of_the_last_second_is_found_in_every_turn() -> None:
         collector.turn()
         assert gone() is None
         now[0] += 1.0
+
+
+def test_what_there_is_at_the_start_is_set_aside_and_the_young_are_looked_at_when_they_are_many() -> None:
+    much = [[number] for number in range(MUCH)]
+    Collector(lambda: 0)
+    assert gc.get_freeze_count() >= len(much)
+    assert gc.get_threshold()[0] == module.YOUNG
+
+
+def test_after_a_look_that_took_long_the_next_one_waits_so_many_times_longer() -> None:
+    now, looks = [0.0], [0]
+
+    def clock_of_the_processor() -> float:
+        looks[0] += 1
+        now[0] += 0.5
+        return 0.0
+
+    collector = Collector(lambda: 0, clock=lambda: now[0], spent=clock_of_the_processor)
+    collector.turn()
+    pause = 1.0 * module._PAUSE_TIMES  # pyright: ignore[reportPrivateUsage]
+    for seconds in (pause / 4, pause - 1.0):
+        now[0] = seconds
+        collector.turn()
+    assert looks == [2]
+    now[0] = pause + 1.0
+    collector.turn()
+    assert looks == [4]

@@ -17,6 +17,7 @@ from gateway.pipeline.completion import complete, stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.route import choose_route
 from gateway.pipeline.tries import Tries
+from gateway.routing import traffic as traffic_module
 from gateway.routing.seats import SeatsAway
 from gateway.spool.records import Attempt, Settlement
 from policies.calling import EndpointRules, EntityRules, Sticky
@@ -578,6 +579,16 @@ async def test_what_is_refused_for_what_was_asked_is_asked_of_nobody_else(status
     with pytest.raises(GatewayError):
         await walk(world, world.exchange())
     assert [each[:2] for each in tries(world)] == [("first", "error")]
+
+
+def test_so_many_conversations_are_remembered_and_the_one_that_came_first_goes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(traffic_module, "_HOMES", 4)
+    traffic = world_of(FIRST).traffic
+    traffic.elsewhere_begun((FIRST.id, bytes([number]), "e1@r0", 1) for number in range(6))
+    known = traffic._homes  # pyright: ignore[reportPrivateUsage]
+    assert [digest for _, digest in known] == [bytes([number]) for number in range(2, 6)]
 
 
 def test_what_nobody_called_for_an_hour_is_forgotten_and_what_runs_is_not() -> None:
