@@ -121,7 +121,7 @@ async def serve(settings: Settings, index: int, fd: int, admin_fd: int | None = 
         if admin_fd is not None:
             servers.append(opened(data=False))
             sockets.append(socket.socket(fileno=admin_fd))
-        collector = Collector(lambda: telemetry.running)
+        collector = Collector(lambda: telemetry.running, lambda: gate.guarded)
         chores = [
             asyncio.create_task(sweep(lambda each=each: each.server_state.connections)) for each in servers
         ]

@@ -53,6 +53,16 @@ class Doorkeeper(Protocol):
         """Whether such an answer is to wait until `tell` is called."""
         ...
 
+    def remember(
+        self, message: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: int, /
+    ) -> None:
+        """What came for a call that was turned away, and what was read of it."""
+        ...
+
+    def again(self, message: bytes, /) -> bytes | None:
+        """The answer for a message that comes at a message's beginning, where it need not be read."""
+        ...
+
 
 class Connection(HttpToolsProtocol):
     """One client connection.
@@ -85,6 +95,8 @@ class Connection(HttpToolsProtocol):
     door: Doorkeeper | None = None
     passed_over = False
     """The present message was answered at the door: its body is dropped."""
+    came: bytes | None = None
+    """What began with the message that is read, for its door to remember."""
     owed = b""
     """What was answered at the door and waits to be sent."""
 
@@ -96,12 +108,21 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.lost = True
+        # They refer to it: it would stay until the collector finds it, and for ever where it was set aside meanwhile.
+        self.cycle = None  # type: ignore[assignment]
+        self.scope = {}  # type: ignore[typeddict-item]
+        self.pipeline.clear()
         left, self.on_left = self.on_left, None
         if left is not None:
             left()
 
     def data_received(self, data: bytes) -> None:
         # As uvicorn's own, but for its timer (see on_response_complete) and its websockets.
+        door = self.door
+        if door is not None and door.gate.guarded and self.idle_since and not self.waiting_since:
+            if self._turned_away_again(door, data):
+                return
+            self.came = data
         parser: Any = self.parser
         try:
             parser.feed_data(data)
@@ -111,6 +132,7 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
+        self.came = None
         if self.held is not None:
             # There is more to come: the call begins without it, since nobody unknown gets a body read.
             held, self.held = self.held, None
@@ -186,9 +208,12 @@ class Connection(HttpToolsProtocol):
         if self.passed_over:
             self.passed_over = False
             self.idle_since = time.monotonic()
+            came, self.came = self.came, None
             assert self.parser is not None
             if not self.parser.should_keep_alive():
                 self.transport.close()
+            elif came is not None and self.door is not None:
+                self.door.remember(came, self.url, self.headers, self.body_bytes)
             return
         if self.transport.is_closing():
             return
@@ -297,6 +322,24 @@ class Connection(HttpToolsProtocol):
         if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
             return None
         return door(self.url, self.headers) if self.parser.get_method() == b"POST" else None
+
+    def _turned_away_again(self, door: Doorkeeper, message: bytes) -> bool:
+        """Whether that was a call whose head its door knows: half of what it takes to read it."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
+            return False
+        answer = door.again(message)
+        if answer is None:
+            return False
+        if self.owed:
+            # Nobody overtakes it.
+            self._pay()
+        self.idle_since = time.monotonic()
+        if door.waits(self._pay):
+            self.owed = answer
+        else:
+            self.transport.write(answer)
+        return True
 
     def _pay(self) -> None:
         owed, self.owed = self.owed, b""

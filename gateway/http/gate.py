@@ -90,6 +90,8 @@ class Gate:
         self._stood_at = 0.0
         self._stalled_ms = 0
         """How long the loop stood still lately without a line."""
+        self.calmed: Callable[[], None] = lambda: None
+        """Called when nobody is looked at closely any more."""
         self.crowd = min(most_calls * 3 // 4, without_line(0))
         """From here on the number of running calls is looked at more closely."""
         self.guarded = False
@@ -116,7 +118,9 @@ class Gate:
         if self._turning:
             self._stood_at = now
         self._stalled_ms = stalled(self._stalled_ms, late_ms, now - self._stood_at < CALM_SECONDS)
-        self.guarded = self._turning or self._lateness.level is not Level.CALM
+        before, self.guarded = self.guarded, self._turning or self._lateness.level is not Level.CALM
+        if before and not self.guarded:
+            self.calmed()
         self.crowd = min(self._most * 3 // 4, without_line(running))
 
     async def enter(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> None:
@@ -141,10 +145,14 @@ class Gate:
 
         For calls of which nothing is made yet; who is let in comes to `enter` in the next turn.
         """
-        waiting = len(self._light) + len(self._others) + self._coming
-        away = self._full(waiting, headers, running, count)
+        away = self.would_turn_away(headers, running, count)
         self._coming += not away
         return away
+
+    def would_turn_away(self, headers: Headers, running: Mapping[Any, Exchange], count: int) -> bool:
+        """The same for a call that, where it is not, asks again."""
+        waiting = len(self._light) + len(self._others) + self._coming
+        return self._full(waiting, headers, running, count)
 
     def waits(self, tell: Callable[[], None]) -> bool:
         """Whether somebody is told in a later turn that he is turned away; `tell` is called then."""

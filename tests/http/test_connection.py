@@ -258,6 +258,12 @@ async def test_who_is_turned_away_at_the_door_is_answered_in_turn_and_may_call_a
                 asyncio.get_running_loop().call_later(0.01, tell)
             return bool(self.asked % 2)
 
+        def again(self, message: bytes) -> None:
+            return None
+
+        def remember(self, message: bytes, target: bytes, headers: object, body: int) -> None:
+            pass
+
         asked = 0
 
     monkeypatch.setattr(Connection, "door", Door())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +30,9 @@ async def hot(scope: Any, receive: Any, send: Any) -> None:
         body += message["body"]
         more = message["more_body"]
     if body == b"wait":
-        await asyncio.Event().wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return
     told = b"%s %d %d" % (b"whole" if whole else b"pieces", len(begun_with), len(body))
     headers = [(b"content-length", b"%d" % len(told))]
     if not answer_whole(scope, lines_of(headers), told):
@@ -114,11 +119,11 @@ async def test_a_hot_call_whose_client_leaves_is_told(port: int, monkeypatch: py
     async with asyncio.timeout(5):
         while not seen or seen[0].cycle is None:  # type: ignore[redundant-expr]
             await asyncio.sleep(0.01)
+        scope: Any = seen[0].scope
         gone = asyncio.Event()
         seen[0].on_left = gone.set
         writer.close()
         await gone.wait()
-    scope: Any = seen[0].scope
     assert seen[0].lost
     scope[TASK].cancel()
     await asyncio.wait([scope[TASK]])
@@ -152,3 +157,44 @@ def test_nobody_is_told_whose_client_is_gone() -> None:
 )
 async def test_a_hot_call_that_makes_no_sense_is_refused(port: int, sent: bytes, status: bytes) -> None:
     assert (await exchanged(port, sent)).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("body", [b"1234", b"wait"])
+async def test_a_connection_that_is_lost_leaves_nothing_for_the_collector(
+    port: int, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was set aside meanwhile would never go."""
+    seen: list[weakref.ref[Connection]] = []
+    made = Connection.connection_made
+
+    def noted(self: Connection, transport: asyncio.Transport) -> None:
+        seen.append(weakref.ref(self))
+        made(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", noted)
+    gc.disable()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(hot_call(body))
+        if body == b"wait":
+            async with asyncio.timeout(5):
+                while (running := _task_of(seen)) is None:
+                    await asyncio.sleep(0.01)
+            writer.close()
+            await asyncio.sleep(0.05)
+            running.cancel()
+            await asyncio.wait([running])
+            del running
+        else:
+            await asyncio.wait_for(reader.readuntil(b"whole 4 4"), 5)
+            writer.close()
+        async with asyncio.timeout(5):
+            while seen[0]() is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+def _task_of(seen: list[weakref.ref[Connection]]) -> asyncio.Task[Any] | None:
+    connection = seen[0]() if seen else None
+    return None if connection is None or not connection.scope else connection.scope.get(TASK)  # type: ignore[return-value]
