@@ -30,6 +30,7 @@ from engines.cohere.answers import Cohere
 from engines.dialects import EmbeddingDialect
 from engines.errors import ConnectFailed
 from engines.gemini.answers import Gemini
+from engines.openai import OpenAIEngine
 from engines.openai_chat.body import chat_body
 from engines.providers import PROVIDERS
 from engines.transport import OpenResponse, Response
@@ -414,6 +415,16 @@ async def test_bounds_of_older_and_of_other_calls_have_older_words_or_none() -> 
         with pytest.raises(ConnectFailed):
             await engine.complete(Call(path, body, "m", 9, {}))
         assert (transport.path, transport.body) == (path.removeprefix("/v1"), {"model": "m", **told})
+
+
+async def test_vllm_counts_a_prompt_with_the_tools_that_are_on_offer() -> None:
+    transport = Taken()
+    engine = OpenAIEngine(transport, is_vllm=True)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [CLOCK], "temperature": 0.5}
+    with pytest.raises(ConnectFailed):
+        await engine.count(Call(CHAT, body, "m", 9, {}))
+    assert transport.path == "/tokenize"
+    assert transport.body == {"model": "m", "messages": body["messages"], "tools": [CLOCK]}
 
 
 TEXTS = EmbeddingRequest(("a", "b"), 2, {"input_type": "search_query"})

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from engines.adapter import Call
 from engines.anthropic.answers import Messages
 from engines.anthropic.client_writing import MessagesClient
 from engines.bedrock.answers import Converse
 from engines.canonical import Answer, Counted, ReasoningDelta, Stop, Text, ToolCall, Usage
 from engines.cohere.answers import Cohere
 from engines.dialects import EventReader
-from engines.errors import Garbled, Reason, Reported
+from engines.errors import EngineError, Garbled, Reason, Refused, Reported
 from engines.gemini.answers import Gemini
 from engines.openai_chat.provider import ChatReader
 from engines.openai_chat.writing import ChatClient
+from engines.providers import PROVIDERS
 from engines.translated_stream import TranslatedStream
 from engines.whole_answers import assembled
+from gateway.providers.adapters import engine_of
 from tests.providers import wires
 from tests.providers.wires import sse
 
@@ -185,3 +189,38 @@ def test_an_event_of_awss_that_came_changed_or_in_half_is_no_event() -> None:
     reader.read(whole[:-5])
     with pytest.raises(Garbled):
         reader.ended()
+
+
+class Opened:
+    """The port `OpenResponse`, of an answer that has its head."""
+
+    def __init__(self, status: int, kind: str) -> None:
+        self.status = status
+        self.headers = {"content-type": kind}
+        self.closed = False
+
+    async def rest(self) -> bytes:
+        return b"{}"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "error"),
+    [(200, "application/json", Garbled), (200, "", Garbled), (500, "text/event-stream", Refused)],
+)
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "amazon-bedrock", "cohere"])
+async def test_what_is_no_stream_is_not_read_as_one_and_its_connection_is_let_go(
+    provider: str, status: int, kind: str, error: type[EngineError]
+) -> None:
+    opened = Opened(status, kind)
+
+    async def open_(*_: object) -> Opened:
+        return opened
+
+    engine = engine_of(PROVIDERS[provider], cast("Any", SimpleNamespace(open=open_)))
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    with pytest.raises(error):
+        await engine.open(Call("/v1/chat/completions", body, "m", 9, {}))
+    assert opened.closed
