@@ -19,6 +19,7 @@ from engines.openai_chat.body import chat_body
 from engines.openai_chat.provider import ChatReader, read_chat_answer
 from engines.openai_chat.writing import ChatClient
 from engines.openai_responses.writing import ResponsesClient
+from engines.sse import MAX_EVENT
 from engines.whole_answers import assembled
 from gateway.errors import BadRequest
 from gateway.http.anthropic.requests import read_message
@@ -259,3 +260,11 @@ def test_a_picture_of_no_such_kind_is_refused_by_name(kind: Any) -> None:
     with pytest.raises(BadRequest) as refused:
         read_message({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": [picture]}]})
     assert refused.value.param == "messages[0].content[0].source"
+
+
+def test_what_waits_for_the_end_of_an_earlier_call_is_8_mib_at_most() -> None:
+    found = calls.Calls()
+    found.take(0, "a", "f", '{"x":', "")
+    assert found.take(1, "b", "g", "y" * (MAX_EVENT - 4_096), "") == []
+    with pytest.raises(Garbled):
+        found.take(1, None, None, "y" * 8_192, "")
