@@ -9,7 +9,7 @@ import pytest
 
 from engines.anthropic.client_writing import MessagesClient
 from engines.anthropic.requests import write_messages
-from engines.canonical import Answer, Reasoning, Stop, Text, ToolCall
+from engines.canonical import Answer, Reasoning, Stop, Text, ToolCall, ToolCallBegan
 from engines.chat_stream import ChatStream
 from engines.cohere.requests import write_chat
 from engines.errors import Garbled, Unsupported
@@ -268,3 +268,15 @@ def test_what_waits_for_the_end_of_an_earlier_call_is_8_mib_at_most() -> None:
     assert found.take(1, "b", "g", "y" * (MAX_EVENT - 4_096), "") == []
     with pytest.raises(Garbled):
         found.take(1, None, None, "y" * 8_192, "")
+
+
+def test_a_call_is_told_as_soon_as_the_one_before_it_is_whole_and_nothing_of_one_that_is_over() -> None:
+    found = calls.Calls()
+    told = found.take(0, "a", "f", '{"x":1} \n', "")
+    for number, identity, arguments in ((1, "b", '{"y":2}'), (2, "c", "{}")):
+        told += found.take(number, identity, "g", arguments, "")
+    assert [each.index for each in told if isinstance(each, ToolCallBegan)] == [0, 1, 2]
+    with pytest.raises(Garbled):
+        found.take(0, None, None, "more", "")
+    with pytest.raises(Garbled):
+        found.take(3, "d", None, "{}", "")
