@@ -398,3 +398,12 @@ async def test_every_provider_is_paid_in_the_header_that_it_reads_and_nowhere_el
 def test_a_providers_address_takes_no_query() -> None:
     with pytest.raises(AddressRefused, match="query"):
         provider_address("https://api.openai.com/v1?key=word", ())
+
+
+def test_without_a_credential_only_those_are_called_that_ask_for_none() -> None:
+    made = adapters()
+    unpaid = {
+        name: made.unfit(entity(each.base_url or "https://own.example.com", None, name))
+        for name, each in PROVIDERS.items()
+    }
+    assert {name for name, why in unpaid.items() if why is None} == {"ollama", "vllm", "openai-compatible"}

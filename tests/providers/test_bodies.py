@@ -28,11 +28,11 @@ from engines.canonical import (
 from engines.clients import CHAT, EMBEDDINGS
 from engines.cohere.answers import Cohere
 from engines.dialects import EmbeddingDialect
-from engines.errors import ConnectFailed
+from engines.errors import ConnectFailed, Unsupported
 from engines.gemini.answers import Gemini
 from engines.openai import OpenAIEngine
 from engines.openai_chat.body import chat_body
-from engines.providers import PROVIDERS
+from engines.providers import PROVIDERS, speaks_responses
 from engines.transport import OpenResponse, Response
 from gateway.providers.adapters import engine_of
 
@@ -347,6 +347,35 @@ def test_a_picture_at_an_address_is_asked_for_there() -> None:
 def test_anthropics_newest_models_are_not_told_what_changes_nothing() -> None:
     assert not {"temperature", "top_p"} & written("anthropic", FAR).keys()
     assert written("cohere", FAR)["temperature"] == 1.0
+
+
+def test_a_temperature_that_anthropic_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(Unsupported) as caught:
+        written("anthropic", Request(FAR.messages, temperature=1.5))
+    assert caught.value.param == "temperature"
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "speaks"),
+    [
+        ("openai", "api.openai.com", True),
+        ("openai", "eu.api.openai.com", True),
+        ("openai", "xapi.openai.com", False),
+        ("openai", "api.openai.com.example", False),
+        ("azure-openai", "x.openai.azure.com", True),
+        ("azure-openai", "x.cognitiveservices.azure.com", True),
+        ("azure-openai", "x.services.ai.azure.com", True),
+        ("azure-openai", "openai.azure.com.example", False),
+        ("groq", "api.groq.com", False),
+    ],
+)
+def test_responses_pass_through_where_they_are_known_to_be_spoken_or_said_to_be(
+    kind: str, host: str, speaks: bool
+) -> None:
+    provider, address = PROVIDERS[kind], f"https://{host}/v1"
+    assert speaks_responses(provider, address, {}) is speaks
+    assert speaks_responses(provider, address, {"responses": "yes"})
+    assert not speaks_responses(provider, address, {"responses": "no"})
 
 
 class Taken:
