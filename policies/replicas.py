@@ -17,6 +17,8 @@ SPILL_FACTOR = 1.25
 """How far above the mean of outstanding tokens a replica may be and still take what has affinity to it."""
 _SLACK_TOKENS = 2_000
 """What may be outstanding before affinity ever gives way: with little to do, nothing is uneven."""
+_HALF_LIFE_MS = 5_000
+"""After which a latency counts half, unless it is measured again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ def faded(latency_us: float, sample_us: float, elapsed_us: float) -> float:
         return sample_us
     share = min(1.0, 0.1 + elapsed_us / 10_000_000)
     return latency_us + (sample_us - latency_us) * share
+
+
+def remembered(latency_us: float, idle_ms: int) -> float:
+    """What a latency counts for that was last measured so long ago: one that was slow once is tried again, however little there is to do."""
+    return latency_us * 0.5 ** (max(0, idle_ms) / _HALF_LIFE_MS)
 
 
 def _order(loads: Sequence[Load], prefix: bytes) -> list[int]:

@@ -134,7 +134,7 @@ class SharedTraffic:
                     circuit, until_ms=circuit.until_ms + drift, changed_ms=circuit.changed_ms + drift
                 )
             each.used_ms += drift
-            each.measured_ms += drift
+            each.measured_ms = {kind: at + drift for kind, at in each.measured_ms.items()}
 
     def _news(self, now_ms: int) -> bytes:
         told = [

@@ -29,7 +29,7 @@ from policies.circuits import (
     younger,
 )
 from policies.conversation import Prefix
-from policies.replicas import Load, by_prefix, faded, least_loaded
+from policies.replicas import Load, by_prefix, faded, least_loaded, remembered
 from policies.retries import RetryBudget
 
 _FORGET_MS = 3_600_000
@@ -55,7 +55,8 @@ class Target:
     """Calls and tokens of other workers, as they last told."""
     latency_us: dict[bool, float] = field(default_factory=dict[bool, float])
     """Faded time to the first byte, of plain calls and of streams."""
-    measured_ms: int = 0
+    measured_ms: dict[bool, int] = field(default_factory=dict[bool, int])
+    """When, of either."""
     circuit: Circuit = CLOSED
     probe: bool = False
     """This worker may make the probe that is due."""
@@ -63,10 +64,12 @@ class Target:
     """A probe is about to begin: its is the next lease."""
     used_ms: int = 0
 
-    def load(self, stream: bool) -> Load:
+    def load(self, stream: bool, now_ms: int) -> Load:
         """What there is to do at the address."""
         calls, tokens = self.elsewhere
-        return Load(self.key, self.calls + calls, self.tokens + tokens, self.latency_us.get(stream, 0.0))
+        idle_ms = now_ms - self.measured_ms.get(stream, now_ms)
+        latency = remembered(self.latency_us.get(stream, 0.0), idle_ms)
+        return Load(self.key, self.calls + calls, self.tokens + tokens, latency)
 
 
 class Lease:
@@ -122,10 +125,11 @@ class Lease:
     def answered(self, first_byte_us: int) -> None:
         """The first byte is there."""
         target, now = self.target, self._traffic.now_ms()
+        idle_ms = now - target.measured_ms.get(self._stream, now)
         target.latency_us[self._stream] = faded(
-            target.latency_us.get(self._stream, 0.0), first_byte_us, (now - target.measured_ms) * 1000.0
+            target.latency_us.get(self._stream, 0.0), first_byte_us, idle_ms * 1000.0
         )
-        target.measured_ms = now
+        target.measured_ms[self._stream] = now
         self._traffic.put(target, succeeded(target.circuit, self._began_ms, now))
 
     def end(self, fault: str | None = None, *, rest_ms: int = 0, tokens: int = 0) -> None:
@@ -255,7 +259,8 @@ class Traffic:
                 break
         else:
             if len(targets) > 1:
-                loads = [each.load(stream) for each in targets]
+                now = self.now_ms()
+                loads = [each.load(stream, now) for each in targets]
                 if prefix is None:
                     chosen = targets[least_loaded(loads, self._draw(), self._draw())]
                 else:

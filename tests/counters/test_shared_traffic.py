@@ -70,8 +70,8 @@ async def test_what_one_worker_finds_out_the_others_know_and_so_with_its_end(wor
     await exchanged(workers)
     for each in (other, third):
         assert "circuit is open" in (each.traffic.refusal(ENTITY, ("a",)) or "")
-    assert one.traffic.target(ENTITY, "a").load(stream=False).calls == 1
-    assert third.traffic.target(ENTITY, "a").load(stream=False).tokens == 30
+    assert one.traffic.target(ENTITY, "a").load(stream=False, now_ms=0).calls == 1
+    assert third.traffic.target(ENTITY, "a").load(stream=False, now_ms=0).tokens == 30
     held.end()
     for each in workers:
         each.clock_ms += 1_200
@@ -92,7 +92,7 @@ async def test_a_worker_that_is_heard_of_no_more_counts_no_more_nor_what_it_had_
     seen = one.traffic.target(ENTITY, "a")
     other.lease(tokens=30)
     await exchanged(workers)
-    assert seen.load(stream=False).tokens == 30
+    assert seen.load(stream=False, now_ms=0).tokens == 30
     with Redis.from_url(redis_url) as client:
         (name,) = client.keys("*:traffic")  # pyright: ignore[reportGeneralTypeIssues]
         found: Any = client.hget(name, "worker-1")
@@ -101,7 +101,7 @@ async def test_a_worker_that_is_heard_of_no_more_counts_no_more_nor_what_it_had_
         client.hset(name, "worker-1", msgspec.msgpack.encode(said))  # pyright: ignore[reportArgumentType]
     await third.shared.exchange()
     await one.shared.exchange()
-    assert (one.traffic.workers, seen.load(stream=False).tokens) == (2, 0)
+    assert (one.traffic.workers, seen.load(stream=False, now_ms=0).tokens) == (2, 0)
 
 
 async def may_probe(worker: Worker) -> bool:
@@ -172,11 +172,11 @@ async def test_a_worker_that_is_gone_counts_no_more(workers: list[Worker]) -> No
     other.lease()
     one.lease().end()
     await exchanged(workers)
-    assert one.traffic.target(ENTITY, "a").load(stream=False).calls == 1
+    assert one.traffic.target(ENTITY, "a").load(stream=False, now_ms=0).calls == 1
     await other.shared.close()
     await one.shared.exchange()
     assert one.traffic.workers == 2
-    assert one.traffic.target(ENTITY, "a").load(stream=False).calls == 0
+    assert one.traffic.target(ENTITY, "a").load(stream=False, now_ms=0).calls == 0
 
 
 async def test_slots_of_the_engine_go_where_they_are_wanted_and_charges_are_everybodys(
@@ -266,6 +266,31 @@ async def test_a_conversation_that_had_to_move_stays_where_it_went_for_all_worke
     assert moved != before
     await exchanged(workers)
     assert {at(each, (*replicas, "r2")) for each in workers} == {moved}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_replica_that_was_slow_once_gets_calls_again_one_at_a_time(stream: bool) -> None:
+    clock = [10_000]
+    traffic = Traffic(lambda: clock[0], random.Random(1).random)
+    asked: list[str] = []
+
+    def call(tried: str, first_byte_us: int, *, stream: bool = stream) -> None:
+        target = traffic.choose(ENTITY, ("r0", "r1"), tried=(tried,), prefix=None, tokens=1, stream=stream)
+        lease = Lease(traffic, target, RULES, tokens=1, stream=stream, places=None, who="u")
+        lease.answered(first_byte_us)
+        lease.end()
+        asked.append(target.address)
+
+    call("r0", 20_000)
+    call("r1", 5_000_000)
+    asked.clear()
+    for _ in range(60):
+        clock[0] += 1_000
+        # Of the other kind it is measured all along, which tells nothing of this one.
+        call("r1", 20_000, stream=not stream)
+        call("", 20_000)
+    assert asked[1::2][:10] == ["r1"] * 10
+    assert "r0" in asked[1::2]
 
 
 @pytest.mark.parametrize(("later", "ahead_ms"), [(0, 0), (1, 0), (0, 7_000), (1, -7_000)])

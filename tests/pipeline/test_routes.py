@@ -244,7 +244,10 @@ def test_what_another_worker_found_out_takes_the_leave_to_probe_with_it() -> Non
     target = world.traffic.target(FIRST, "r0")
     target.probe = True
     target.latency_us[True] = 5.0
-    assert (target.load(stream=True).latency_us, target.load(stream=False).latency_us) == (5.0, 0.0)
+    assert (
+        target.load(stream=True, now_ms=0).latency_us,
+        target.load(stream=False, now_ms=0).latency_us,
+    ) == (5.0, 0.0)
     world.traffic.told(target.key, Circuit(State.OPEN, 9_000, 1, 5_000))
     assert (target.circuit.state, target.probe) == (State.OPEN, False)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.conversation import Prefix
-from policies.replicas import Load, by_prefix, faded, least_loaded
+from policies.replicas import Load, by_prefix, faded, least_loaded, remembered
 from policies.retries import LONGEST_MS, RetryBudget, pause_ms
 
 unit = st.floats(0, 1, exclude_max=True)
@@ -106,6 +106,19 @@ def test_latency_rises_at_once_and_falls_within_seconds() -> None:
     assert faded(1_000, 9_000, 1) == 9_000
     assert 8_000 < faded(9_000, 1_000, 1_000) < 9_000
     assert faded(9_000, 1_000, 10_000_000) == 1_000
+
+
+def test_a_replica_that_was_slow_once_is_tried_again_with_nothing_else_to_do() -> None:
+    quick, slow = 20_000.0, 5_000_000.0
+    waited_ms = 0
+    while (
+        least_loaded([load("a", latency_us=quick), load("b", latency_us=remembered(slow, waited_ms))], 0, 0)
+        == 0
+    ):
+        waited_ms += 1_000
+    assert 10_000 < waited_ms < 60_000
+    assert remembered(slow, 0) == remembered(slow, -5_000) == slow
+    assert remembered(slow, 10**9) == 0.0
 
 
 @given(st.integers(1, 50), unit, st.integers(0, 10_000), st.none() | st.integers(0, 10_000))
