@@ -186,3 +186,4 @@ async def test_an_endpoints_name_is_read_from_its_path_as_it_was_quoted() -> Non
         called(b"/openai/v1/embeddings")[0],
         "a b/c",
     )
+    assert called(b"/openai/deployments//embeddings") == (None, None)
