@@ -27,7 +27,7 @@ from engines.canonical import (
 )
 from engines.clients import CHAT, EMBEDDINGS
 from engines.cohere.answers import Cohere
-from engines.dialects import EmbeddingDialect
+from engines.dialects import EmbeddingDialect, ProviderDialect
 from engines.errors import ConnectFailed, Unsupported
 from engines.gemini.answers import Gemini
 from engines.openai import OpenAIEngine
@@ -333,6 +333,7 @@ def test_a_format_and_how_much_to_think_are_sent_to_the_letter(dialect: str) -> 
     assert body == OF_PLACE[dialect]
 
 
+WORDS = (Message("user", (Text("Hi"),)),)
 FAR = Request((Message("user", (Image(url="https://example.com/a.png"),)),), temperature=1.0, top_p=1.0)
 
 
@@ -376,6 +377,56 @@ def test_responses_pass_through_where_they_are_known_to_be_spoken_or_said_to_be(
     assert speaks_responses(provider, address, {}) is speaks
     assert speaks_responses(provider, address, {"responses": "yes"})
     assert not speaks_responses(provider, address, {"responses": "no"})
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "plain", "streamed"),
+    [
+        (Messages(), "m", "/messages", "/messages"),
+        (Cohere(), "m", "/chat", "/chat"),
+        (Gemini(), "m", "/models/m:generateContent", "/models/m:streamGenerateContent?alt=sse"),
+        (Gemini(), "tuned/m", "/tuned/m:generateContent", "/tuned/m:streamGenerateContent?alt=sse"),
+        (Converse(), "arn:a/m", "/model/arn%3Aa%2Fm/converse", "/model/arn%3Aa%2Fm/converse-stream"),
+    ],
+)
+def test_a_model_is_called_at_its_path(
+    provider: ProviderDialect, model: str, plain: str, streamed: str
+) -> None:
+    assert (provider.path(model, stream=False), provider.path(model, stream=True)) == (plain, streamed)
+
+
+def test_what_else_the_client_set_goes_along_and_nothing_is_thought_where_nothing_should_be() -> None:
+    asked = Request(
+        WORDS, thinking=Thinking(effort="none"), extra={"generationConfig": {"mediaResolution": "LOW"}}
+    )
+    config = written("gemini", asked)["generationConfig"]
+    nothing = {"thinkingBudget": 0, "includeThoughts": False}
+    assert config == {"mediaResolution": "LOW", "thinkingConfig": nothing}
+    assert written("cohere", Request(WORDS, thinking=Thinking(effort="none")))["thinking"] == {
+        "type": "disabled"
+    }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "asked", "param"),
+    [
+        ("gemini", "m", Request((Message("user", (ToolResult("of nobody", (Text("x"),)),)),)), "messages"),
+        ("bedrock", "amazon.nova", Request((), top_k=4), "top_k"),
+        ("cohere", "m", Request(WORDS, tools=EVERYTHING.tools, format=PLACE.format), "response_format"),
+        (
+            "bedrock",
+            "amazon.nova",
+            Request(EVERYTHING.messages, tools=EVERYTHING.tools, tool_choice=ToolChoice("none")),
+            "tool_choice",
+        ),
+    ],
+)
+def test_what_a_provider_cannot_be_told_is_refused_by_name(
+    dialect: str, model: str, asked: Request, param: str
+) -> None:
+    with pytest.raises(Unsupported) as caught:
+        DIALECTS[dialect][0].write_request(asked, model=model, stream=False)
+    assert caught.value.param == param
 
 
 class Taken:

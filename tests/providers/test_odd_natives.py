@@ -12,7 +12,7 @@ from engines.adapter import Call
 from engines.anthropic.answers import Messages
 from engines.anthropic.client_writing import MessagesClient
 from engines.bedrock.answers import Converse
-from engines.canonical import Answer, Counted, ReasoningDelta, Stop, Text, ToolCall, Usage
+from engines.canonical import Answer, Counted, Reasoning, ReasoningDelta, Stop, Text, ToolCall, Usage
 from engines.cohere.answers import Cohere
 from engines.dialects import EventReader
 from engines.errors import EngineError, Garbled, Reason, Refused, Reported
@@ -20,6 +20,7 @@ from engines.gemini.answers import Gemini
 from engines.openai_chat.provider import ChatReader
 from engines.openai_chat.writing import ChatClient
 from engines.providers import PROVIDERS
+from engines.sse import MAX_EVENT
 from engines.translated_stream import TranslatedStream
 from engines.whole_answers import assembled
 from gateway.providers.adapters import engine_of
@@ -190,6 +191,26 @@ def test_an_event_of_awss_that_came_changed_or_in_half_is_no_event() -> None:
     reader.read(whole[:-5])
     with pytest.raises(Garbled):
         reader.ended()
+
+
+def test_an_event_of_awss_is_8_mib_at_most() -> None:
+    with pytest.raises(Garbled):
+        Converse().reader().read(wires.frame("contentBlockDelta", b"x" * (MAX_EVENT + 99))[:-9])
+
+
+def test_the_proof_of_a_thought_comes_with_the_call_that_it_led_to() -> None:
+    called = {"functionCall": {"name": "f", "id": "a", "args": {}}, "thoughtSignature": "why"}
+    told = {"candidates": [{"content": {"parts": [called]}, "finishReason": "STOP"}]}
+    assert Gemini().read_answer(json.dumps(told).encode()).parts == (ToolCall("a", "f", "{}", "why"),)
+
+
+def test_the_plan_that_cohere_tells_before_its_calls_is_a_thought() -> None:
+    call = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
+    told = {"message": {"tool_plan": "I look.", "tool_calls": [call]}, "finish_reason": "TOOL_CALL"}
+    answer = Cohere().read_answer(json.dumps(told).encode())
+    assert answer.parts == (Reasoning("I look."), ToolCall("a", "f", "{}"))
+    piece = {"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "I look."}}}
+    assert Cohere().reader().read(sse(("", piece))) == [ReasoningDelta("I look.")]
 
 
 class Opened:
