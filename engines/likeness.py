@@ -26,7 +26,8 @@ MOST_COUNTED = 9_999_999
 """Of a count: below what is absurd."""
 _one_value = msgspec.json.Decoder(msgspec.Raw).decode
 # Words as JSON writes them: no control character, no quote as it stands, no lone surrogate.
-_WORD = rb'[ !#-\[\]-~\x80-\xff]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[ !#-\[\]-~\x80-\xff]*+)*+'
+# An atomic group around a greedy one: Python before 3.11.5 keeps what a possessive group took in vain (an unfinished escape).
+_WORD = rb'[ !#-\[\]-~\x80-\xff]*+(?>(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[ !#-\[\]-~\x80-\xff]*+)*)'
 _word = re.compile(_WORD).fullmatch
 _words_at = re.compile(_WORD).match
 _text = msgspec.json.Decoder(str).decode

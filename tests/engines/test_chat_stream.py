@@ -185,7 +185,7 @@ HEAD = '{"id":"x","choices":[{"index":0,"delta":{"content":"'
 REST = '"},"logprobs":null}]'
 ODD_WORDS = st.sampled_from(
     [
-        "", "a b", "\u00e9", "\\n", '\\"', '\\"},', "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\\x", '"', "\t", "\\",
+        "", "a b", "\u00e9", "\\n", '\\"', '\\"},', "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\\x", "\\u", "\\u12", '"', "\t", "\\",
         f"a{REST}}}\n\ndata: {HEAD}b", 'a","role":"b', "\x7f", "a\n", '"},"logprobs":null}],"a":["',
     ]
 )  # fmt: skip
@@ -231,6 +231,17 @@ def test_events_that_come_together_are_read_as_if_each_were_decoded(
         outcome([whole[:at], whole[at:]], running=running, limit=limit, lessons=each) for each in (8, 0)
     )
     assert learning == decoding
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("words", ["\\u", "a\\u12", "\\n\\ud8", "\\u00e9\\u1", "\\"])
+def test_an_escape_that_is_not_finished_is_no_word(words: str, counted: bool) -> None:
+    """Python before 3.11.5 let a possessive group of the expression that reads words keep it."""
+    alike = [one_frame(" w", str(3 + at), str(at), "\n\n", counted=counted) for at in range(1, 9)]
+    odd = one_frame(words, "12", "9", "\n\n", counted=counted)
+    for pieces in ([*alike, odd], [b"".join([*alike, odd, *alike])]):
+        learning, decoding = (outcome(pieces, running=False, limit=50, lessons=each) for each in (8, 0))
+        assert learning == decoding
 
 
 @pytest.mark.parametrize(
