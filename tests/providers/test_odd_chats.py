@@ -9,7 +9,7 @@ import pytest
 
 from engines.anthropic.client_writing import MessagesClient
 from engines.anthropic.requests import write_messages
-from engines.canonical import Answer, Reasoning, Stop, Text, ToolCall, ToolCallBegan
+from engines.canonical import Answer, Reasoning, Stop, Text, TextDelta, ToolCall, ToolCallBegan
 from engines.chat_stream import ChatStream
 from engines.cohere.requests import write_chat
 from engines.errors import Garbled, Unsupported
@@ -280,3 +280,34 @@ def test_a_call_is_told_as_soon_as_the_one_before_it_is_whole_and_nothing_of_one
         found.take(0, None, None, "more", "")
     with pytest.raises(Garbled):
         found.take(3, "d", None, "{}", "")
+
+
+@pytest.mark.parametrize(
+    ("choice", "answer"),
+    [
+        (
+            {"message": {"reasoning": "Hm.", "content": "Hi"}, "finish_reason": "stop"},
+            Answer((Reasoning("Hm."), Text("Hi")), Stop.END),
+        ),
+        (
+            {"message": {"content": "Hi"}, "finish_reason": "stop", "stop_reason": "END"},
+            Answer((Text("Hi"),), Stop.SEQUENCE, sequence="END"),
+        ),
+        # vLLM names a token that stopped it by its number.
+        (
+            {"message": {"content": "Hi"}, "finish_reason": "stop", "stop_reason": 7},
+            Answer((Text("Hi"),), Stop.END),
+        ),
+        ({"message": {"content": "Hi"}, "finish_reason": "function_call"}, Answer((Text("Hi"),), Stop.TOOLS)),
+    ],
+)
+def test_the_words_that_some_of_the_family_have_for_it_are_understood(
+    choice: dict[str, Any], answer: Answer
+) -> None:
+    assert read_chat_answer(json.dumps({"choices": [choice]}).encode()) == answer
+
+
+def test_of_several_choices_a_translated_stream_is_the_first() -> None:
+    choices = [{"index": at, "delta": {"content": word}} for at, word in enumerate(("Hi", "Or so"))]
+    told = ChatReader().read(sse(("", {"choices": choices})))
+    assert [each for each in told if isinstance(each, TextDelta)] == [TextDelta("Hi")]
