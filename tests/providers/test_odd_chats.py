@@ -16,7 +16,7 @@ from engines.errors import Garbled, Unsupported
 from engines.gemini.requests import write_contents
 from engines.openai_chat import calls
 from engines.openai_chat.body import chat_body
-from engines.openai_chat.provider import ChatReader, read_chat_answer
+from engines.openai_chat.provider import ChatReader, context_limit, read_chat_answer
 from engines.openai_chat.writing import ChatClient
 from engines.openai_responses.writing import ResponsesClient
 from engines.sse import MAX_EVENT
@@ -311,3 +311,12 @@ def test_of_several_choices_a_translated_stream_is_the_first() -> None:
     choices = [{"index": at, "delta": {"content": word}} for at, word in enumerate(("Hi", "Or so"))]
     told = ChatReader().read(sse(("", {"choices": choices})))
     assert [each for each in told if isinstance(each, TextDelta)] == [TextDelta("Hi")]
+
+
+def test_an_answer_without_an_end_is_none_and_a_refusal_names_the_context() -> None:
+    with pytest.raises(Garbled):
+        ChatReader().read(b"data: [DONE]\n\n")
+    with pytest.raises(Garbled):
+        read_chat_answer(b'{"choices":[{"message":{"content":"Hi"}}]}')
+    assert context_limit(b"This model's maximum context length is 4096 tokens.") == 4_096
+    assert context_limit(b"too long") == 0
